@@ -1,0 +1,108 @@
+"""What the estimators share: seeding, devices, all-or-nothing fits, rows in blocks."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight
+
+_Module = TypeVar("_Module", bound=torch.nn.Module)
+RandomStateLike = int | np.random.RandomState | None
+
+_BLOCK_ROWS = 1024
+"""Rows that are scored at a time: the bound on the memory of a prediction."""
+
+
+def private_random_state(random_state: RandomStateLike) -> np.random.RandomState:
+    """As scikit-learn's ``check_random_state``, but None is fresh entropy instead of NumPy's global state, which stays untouched."""
+    return np.random.RandomState() if random_state is None else check_random_state(random_state)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch inside the block and restore its global random states after it."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Torch device meant by the `device` parameter.
+
+    Raises
+    ------
+    ValueError
+        If it is not a device, not supported, or not on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is not a device; use 'cpu', 'cuda', 'cuda:1', 'auto' or a torch.device.") from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={device!r} is not supported, because scoring needs float64; use 'cpu', 'cuda' or 'auto'.")
+    n_devices = torch.cuda.device_count()
+    if resolved.type == "cuda" and (not torch.cuda.is_available() or (resolved.index or 0) >= n_devices):
+        raise ValueError(f"device={device!r} was asked for, but torch sees {n_devices} CUDA devices here; use device='cpu' or 'auto'.")
+    return resolved
+
+
+def resolve_device_or_cpu(device: str | torch.device) -> torch.device:
+    """As :func:`resolve_device`, but a fitted model that was moved to a machine without its device goes on, with a warning, on the CPU."""
+    try:
+        return resolve_device(device)
+    except ValueError as error:
+        warnings.warn(f"{error} This fitted model is used on the CPU.", UserWarning, stacklevel=3)
+        return torch.device("cpu")
+
+
+@contextmanager
+def all_or_nothing(estimator: Any) -> Iterator[None]:
+    """Put the estimator's attributes back as they were if the block raises."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
+def weighted_rows(X: NDArray[Any], sample_weight: ArrayLike | None) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Rows with a positive weight, and their weights with mean one.
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative, or fewer than two are positive.
+    """
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    if (weight < 0).any():
+        raise ValueError(
+            f"sample_weight must not be negative, but the smallest is {weight.min():g}; drop those rows or clip their weights."
+        )
+    positive = weight > 0
+    if positive.sum() < 2:
+        raise ValueError(f"sample_weight is zero for all but {positive.sum()} of {len(X)} rows; at least two rows need a positive weight.")
+    X, weight = X[positive], weight[positive]
+    return X, weight / weight.mean()
+
+
+def on_device(module: _Module, device: torch.device, dtype: torch.dtype) -> _Module:
+    """Copy of `module` on a device and in a dtype; the original stays where it is."""
+    return copy.deepcopy(module).to(device=device, dtype=dtype)
+
+
+def blocks(X: NDArray[Any], device: torch.device) -> Iterator[torch.Tensor]:
+    """Rows of `X`, a block at a time, as float64 tensors on the device."""
+    for start in range(0, len(X), _BLOCK_ROWS):
+        yield torch.from_numpy(np.array(X[start : start + _BLOCK_ROWS], dtype=np.float64)).to(device)

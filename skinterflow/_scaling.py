@@ -1,0 +1,159 @@
+"""Estimating a scaling from data: which invertible map makes the columns easy for a flow, and which columns have no density."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from sklearn.covariance import ledoit_wolf_shrinkage
+
+from skinterflow.interflow.scaling import Compose, Scaling, Standardize, Whiten, YeoJohnson
+
+Array = NDArray[np.float64]
+
+_MAX_ROWS = 100_000
+"""Rows that a scaling is estimated from, evenly spaced: quantiles and powers are then known to a third of a percent."""
+_CONSTANT_WIDTH = 1e-3
+"""Width given to a constant column, relative to its value."""
+_QUANTILE_PAIRS = ((0.25, 0.75), (0.1, 0.9), (0.01, 0.99), (0.0, 1.0))
+_COLLINEAR = 1e-10
+_SHOWN_COLUMNS = 8
+
+
+class DegenerateDataWarning(UserWarning):
+    """Some columns have no density: constant, collinear, duplicated or integer-valued."""
+
+
+def estimate_scaling(scaling: str | Scaling | None, X: Array, weight: Array) -> Scaling:
+    """Invertible map from data units to flow units.
+
+    Parameters
+    ----------
+    scaling : {"power", "standardize", "whiten"}, Scaling or None
+    X : array of shape (n, D)
+    weight : array of shape (n,), positive
+
+    Returns
+    -------
+    Scaling, a given one as it is
+    """
+    if isinstance(scaling, Scaling):
+        return scaling
+    if scaling is None:
+        return Compose([])
+    stride = -(-len(X) // _MAX_ROWS)
+    X, weight = X[::stride], weight[::stride]
+    parts: list[Scaling] = []
+    if scaling == "power":
+        for estimate in (_robust, _powers):
+            parts.append(estimate(X, weight))
+            X = _apply(parts[-1], X)
+    parts.append(_standardize(X, weight))
+    if scaling in ("power", "whiten"):
+        parts.append(_whiten(_apply(parts[-1], X), weight))
+    return Compose(parts)
+
+
+def constant_columns(X: NDArray[Any]) -> NDArray[np.bool_]:
+    """Columns without any spread beyond rounding: bool array of shape (D,)."""
+    largest = np.abs(X).max(axis=0)
+    return np.asarray(np.ptp(X, axis=0) <= 4 * np.finfo(X.dtype).eps * largest)
+
+
+def warn_degenerate(X: NDArray[Any], names: Sequence[str]) -> None:
+    """Name the columns that have no density; the fit goes on."""
+    constant = constant_columns(X)
+    whole = ~constant & (np.rint(X) == X).all(axis=0)
+    for columns, what in (
+        (constant, f"constant and given a width of {_CONSTANT_WIDTH:g} times their value"),
+        (_collinear_columns(X, ~constant), "collinear or duplicated: the density is singular and its values are large; drop one of them"),
+        (whole, "integer-valued: the log-density grows without bound as the fit improves; add uniform noise to spread them"),
+    ):
+        if columns.any():
+            shown = [name for name, flagged in zip(names, columns, strict=True) if flagged]
+            more = f" and {len(shown) - _SHOWN_COLUMNS} more" if len(shown) > _SHOWN_COLUMNS else ""
+            warnings.warn(
+                f"{len(shown)} column(s) are {what}: {', '.join(shown[:_SHOWN_COLUMNS])}{more}.", DegenerateDataWarning, stacklevel=4
+            )
+
+
+def _collinear_columns(X: NDArray[Any], varying: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Columns that take part in a linear relation which holds for all rows."""
+    flagged = np.zeros(X.shape[1], dtype=bool)
+    if varying.sum() < 2 or len(X) <= varying.sum():
+        return flagged
+    columns = X[:: -(-len(X) // _MAX_ROWS), varying].astype(np.float64)
+    columns = (columns - columns.mean(axis=0)) / _floored(columns.std(axis=0), columns.mean(axis=0))
+    eigenvalues, eigenvectors = np.linalg.eigh(columns.T @ columns / len(columns))
+    null = eigenvectors[:, eigenvalues < _COLLINEAR * varying.sum()]
+    flagged[varying] = (np.abs(null) > 1e-3).any(axis=1)
+    return flagged
+
+
+def _robust(X: Array, weight: Array) -> Standardize:
+    """Weighted median, and the first quantile range that is not zero as the scale."""
+    order = np.argsort(X, axis=0)
+    cumulated = np.cumsum(weight[order], axis=0) / weight.sum()
+    ordered = np.take_along_axis(X, order, axis=0)
+
+    def quantile(q: float) -> Array:
+        index = np.minimum((cumulated < q).sum(axis=0), len(X) - 1)
+        return np.asarray(np.take_along_axis(ordered, index[None], axis=0)[0])
+
+    median = quantile(0.5)
+    scale = np.zeros(X.shape[1])
+    for low, high in _QUANTILE_PAIRS:
+        width = quantile(high) - quantile(low)
+        scale = np.where(scale > 0, scale, width)
+    return Standardize(torch.from_numpy(median), torch.from_numpy(_floored(scale, median)))
+
+
+def _powers(X: Array, weight: Array) -> YeoJohnson:
+    """Maximum-likelihood Yeo-Johnson powers, within the range where the map is onto."""
+    logs = np.sign(X) * np.log1p(np.abs(X))
+    slopes = weight @ logs / weight.sum()
+
+    def power(j: int) -> float:
+        def negative_log_likelihood(value: float) -> float:
+            lambdas = torch.tensor([value], dtype=torch.float64)
+            y = _apply(YeoJohnson(lambdas), X[:, [j]])[:, 0]
+            variance = np.average((y - np.average(y, weights=weight)) ** 2, weights=weight)
+            return float(0.5 * np.log(variance + np.finfo(float).tiny) - (value - 1.0) * slopes[j])
+
+        return float(minimize_scalar(negative_log_likelihood, bounds=(0.0, 2.0), method="bounded").x)
+
+    return YeoJohnson(torch.tensor([power(j) for j in range(X.shape[1])], dtype=torch.float64))
+
+
+def _standardize(X: Array, weight: Array) -> Standardize:
+    mean = np.average(X, axis=0, weights=weight)
+    deviation = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight))
+    deviation[constant_columns(X)] = 0.0
+    return Standardize(torch.from_numpy(mean), torch.from_numpy(_floored(deviation, mean)))
+
+
+def _whiten(X: Array, weight: Array) -> Whiten:
+    """Whitening of standardised columns by a covariance that is shrunk as Ledoit and Wolf (2004) do."""
+    shrinkage = ledoit_wolf_shrinkage(X, assume_centered=True)
+    covariance = (X * (weight / weight.sum())[:, None]).T @ X
+    covariance = (1.0 - shrinkage) * covariance + shrinkage * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    variances, directions = np.linalg.eigh(covariance)
+    deviations = np.sqrt(np.maximum(variances, _COLLINEAR))
+    # The symmetric root keeps each flow coordinate next to its column.
+    forward = (directions / deviations) @ directions.T
+    backward = (directions * deviations) @ directions.T
+    return Whiten(torch.from_numpy(forward), torch.from_numpy(backward))
+
+
+def _floored(scale: Array, location: Array) -> Array:
+    """`scale`, and where it is zero a small width relative to the location."""
+    return np.where(scale > 0, scale, _CONSTANT_WIDTH * np.where(location == 0, 1.0, np.abs(location)))
+
+
+def _apply(part: Scaling, X: Array) -> Array:
+    return np.asarray(part(torch.from_numpy(X)).numpy())

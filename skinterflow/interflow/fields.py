@@ -1,0 +1,204 @@
+r"""Velocity fields ``v_t(x)``: the networks, with their exact divergence.
+
+The log-density needs ``div v_t(x) = sum_i dv_i / dx_i`` at every stage of the ODE.  For a network it has structure:
+
+* one or two hidden layers: the sum over coordinates can be contracted in advance.  With ``z1 = W1 x``, ``z2 = W2 a(z1)``,
+  ``v = W3 a(z2)`` the divergence is ``a'(z2)^T (W2 o (W1 W3)^T) a'(z1)``, at the price of one more layer in any dimension;
+* deeper: the `D` tangents ``dh/dx_i`` travel forward with the values, as one matrix product per layer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Activation(NamedTuple):
+    """A smooth scalar function; `with_slope` gives value and derivative, at the price of little more than the value."""
+
+    value: Callable[[Tensor], Tensor]
+    with_slope: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def _silu_with_slope(z: Tensor) -> tuple[Tensor, Tensor]:
+    sigmoid = torch.sigmoid(z)
+    value = z * sigmoid
+    return value, torch.addcmul(sigmoid, value, 1.0 - sigmoid)
+
+
+def _tanh_with_slope(z: Tensor) -> tuple[Tensor, Tensor]:
+    value = torch.tanh(z)
+    return value, 1.0 - value.square()
+
+
+def _softplus_with_slope(z: Tensor) -> tuple[Tensor, Tensor]:
+    return functional.softplus(z), torch.sigmoid(z)
+
+
+def _elu_with_slope(z: Tensor) -> tuple[Tensor, Tensor]:
+    return functional.elu(z), z.clamp(max=0.0).exp()
+
+
+ACTIVATIONS = {
+    "silu": Activation(functional.silu, _silu_with_slope),
+    "tanh": Activation(torch.tanh, _tanh_with_slope),
+    "softplus": Activation(functional.softplus, _softplus_with_slope),
+    "elu": Activation(functional.elu, _elu_with_slope),
+}
+"""Smooth activations by name: a kink would make the divergence jump, and an ODE solver crawl."""
+
+_N_FREQUENCIES = 8
+_TIME_WIDTH = 64
+_TANGENT_ELEMENTS = 2**18
+"""Tangent numbers per layer held at a time: about the size of a core's cache, and the bound on memory."""
+
+
+class VelocityField(nn.Module, ABC):
+    """A time-dependent vector field with its divergence.  Times broadcast with the batch axes of `x`.
+
+    Attributes
+    ----------
+    n_features : int, dimension D
+    """
+
+    n_features: int
+
+    @abstractmethod
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        """Velocity at time `t`, shape () or (B,), and points `x`, shape (B, D): shape (B, D)."""
+
+    @abstractmethod
+    def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity, shape (B, D), and divergence, shape (B,), at time `t`, shape () or (B,), and points `x`, shape (B, D)."""
+
+
+class ResidualMLP(VelocityField):
+    r"""Residual multilayer perceptron whose layers are modulated by time.
+
+    .. math::
+        h \leftarrow h + a(s_l(t) \circ (W_l h + b_l) + c_l(t)), \qquad v_t(x) = W_{out} h + b_{out} + g(t)\, x
+
+    without the residual ``h`` where the width changes.  The scales ``s_l``, shifts ``c_l`` and the gain ``g`` come from a small network
+    on Fourier features of the time.  Its last layer and ``W_out, b_out`` start at zero, so the untrained field is zero and its
+    flow the identity.
+
+    Parameters
+    ----------
+    n_features : int, dimension D
+    hidden_layer_sizes : sequence of positive int, one per hidden layer
+    activation : key of `ACTIVATIONS`
+    """
+
+    def __init__(self, n_features: int, hidden_layer_sizes: Sequence[int] = (128,) * 4, activation: str = "silu") -> None:
+        super().__init__()
+        widths = (n_features, *hidden_layer_sizes)
+        self.n_features = n_features
+        self.hidden_layer_sizes = tuple(hidden_layer_sizes)
+        self.activation = activation
+        self.layers = nn.ModuleList(nn.Linear(*shape) for shape in itertools.pairwise(widths))
+        self.out = nn.Linear(widths[-1], n_features)
+        modulations = nn.Linear(_TIME_WIDTH, 2 * sum(hidden_layer_sizes) + 1)
+        self.time = nn.Sequential(nn.Linear(1 + 2 * _N_FREQUENCIES, _TIME_WIDTH), nn.SiLU(), modulations)
+        for layer in (self.out, modulations):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.ones_(modulations.bias[: sum(hidden_layer_sizes)])  # the scales
+
+    def extra_repr(self) -> str:
+        return f"n_features={self.n_features}, hidden_layer_sizes={self.hidden_layer_sizes}, activation={self.activation!r}"
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        scales, shifts, gain = self._modulations(t)
+        activate = ACTIVATIONS[self.activation].value
+        h = x
+        for index, (layer, scale, shift) in enumerate(zip(self.layers, scales, shifts, strict=True)):
+            a = activate(torch.addcmul(shift, layer(h), scale))
+            h = h + a if self._is_residual(index) else a
+        return torch.addcmul(self.out(h), gain, x)
+
+    def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        if len(self.layers) <= 2:
+            return self._shallow(self._modulations(t), x)
+        n_rows = max(1, _TANGENT_ELEMENTS // (self.n_features * max(self.hidden_layer_sizes)))
+        chunks = x.split(n_rows)
+        times = t.split(n_rows) if t.ndim else [t] * len(chunks)
+        values, divergences = zip(*(self._deep(self._modulations(t), x) for t, x in zip(times, chunks, strict=True)), strict=True)
+        return torch.cat(values), torch.cat(divergences)
+
+    def _modulations(self, t: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
+        """Scale and shift of every layer, of shape ``t.shape + (H_l,)``, and the gain ``g``, of shape ``t.shape + (1,)``."""
+        t = t.to(self.out.weight.dtype)
+        angles = t[..., None] * (math.pi * torch.arange(1, _N_FREQUENCIES + 1, dtype=t.dtype, device=t.device))
+        features = self.time(torch.cat([t[..., None], angles.cos(), angles.sin()], dim=-1))
+        *parts, gain = features.split([*self.hidden_layer_sizes * 2, 1], dim=-1)
+        n_layers = len(self.layers)
+        return parts[:n_layers], parts[n_layers:], gain
+
+    def _is_residual(self, index: int) -> bool:
+        return index > 0 and self.hidden_layer_sizes[index] == self.hidden_layer_sizes[index - 1]
+
+    def _weight(self, index: int) -> Tensor:
+        return cast(nn.Linear, self.layers[index]).weight
+
+    def _layer(self, index: int, scale: Tensor, shift: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Activation of one layer without its residual, and the slope ``s a'`` that its weights are multiplied by, both (B, H)."""
+        z = torch.addcmul(shift, self.layers[index](h), scale)
+        a, slope = ACTIVATIONS[self.activation].with_slope(z)
+        return a, slope * scale
+
+    def _shallow(self, modulations: tuple[Sequence[Tensor], Sequence[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        """One or two hidden layers: the closed form."""
+        scales, shifts, gain = modulations
+        h, slope1 = self._layer(0, scales[0], shifts[0], x)
+        loop = self._weight(0) @ self.out.weight  # (H_1, H_last): from the last hidden layer through x to the first
+        if len(self.layers) == 1:
+            divergence = slope1 @ loop.diagonal()
+        else:
+            a, slope2 = self._layer(1, scales[1], shifts[1], h)
+            divergence = ((slope1 @ (self._weight(1).T * loop)) * slope2).sum(-1)
+            if self._is_residual(1):
+                divergence = divergence + slope1 @ loop.diagonal()
+                a = h + a
+            h = a
+        return torch.addcmul(self.out(h), gain, x), divergence + self.n_features * gain[..., 0]
+
+    def _deep(self, modulations: tuple[Sequence[Tensor], Sequence[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        """Any number of hidden layers: tangents of shape (D, B, H) beside the values of shape (B, H)."""
+        scales, shifts, gain = modulations
+        h, slope = self._layer(0, scales[0], shifts[0], x)
+        # Contiguous and in place: the tangents are the whole cost, and it is memory traffic as much as arithmetic.
+        tangents = self._weight(0).T.contiguous()[:, None, :] * slope
+        for index in range(1, len(self.layers)):
+            a, slope = self._layer(index, scales[index], shifts[index], h)
+            moved = (tangents @ self._weight(index).T).mul_(slope)
+            h, tangents = (h + a, tangents.add_(moved)) if self._is_residual(index) else (a, moved)
+        divergence = (tangents * self.out.weight[:, None, :]).sum(dim=(0, 2))
+        return torch.addcmul(self.out(h), gain, x), divergence + self.n_features * gain[..., 0]
+
+
+class AveragedField(VelocityField):
+    """Mean of several fields: a field itself, whose divergence is the mean of theirs.  Averaging regressions lowers their variance.
+
+    Parameters
+    ----------
+    members : sequence of VelocityField of the same dimension
+    """
+
+    def __init__(self, members: Sequence[VelocityField]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.n_features = members[0].n_features
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        return torch.stack([member(t, x) for member in self.members]).mean(dim=0)
+
+    def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        values, divergences = zip(*(cast(VelocityField, member).value_and_divergence(t, x) for member in self.members), strict=True)
+        return torch.stack(values).mean(dim=0), torch.stack(divergences).mean(dim=0)

@@ -1,0 +1,112 @@
+r"""Objectives: quadratic losses whose minimiser is the velocity.
+
+Paper 1, proposition 1: ``v_t(x) = E[d/dt I_t | x_t = x]`` is the unique minimiser of
+
+.. math:: G(\hat v) = E\left[ |\hat v_t(x_t)|^2 - 2\, \partial_t I_t \cdot \hat v_t(x_t) \right],
+
+with minimum ``-E|v_t(x_t)|^2``; nothing is simulated.  Losses here are per row; whoever wants the expectation takes the mean.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from skinterflow.interflow.fields import VelocityField
+from skinterflow.interflow.interpolants import Interpolant
+from skinterflow.interflow.times import TimeLaw, stratified_uniform
+
+_MAX_ROWS_PER_TIME = 16
+
+
+def velocity_loss(field: VelocityField, interpolant: Interpolant, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
+    """``|v|^2 - 2 v . d/dt I`` per row (paper 1, equation 9 before the expectation); draws nothing.
+
+    Parameters
+    ----------
+    field : VelocityField
+    interpolant : Interpolant
+    t : Tensor of shape (B,), or (K, 1) for K times shared by rows in K groups
+    x0, x1 : Tensors of shape (B, *event), or (K, B / K, *event)
+
+    Returns
+    -------
+    Tensor of the batch shape, (B,) or (K, B / K)
+    """
+    xt, rate = interpolant.path(t, x0, x1)
+    v = field(t, xt)
+    return (v * (v - 2.0 * rate)).flatten(t.ndim).sum(-1)
+
+
+class VelocityObjective(nn.Module):
+    """The module that is trained: draws times and returns :func:`velocity_loss` per row.
+
+    Times are stratified over the batch and shared by small groups of rows, so that the time network runs on few inputs.
+
+    Parameters
+    ----------
+    field : VelocityField
+    interpolant : Interpolant
+    time_law : TimeLaw
+    """
+
+    def __init__(self, field: VelocityField, interpolant: Interpolant, time_law: TimeLaw) -> None:
+        super().__init__()
+        self.field = field
+        self.interpolant = interpolant
+        self.time_law = time_law
+
+    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
+        """Loss of each pair at a random time.
+
+        Parameters
+        ----------
+        x0, x1 : Tensors of shape (B, D); their rows must be in random order, because times are sorted over the batch
+
+        Returns
+        -------
+        Tensor of shape (B,)
+        """
+        n_rows = len(x1)
+        per_time = math.gcd(n_rows, _MAX_ROWS_PER_TIME)
+        n_times = n_rows // per_time
+        t = self.time_law.quantile(stratified_uniform(n_times, x1.device)).to(x1.dtype)
+        groups = (n_times, per_time, *x1.shape[1:])
+        return velocity_loss(self.field, self.interpolant, t[:, None], x0.reshape(groups), x1.reshape(groups)).flatten()
+
+
+class Ensemble(nn.Module):
+    """Objectives of equal shape trained side by side as one module, at little more than the cost of one when they are small.
+
+    Their parameters are stacked along a leading axis and the forward pass is mapped over it.
+
+    Parameters
+    ----------
+    objectives : sequence of nn.Module with ``forward(x0, x1) -> loss per row``, alike but for their parameters
+    """
+
+    def __init__(self, objectives: Sequence[nn.Module]) -> None:
+        super().__init__()
+        stacked, _ = torch.func.stack_module_state(list(objectives))
+        self.names = tuple(stacked)
+        self.stacked = nn.ParameterList(stacked.values())
+        self._skeleton = (copy.deepcopy(objectives[0]),)  # in a tuple, so that its parameters are not this module's
+
+    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
+        """Loss of each pair: `x0` and `x1` of shape (K, B, D) give shape (K, B)."""
+
+        def loss(parameters: tuple[Tensor, ...], x0: Tensor, x1: Tensor) -> Tensor:
+            return torch.func.functional_call(self._skeleton[0], dict(zip(self.names, parameters, strict=True)), (x0, x1))
+
+        return torch.func.vmap(loss, randomness="different")(tuple(self.stacked), x0, x1)
+
+    def objectives(self) -> list[nn.Module]:
+        """Independent copies of the objectives with their present parameters."""
+        members = [copy.deepcopy(self._skeleton[0]) for _ in range(len(self.stacked[0]))]
+        for k, member in enumerate(members):
+            member.load_state_dict({name: stack[k].detach() for name, stack in zip(self.names, self.stacked, strict=True)})
+        return members

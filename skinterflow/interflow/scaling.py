@@ -1,0 +1,142 @@
+r"""Scalings: invertible maps between data units and the units of the flow, with their log-determinant.
+
+``log p(x) = log p_u(u(x)) + log |det du/dx|``: the scaling is part of the density.  Maps work on rows of shape (B, D), in
+the dtype of their input; their constants are float64 buffers, estimated on the upper floor.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+
+class Scaling(nn.Module, ABC):
+    """An invertible map ``u(x)`` of D-dimensional space onto itself."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Data units to flow units, shape (B, D)."""
+
+    @abstractmethod
+    def inverse(self, u: Tensor) -> Tensor:
+        """Flow units to data units, shape (B, D)."""
+
+    @abstractmethod
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        """``log |det du/dx|`` at `x`, shape (B,)."""
+
+
+class Standardize(Scaling):
+    """``u = (x - shift) / scale`` per column.
+
+    Parameters
+    ----------
+    shift, scale : Tensors of shape (D,), the scale positive
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, shift: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("shift", shift)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.shift) / self.scale
+
+    def inverse(self, u: Tensor) -> Tensor:
+        return u * self.scale + self.shift
+
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        return (-self.scale.log().sum()).expand(len(x))
+
+
+class Whiten(Scaling):
+    """``u = W x`` with a square matrix, for data whose mean is zero and whose covariance is ``(W^T W)^-1``.
+
+    Parameters
+    ----------
+    matrix, inverse_matrix : Tensors of shape (D, D)
+    """
+
+    matrix: Tensor
+    inverse_matrix: Tensor
+
+    def __init__(self, matrix: Tensor, inverse_matrix: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+        self.register_buffer("inverse_matrix", inverse_matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.matrix.T
+
+    def inverse(self, u: Tensor) -> Tensor:
+        return u @ self.inverse_matrix.T
+
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        return torch.linalg.slogdet(self.matrix).logabsdet.expand(len(x))
+
+
+class YeoJohnson(Scaling):
+    r"""Yeo-Johnson power map per column: ``sign(x) ((1 + |x|)^m - 1) / m`` with ``m = lambda`` for ``x >= 0``, else ``2 - lambda``.
+
+    Parameters
+    ----------
+    lambdas : Tensor of shape (D,), in [0, 2], the range in which the map is onto the whole line
+
+    References
+    ----------
+    Yeo and Johnson, "A new family of power transformations to improve normality or symmetry", Biometrika 87, 2000.
+    """
+
+    lambdas: Tensor
+
+    def __init__(self, lambdas: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("lambdas", lambdas)
+
+    def forward(self, x: Tensor) -> Tensor:
+        m = self._exponent(x)
+        log = x.abs().log1p()
+        return x.sign() * torch.where(m == 0, log, torch.expm1(m * log) / m)
+
+    def inverse(self, u: Tensor) -> Tensor:
+        m = self._exponent(u)
+        size = u.abs()
+        return u.sign() * torch.expm1(torch.where(m == 0, size, torch.log1p(m * size) / m))
+
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        return ((self._exponent(x) - 1.0) * x.abs().log1p()).sum(-1)
+
+    def _exponent(self, x: Tensor) -> Tensor:
+        return torch.where(x >= 0, self.lambdas, 2.0 - self.lambdas)
+
+
+class Compose(Scaling):
+    """Scalings one after the other, the first in the list nearest to the data."""
+
+    def __init__(self, parts: Iterable[Scaling]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts:
+            x = part(x)
+        return x
+
+    def inverse(self, u: Tensor) -> Tensor:
+        for part in reversed(self.parts):
+            u = cast(Scaling, part).inverse(u)
+        return u
+
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        total = x.new_zeros(len(x))
+        for part in self.parts:
+            total = total + cast(Scaling, part).log_abs_det(x)
+            x = part(x)
+        return total
