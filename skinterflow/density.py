@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin, _fit_context
 from sklearn.utils import Tags, check_array
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -43,7 +44,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     r"""Density estimation with a stochastic-interpolant flow.
 
     A velocity field ``v_t(x)`` is learned that carries a standard normal at ``t = 0`` into the data at ``t = 1``.  It is the minimiser of
-    a quadratic loss [1]_, so training never solves an ODE; afterwards one ODE solve per row gives samples, the latent, and the
+    a quadratic loss [1]_, without simulating an ODE; afterwards one ODE solve per row gives samples, the latent, and the
     exact, normalised log-density.
 
     Parameters
@@ -80,23 +81,24 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     validation_fraction : float in (0, 1), default=0.1
         Part of the rows that is held out when nothing is cross-fitted.
     n_iter_no_change : int, default=3
-        Training stops after this many checks without improvement.  There are 12 checks in `max_iter` steps, the k-th after ``(k / 12)^2`` of them.
+        Training stops after this many checks without improvement.  There are 12 checks in `max_iter` steps, the k-th after
+        ``(k / 12)^2`` of them.
     tol : float, default=1e-4
         Rise of the held-out log-likelihood, in nats per row, that counts as an improvement.
     warm_start : bool, default=False
-        Start from the weights and the scaling of the previous fit.
+        Start from the weights and the scaling of the previous fit; the parameters that shape those are not read again.
     random_state : int, RandomState instance or None, default=None
         Seed of the initial weights, the batches and the held-out rows.
     verbose : bool, default=False
         Print a line at every check: loss, held-out log-likelihood, elapsed and remaining time.
-    solver : {"rk4", "heun3", "midpoint", "euler", "dopri5", "dopri8", "bosh3"}, default="rk4"
-        How the ODE is solved.  The first four work row by row.  The last three are torchdiffeq's adaptive methods, which share a step
-        size over the rows that are scored together, so that results depend on them within the tolerance.
+    solver : {"rk4", "heun3", "midpoint", "euler", "dopri5"}, default="rk4"
+        How the ODE is solved.  The first four work row by row.  "dopri5" ([1]_) shares its adaptive step size over the rows that are
+        scored together, so that a row's result depends on its neighbours, within the tolerance.
     atol, rtol : float, default=1e-3 and 1e-5
         Accuracy wanted of the result: a row is accepted when the estimated error of its log-density, in nats, is at most
         ``atol + rtol * |log-density|`` (of its coordinates, in flow units, for `transform` and `sample`).
     divergence : "exact" or int, default="exact"
-        "exact", or the number of Rademacher probes of a Hutchinson estimate, shared by all rows; for very wide data.
+        "exact", or the number of Rademacher probes of a Hutchinson estimate, shared by all rows, for scoring very wide data.
     device : {"cpu", "cuda", "cuda:1", "auto", ...} or torch.device, default="cpu"
         Where to train and to score; "auto" takes a GPU if there is one.
 
@@ -146,6 +148,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     """
 
     _doc_link_module = "skinterflow"
+    __metadata_request__inverse_transform: ClassVar[dict[str, str]] = {"Z": UNUSED}
     _scaling: Scaling
     _field: VelocityField
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {

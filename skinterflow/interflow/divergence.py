@@ -25,7 +25,7 @@ class Hutchinson(VelocityField):
 
     References
     ----------
-    Grathwohl et al., "FFJORD: Free-form continuous dynamics for scalable reversible generative models", ICLR 2019, section 3.1.
+    Grathwohl et al., "FFJORD: Free-form continuous dynamics for scalable reversible generative models", ICLR 2019.
     """
 
     probes: Tensor

@@ -1,7 +1,7 @@
 r"""Interpolants: the path that joins a base point to a data point.
 
 A stochastic interpolant is ``x_t = I_t(x0, x1)`` with ``I_0(x0, x1) = x0`` and ``I_1(x0, x1) = x1``, where
-``x0 ~ rho_0`` and ``x1 ~ rho_1`` are independent [1]_.  **In this package ``t = 0`` is the base and ``t = 1`` the data.**
+``x0 ~ rho_0`` and ``x1 ~ rho_1`` are independent [1]_.  In this package ``t = 0`` is the base and ``t = 1`` the data.
 The law of ``x_t`` solves a continuity equation whose velocity is ``v_t(x) = E[d/dt I_t | x_t = x]``, so all that learning needs
 is the point on the path and its rate.  A class states the path; :meth:`Interpolant.path` derives the rate.
 
@@ -26,7 +26,7 @@ def expand_as_leading(t: Tensor, x: Tensor) -> Tensor:
     Parameters
     ----------
     t : Tensor of shape (), (B,) or any shape that broadcasts with the leading axes of `x`
-    x : Tensor of shape (B, *event)
+    x : Tensor of shape ``(B, *event)``
 
     Returns
     -------
@@ -36,7 +36,7 @@ def expand_as_leading(t: Tensor, x: Tensor) -> Tensor:
 
 
 class Interpolant(ABC):
-    """A differentiable path ``I_t(x0, x1)`` from ``x0`` at ``t = 0`` to ``x1`` at ``t = 1`` (paper 1, equation 4)."""
+    """A differentiable path ``I_t(x0, x1)`` from ``x0`` at ``t = 0`` to ``x1`` at ``t = 1`` (paper 1, equations 2 to 6)."""
 
     @abstractmethod
     def forward(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
@@ -45,18 +45,18 @@ class Interpolant(ABC):
         Parameters
         ----------
         t : Tensor of shape () or (B,), times in [0, 1]
-        x0, x1 : Tensors of shape (B, *event)
+        x0, x1 : Tensors of shape ``(B, *event)``
 
         Returns
         -------
-        Tensor of shape (B, *event)
+        Tensor of shape ``(B, *event)``
         """
 
     def __call__(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
         return self.forward(t, x0, x1)
 
     def path(self, t: Tensor, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
-        """Point on the path and its rate ``d/dt I_t(x0, x1)``, both of shape (B, *event), by one forward-mode derivative."""
+        """Point on the path and its rate ``d/dt I_t(x0, x1)``, both of shape ``(B, *event)``, by one forward-mode derivative."""
         point, rate = torch.func.jvp(lambda s: self.forward(s, x0, x1), (t,), (torch.ones_like(t),))[:2]
         return point, rate
 

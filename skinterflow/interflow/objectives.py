@@ -24,14 +24,16 @@ _MAX_ROWS_PER_TIME = 16
 
 
 def velocity_loss(field: VelocityField, interpolant: Interpolant, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
-    """``|v|^2 - 2 v . d/dt I`` per row (paper 1, equation 9 before the expectation); draws nothing.
+    """Velocity loss per row, the ``G`` of paper 1 before its expectation (equations 8 to 11); draws nothing.
+
+    It is ``|v|^2 - 2 v dI/dt`` with the rate ``dI/dt`` of the path and an inner product.
 
     Parameters
     ----------
     field : VelocityField
     interpolant : Interpolant
     t : Tensor of shape (B,), or (K, 1) for K times shared by rows in K groups
-    x0, x1 : Tensors of shape (B, *event), or (K, B / K, *event)
+    x0, x1 : Tensors of shape ``(B, *event)``, or (K, B / K, *event)
 
     Returns
     -------

@@ -20,8 +20,8 @@ from torchdiffeq import odeint
 FIXED_GRID_ORDERS = {"euler": 1, "midpoint": 2, "heun3": 3, "rk4": 4}
 """Fixed-grid methods and their order of convergence: rows do not see each other."""
 
-ADAPTIVE_METHODS = ("dopri5", "dopri8", "bosh3")
-"""torchdiffeq's adaptive methods: one step size for all rows of a batch."""
+ADAPTIVE_METHODS = ("dopri5",)
+"""Methods with an adaptive step, the same for all rows of a batch: paper 1 uses dopri5."""
 
 _MAX_ADAPTIVE_STEPS = 10_000
 

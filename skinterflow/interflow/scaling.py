@@ -103,18 +103,23 @@ class YeoJohnson(Scaling):
     def forward(self, x: Tensor) -> Tensor:
         m = self._exponent(x)
         log = x.abs().log1p()
-        return x.sign() * torch.where(m == 0, log, torch.expm1(m * log) / m)
+        return x.sign() * torch.where(m == 0, log, torch.expm1(m * log) / _nonzero(m))
 
     def inverse(self, u: Tensor) -> Tensor:
         m = self._exponent(u)
         size = u.abs()
-        return u.sign() * torch.expm1(torch.where(m == 0, size, torch.log1p(m * size) / m))
+        return u.sign() * torch.expm1(torch.where(m == 0, size, torch.log1p(m * size) / _nonzero(m)))
 
     def log_abs_det(self, x: Tensor) -> Tensor:
         return ((self._exponent(x) - 1.0) * x.abs().log1p()).sum(-1)
 
     def _exponent(self, x: Tensor) -> Tensor:
         return torch.where(x >= 0, self.lambdas, 2.0 - self.lambdas)
+
+
+def _nonzero(m: Tensor) -> Tensor:
+    """`m` with zeros replaced, so that the branch which is not taken leaves no NaN in derivatives."""
+    return torch.where(m == 0, 1.0, m)
 
 
 class Compose(Scaling):

@@ -18,6 +18,8 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 _EMA_DECAY = 0.999
 _WARMUP_STEPS = 100
+_WARMUP_FRACTION = 0.1
+"""The warm-up takes the smaller of these, so that a short training is not all warm-up."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def train(
 
 
 def _learning_rate_factor(k: int, max_iter: int) -> float:
-    return min(1.0, (k + 1) / _WARMUP_STEPS) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, k / max_iter)))
+    warmup = min(_WARMUP_STEPS, 1 + _WARMUP_FRACTION * max_iter)
+    return min(1.0, (k + 1) / warmup) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, k / max_iter)))
 
 
 def _update_average(averaged: Tensors, current: Tensors, n_averaged: Tensor | int) -> None:

@@ -1,0 +1,84 @@
+"""Laws of the paths, over a registry."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skinterflow.interflow.interpolants import AffineInterpolant, Interpolant, Linear, Trigonometric, check_endpoints
+
+
+class Bent(Interpolant):
+    """A user's own path, not affine in time nor linear in its ends."""
+
+    def forward(self, t, x0, x1):
+        t = t.reshape(t.shape + (1,) * (x0.ndim - t.ndim))
+        return (1 - t) * x0 + t * x1 + torch.sin(math.pi * t) * x0 * x1
+
+
+class Quadratic(AffineInterpolant):
+    """A user's own affine path."""
+
+    def alpha(self, t):
+        return 1 - t**2
+
+    def beta(self, t):
+        return t**2
+
+
+INTERPOLANTS = {"trigonometric": Trigonometric, "linear": Linear, "user's path": Bent, "user's affine path": Quadratic}
+SHAPES = st.sampled_from([(1, 1), (1, 3), (3, 1), (3, 3), (4, 2), (2, 3, 4), (3, 3, 3)])
+over_registry = pytest.mark.parametrize("make", INTERPOLANTS.values(), ids=INTERPOLANTS)
+
+
+def ends(shape, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+
+
+@over_registry
+@given(shape=SHAPES, seed=st.integers(0, 99))
+def test_path_starts_at_the_base_and_ends_at_the_data(make, shape, seed):
+    x0, x1 = ends(shape, seed)
+    for t, end in ((0.0, x0), (1.0, x1)):
+        torch.testing.assert_close(make()(torch.full(shape[:1], t, dtype=torch.float64), x0, x1), end)
+        torch.testing.assert_close(make()(torch.tensor(t, dtype=torch.float64), x0, x1), end)
+
+
+@over_registry
+@given(shape=SHAPES, seed=st.integers(0, 99), time=st.floats(0.01, 0.99))
+def test_rate_equals_finite_differences(make, shape, seed, time):
+    x0, x1 = ends(shape, seed)
+    t, h = torch.full(shape[:1], time, dtype=torch.float64), 1e-5
+    point, rate = make().path(t, x0, x1)
+    torch.testing.assert_close(point, make()(t, x0, x1))
+    torch.testing.assert_close(rate, (make()(t + h, x0, x1) - make()(t - h, x0, x1)) / (2 * h), rtol=1e-6, atol=1e-7)
+
+
+@over_registry
+@given(n=st.integers(1, 4), seed=st.integers(0, 99))
+def test_each_row_has_its_own_time(make, n, seed):
+    """Also where the number of rows equals the number of features, as a wrong broadcast would go unseen otherwise."""
+    x0, x1 = ends((n, n), seed)
+    t = torch.linspace(0, 1, n, dtype=torch.float64)
+    together = make()(t, x0, x1)
+    for row in range(n):
+        torch.testing.assert_close(together[row], make()(t[row : row + 1], x0[row : row + 1], x1[row : row + 1])[0])
+
+
+def test_trigonometric_path_keeps_unit_covariance():
+    t = torch.linspace(0, 1, 11)
+    torch.testing.assert_close(Trigonometric().alpha(t) ** 2 + Trigonometric().beta(t) ** 2, torch.ones(11))
+
+
+def test_path_that_misses_its_end_is_refused_with_the_miss():
+    class Short(Linear):
+        def beta(self, t):
+            return 0.5 * t
+
+    with pytest.raises(ValueError, match=r"must give x1 at t=1, but misses it by 1\b"):
+        check_endpoints(Short(), 3)
+    for make in INTERPOLANTS.values():
+        check_endpoints(make(), 3)

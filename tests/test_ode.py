@@ -1,0 +1,141 @@
+"""The integration: order, accuracy per row, rows apart, bounds on the work."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
+
+from skinterflow.interflow.ode import ADAPTIVE_METHODS, FIXED_GRID_ORDERS, Solver, time_grid
+
+
+def pendulum(t, y):
+    """A driven pendulum: smooth, nonlinear, no closed form."""
+    return torch.stack([y[:, 1], torch.cos(3 * t) - 5 * torch.sin(y[:, 0])], dim=1)
+
+
+def reference(y0, t0, t1):
+    def f(t, y):
+        return pendulum(torch.tensor(t), torch.from_numpy(y)[None])[0].numpy()
+
+    return np.stack([solve_ivp(f, (t0, t1), row, rtol=1e-11, atol=1e-12).y[:, -1] for row in y0.numpy()])
+
+
+def starts(n, seed=0):
+    return 2 * torch.randn(n, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("method", FIXED_GRID_ORDERS)
+@pytest.mark.parametrize(("t0", "t1"), [(0.0, 1.0), (0.8, 0.1)])
+def test_accepted_rows_are_as_accurate_as_asked(method, t0, t1):
+    solver = Solver(method, atol=1e-3 if method == "euler" else 1e-5, rtol=0.0, max_refinements=10)
+    solution = solver.solve(pendulum, starts(6), t0, t1)
+    assert not solution.unresolved.any()
+    errors = np.abs(solution.y.numpy() - reference(starts(6), t0, t1)).max(axis=1)
+    assert (errors <= solver.atol).all()
+
+
+@pytest.mark.parametrize("method", FIXED_GRID_ORDERS)
+def test_error_estimate_falls_with_the_order_of_the_method(method):
+    errors = [
+        float(Solver(method, atol=np.inf, n_steps=n, max_refinements=1).solve(pendulum, starts(4), 0.0, 1.0).error.max()) for n in (32, 64)
+    ]
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(FIXED_GRID_ORDERS[method], abs=0.35)
+
+
+@pytest.mark.parametrize("method", ADAPTIVE_METHODS)
+def test_adaptive_methods_agree(method):
+    solution = Solver(method, atol=1e-8, rtol=1e-8).solve(pendulum, starts(3), 0.0, 1.0)
+    np.testing.assert_allclose(solution.y, reference(starts(3), 0.0, 1.0), atol=1e-6)
+    assert torch.isnan(solution.error).all()
+
+
+@given(n=st.integers(1, 6), seed=st.integers(0, 20))
+def test_rows_do_not_see_each_other(n, seed):
+    y0, solver = starts(n, seed), Solver(atol=1e-6)
+    together = solver.solve(pendulum, y0, 1.0, 0.0)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(solver.solve(pendulum, y0[order], 1.0, 0.0).y, together.y[order], rtol=1e-12, atol=1e-12)
+    for row in range(n):
+        alone = solver.solve(pendulum, y0[row : row + 1], 1.0, 0.0)
+        torch.testing.assert_close(alone.y[0], together.y[row], rtol=1e-12, atol=1e-12)
+
+
+def test_only_rows_above_the_tolerance_are_refined():
+    """An easy row beside a hard one is solved twice, on 8 and on 16 steps of four stages."""
+    evaluated = []
+
+    def f(t, y):
+        evaluated.append(len(y))
+        return -y * torch.where(y[:, :1] > 0, 1.0, 25.0)
+
+    solver = Solver(atol=1e-7)
+    solver.solve(f, torch.tensor([[1.0], [-1.0]], dtype=torch.float64), 0.0, 1.0)
+    assert evaluated.count(2) == (8 + 16) * 4
+    assert set(evaluated) == {1, 2}
+
+
+def test_work_is_bounded_and_what_is_left_is_marked():
+    calls = []
+
+    def f(t, y):
+        calls.append(t)
+        return torch.sin(1e4 * y)
+
+    solution = Solver(atol=1e-12, rtol=0.0, max_refinements=3).solve(f, torch.ones(1, 1, dtype=torch.float64), 0.0, 1.0)
+    assert solution.unresolved.all()
+    assert solution.error[0] > 1e-12
+    assert len(calls) == (8 + 16 + 32 + 64) * 4
+
+
+def test_float32_stays_float32_and_is_not_asked_for_more_than_it_holds():
+    solution = Solver(atol=1e-9, rtol=0.0).solve(pendulum, starts(4).float(), 0.0, 1.0)
+    assert solution.y.dtype == torch.float32
+    assert not solution.unresolved.any()
+
+
+def test_measured_quantity_decides():
+    """With a measure that ignores the hard coordinate, nothing is refined."""
+    calls = []
+
+    def f(t, y):
+        calls.append(t)
+        return torch.stack([torch.sin(200 * y[:, 0]), torch.zeros_like(t).expand(len(y))], dim=1)
+
+    Solver().solve(f, torch.ones(2, 2, dtype=torch.float64), 0.0, 1.0, measure=lambda y: y[:, 1:])
+    assert len(calls) == (8 + 16) * 4
+
+
+def test_velocity_that_is_not_finite_is_named_with_rows_and_time():
+    def f(t, y):
+        return torch.where((y > 0) & (t > 0.5), torch.nan, 0.0 * y)
+
+    with pytest.raises(FloatingPointError, match=r"not finite for 2 of 3 rows at t=0\.[5-9]"):
+        Solver().solve(f, torch.tensor([[1.0], [-1.0], [2.0]]), 0.0, 1.0)
+
+
+def test_adaptive_method_that_fails_says_so():
+    with pytest.raises(FloatingPointError, match=r"solver='dopri5' gave up on 1 rows between t=0 and t=1"):
+        Solver("dopri5", atol=1e-9).solve(lambda t, y: y**3 * 1e6, torch.ones(1, 1, dtype=torch.float64), 0.0, 1.0)
+
+
+@given(t0=st.floats(0, 1), t1=st.floats(0, 1), n=st.integers(1, 20))
+def test_grid_runs_from_start_to_end(t0, t1, n):
+    grid = time_grid(t0, t1, n)
+    assert len(grid) == n + 1
+    assert (float(grid[0]), float(grid[-1])) == (t0, t1)
+    assert ((grid.diff() * (1 if t1 >= t0 else -1)) >= -1e-15).all()
+
+
+def test_no_rows_and_no_time_are_no_work():
+    for y0, t1 in ((torch.zeros(0, 2), 1.0), (torch.ones(3, 2), 0.0)):
+        assert torch.equal(Solver().solve(pendulum, y0, 0.0, t1).y, y0)
+
+
+def test_unknown_method_and_tolerances_are_refused():
+    with pytest.raises(ValueError, match=r"Unknown solver 'rk5'; choose one of 'euler'"):
+        Solver("rk5")
+    for atol, rtol in ((0.0, 0.0), (-1.0, 0.1), (0.1, -1.0), (float("nan"), 0.0)):
+        with pytest.raises(ValueError, match=r"must not be negative and not both be zero, got atol="):
+            Solver(atol=atol, rtol=rtol)

@@ -1,0 +1,93 @@
+"""Laws of the scalings, over a registry, and their estimation from data."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.covariance import LedoitWolf
+from sklearn.preprocessing import PowerTransformer
+
+from skinterflow._scaling import _powers, estimate_scaling
+from skinterflow.interflow.scaling import Compose, Standardize, Whiten, YeoJohnson
+
+
+def vector(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def whiten(matrix):
+    return Whiten(matrix, torch.linalg.inv(matrix))
+
+
+SCALINGS = {
+    "standardize": lambda: Standardize(vector(1.0, -2.0), vector(3.0, 0.1)),
+    "whiten": lambda: whiten(torch.tensor([[2.0, 0.5], [0.3, -1.0]], dtype=torch.float64)),
+    "power": lambda: YeoJohnson(vector(0.3, 1.7)),
+    "power at its limits": lambda: YeoJohnson(vector(0.0, 2.0)),
+    "identity": lambda: Compose([]),
+    "all": lambda: Compose([SCALINGS["standardize"](), SCALINGS["power"](), SCALINGS["whiten"]()]),
+}
+over_registry = pytest.mark.parametrize("make", SCALINGS.values(), ids=SCALINGS)
+ROWS = st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50)), min_size=1, max_size=4)
+
+
+@over_registry
+@given(rows=ROWS)
+def test_inverse_undoes_the_map(make, rows):
+    x = torch.tensor(rows, dtype=torch.float64)
+    torch.testing.assert_close(make().inverse(make()(x)), x, rtol=1e-8, atol=1e-8)
+
+
+@over_registry
+@given(rows=ROWS)
+def test_log_det_equals_autodiff(make, rows):
+    x = torch.tensor(rows, dtype=torch.float64)
+    x = torch.where(x.abs() < 1e-3, 1e-3, x)  # the power map has no second derivative at zero
+    jacobians = torch.stack([torch.func.jacrev(lambda row: make()(row[None])[0])(row) for row in x])
+    torch.testing.assert_close(make().log_abs_det(x), torch.linalg.slogdet(jacobians).logabsdet)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.4, 1.0, 2.0])
+def test_power_map_equals_scikit_learn(power):
+    x = np.linspace(-4, 4, 33)[:, None]
+    reference = PowerTransformer(standardize=False).fit(x)
+    reference.lambdas_ = np.array([power])
+    np.testing.assert_allclose(YeoJohnson(vector(power))(torch.from_numpy(x)), reference.transform(x), atol=1e-12)
+
+
+def test_estimated_powers_equal_scikit_learn():
+    x = np.random.default_rng(0).gamma(2.0, size=(300, 2)) - 1.0
+    expected = PowerTransformer(standardize=False).fit(x).lambdas_
+    np.testing.assert_allclose(_powers(x, np.ones(300)).lambdas, np.clip(expected, 0, 2), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["power", "whiten", "standardize"])
+def test_weights_count_as_repetitions(kind):
+    rng = np.random.default_rng(1)
+    x, weight = rng.normal(size=(60, 3)) ** 3, rng.integers(1, 4, size=60)
+    weighted = estimate_scaling(kind, x, weight.astype(float))
+    repeated = estimate_scaling(kind, np.repeat(x, weight, axis=0), np.ones(weight.sum()))
+    u, v = weighted(torch.from_numpy(x)), repeated(torch.from_numpy(x))
+    np.testing.assert_allclose(u, v, atol=0.05 if kind != "standardize" else 1e-12)  # the shrinkage looks at the rows alone
+
+
+def test_whitening_is_the_root_of_the_ledoit_wolf_precision():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 3)) + 5.0
+    standardize, whiten = estimate_scaling("whiten", x, np.ones(200)).parts
+    precision = LedoitWolf(assume_centered=True).fit(standardize(torch.from_numpy(x)).numpy()).precision_
+    np.testing.assert_allclose(whiten.matrix.T @ whiten.matrix, precision, rtol=1e-9, atol=1e-9)
+
+
+def test_heavy_outlier_does_not_decide_the_scale():
+    x = np.random.default_rng(3).normal(size=(1000, 1))
+    x[0] = 1e6
+    u = estimate_scaling("power", x, np.ones(1000))(torch.from_numpy(x)).numpy()
+    assert np.std(u[1:]) > 0.5
+    assert np.abs(u).max() < 50
+
+
+def test_given_scaling_is_used_as_it_is():
+    scaling = SCALINGS["all"]()
+    assert estimate_scaling(scaling, np.ones((3, 2)), np.ones(3)) is scaling
