@@ -12,8 +12,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin, _fit_context
 from sklearn.utils import Tags, check_array
-from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from skinterflow._defaults import INTERPOLANTS, continued_fields, held_out_rows, new_fields, resolve_recipe
@@ -73,7 +73,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Learning rate after the warm-up; it decays to zero over `max_iter` steps, along a cosine.  "auto" is 0.01 where the fit is
         cross-fitted and else 0.005.
     max_iter : "auto" or int, default="auto"
-        Number of gradient steps: "auto" is 3,000 where the fit is cross-fitted and else 10,000.
+        Number of gradient steps: "auto" is 2,500 where the fit is cross-fitted and else 8,000.
     early_stopping : "auto" or bool, default="auto"
         True holds out `validation_fraction` of the rows, keeps the weights with the best held-out log-likelihood, and stops when it
         no longer rises.  False trains on all rows for `max_iter` steps.  "auto" is True from 2,000 rows; below, four

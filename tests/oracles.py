@@ -37,7 +37,9 @@ class MixtureField(VelocityField):
         cholesky = torch.linalg.cholesky(covariances)
         offsets = torch.linalg.solve_triangular(cholesky, (x[None] - means[:, None]).mT, upper=False)
         log_det = cholesky.diagonal(dim1=1, dim2=2).log().sum(-1)
-        return self.weights.log()[:, None] - 0.5 * offsets.square().sum(1) - log_det[:, None] - 0.5 * self.n_features * math.log(2 * math.pi)
+        return (
+            self.weights.log()[:, None] - 0.5 * offsets.square().sum(1) - log_det[:, None] - 0.5 * self.n_features * math.log(2 * math.pi)
+        )
 
     def log_prob(self, t, x):
         """log rho_t(x): shape (B,)."""

@@ -59,7 +59,9 @@ def test_density_of_a_gaussian_is_exact(interpolant, d):
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.9, 1.0])
 def test_density_of_a_mixture_is_exact_at_every_time(interpolant, t):
     field = mixture(2, interpolant)
-    torch.testing.assert_close(Pushforward(Flow(field, TIGHT)).log_prob(points(6, 2), t), field.log_prob(t, points(6, 2)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        Pushforward(Flow(field, TIGHT)).log_prob(points(6, 2), t), field.log_prob(t, points(6, 2)), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_rows_with_their_own_times_in_one_solve():

@@ -42,8 +42,8 @@ class Hutchinson(VelocityField):
         return self.field(t, x)
 
     def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        divergence = torch.zeros_like(x[:, 0])
-        for probe in self.probes:
-            v, slope = torch.func.jvp(lambda y: self.field(t, y), (x,), (probe.expand_as(x),))[:2]
-            divergence = divergence + slope @ probe / len(self.probes)
-        return v, divergence
+        def estimate(probe: Tensor) -> Tensor:
+            slope = torch.func.jvp(lambda y: self.field(t, y), (x,), (probe.expand_as(x),))[1]
+            return slope @ probe
+
+        return self.field(t, x), torch.func.vmap(estimate)(self.probes).mean(dim=0)

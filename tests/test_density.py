@@ -1,0 +1,260 @@
+"""InterpolantFlowDensity: what it promises of the density it fits."""
+
+import copy
+import pickle
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.base import clone
+from sklearn.mixture import GaussianMixture
+
+from skinterflow import AccuracyWarning, InterpolantFlowDensity
+from skinterflow.interflow.interpolants import Linear
+from skinterflow.interflow.scaling import Standardize
+
+from .conftest import QUICK
+
+
+def moons(n=400, seed=0):
+    rng = np.random.default_rng(seed)
+    angle = rng.uniform(0, np.pi, n)
+    upper = rng.random(n) < 0.5
+    points = np.stack([np.where(upper, np.cos(angle), 1 - np.cos(angle)), np.where(upper, np.sin(angle), 0.5 - np.sin(angle))], axis=1)
+    return points + 0.1 * rng.normal(size=(n, 2))
+
+
+@pytest.fixture(scope="module")
+def moon_density():
+    return InterpolantFlowDensity(random_state=0, max_iter=600, hidden_layer_sizes=(48, 48)).fit(moons())
+
+
+@pytest.mark.slow
+def test_density_integrates_to_one_in_two_dimensions(moon_density):
+    x, y = np.linspace(-3, 4, 106), np.linspace(-2.5, 3, 101)
+    grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AccuracyWarning)  # grid corners are far outside the data, where nothing counts
+        total = np.exp(moon_density.score_samples(grid)).sum() * (x[1] - x[0]) * (y[1] - y[0])
+    assert total == pytest.approx(1.0, abs=5e-3)
+
+
+@pytest.mark.parametrize("scaling", ["power", "whiten", "standardize", None])
+def test_density_integrates_to_one_in_one_dimension(scaling):
+    X = np.random.default_rng(0).gamma(2.0, size=(200, 1))
+    density = InterpolantFlowDensity(**QUICK, scaling=scaling).fit(X)
+    grid = np.linspace(-20, 60, 4001)[:, None]
+    assert np.trapezoid(np.exp(density.score_samples(grid)), grid[:, 0]) == pytest.approx(1.0, abs=2e-3)
+
+
+@pytest.mark.slow
+def test_learns_what_a_gaussian_cannot(moon_density):
+    gain = moon_density.score(moons(1000, seed=1)) - GaussianMixture(random_state=0).fit(moons()).score(moons(1000, seed=1))
+    assert gain > 0.5
+
+
+def test_gaussian_data_get_the_gaussian_density():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1500, 2)) @ np.array([[2.0, 1.0], [0.0, 0.5]]) + [10.0, -3.0]
+    density = InterpolantFlowDensity(**(QUICK | {"max_iter": 100})).fit(X)
+    covariance = np.array([[4.0, 2.0], [2.0, 1.25]])
+    truth = stats.multivariate_normal([10.0, -3.0], covariance)
+    fresh = truth.rvs(500, random_state=1)
+    assert np.mean(truth.logpdf(fresh) - density.score_samples(fresh)) < 0.05
+
+
+def test_end_time_zero_is_the_gaussian():
+    """Held-out rows may choose the base itself, which is the shrunk Gaussian fit."""
+    X = np.random.default_rng(0).normal(size=(12, 3))
+    density = InterpolantFlowDensity(**QUICK, scaling="standardize").fit(X)
+    density.end_time_ = 0.0
+    np.testing.assert_allclose(density.score_samples(X), stats.norm(X.mean(0), X.std(0)).logpdf(X).sum(1))
+    np.testing.assert_allclose(density.transform(X), (X - X.mean(0)) / X.std(0))
+
+
+@pytest.mark.parametrize(
+    "parameters", [{}, {"interpolant": "linear"}, {"interpolant": Linear()}, {"end_time": 0.7}, {"activation": "tanh"}]
+)
+def test_inverse_transform_returns_the_rows(parameters, iris):
+    density = InterpolantFlowDensity(**QUICK, **parameters, atol=1e-6).fit(iris)
+    np.testing.assert_allclose(density.inverse_transform(density.transform(iris)), iris, atol=1e-5)
+
+
+def test_log_density_is_base_plus_log_determinant(fitted, iris):
+    """The change of variables, with the Jacobian of `transform` by finite differences."""
+    density = clone(fitted).set_params(atol=1e-9, rtol=0.0).fit(iris)
+    x, h = iris[::40], 1e-5
+    steps = h * np.eye(4)
+    columns = [(density.transform(x + step) - density.transform(x - step)) / (2 * h) for step in steps]
+    log_det = np.linalg.slogdet(np.stack(columns, axis=-1))[1]
+    expected = stats.norm.logpdf(density.transform(x)).sum(1) + log_det
+    np.testing.assert_allclose(density.score_samples(x), expected, atol=1e-5)
+
+
+@settings(max_examples=6)
+@given(seed=st.integers(0, 50), n=st.integers(1, 7))
+def test_rows_do_not_see_each_other(fitted, iris, seed, n):
+    rows = np.random.default_rng(seed).integers(len(iris), size=n)
+    for method in (fitted.score_samples, fitted.transform):
+        together = method(iris[rows])
+        np.testing.assert_allclose(method(iris[rows[::-1]])[::-1], together, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(np.concatenate([method(iris[[row]]) for row in rows]), together, rtol=1e-9, atol=1e-9)
+
+
+def test_accuracy_is_as_asked(iris):
+    rough = InterpolantFlowDensity(**QUICK, atol=1e-2).fit(iris)
+    exact = copy.deepcopy(rough).set_params(atol=1e-9, rtol=0.0)
+    assert np.abs(rough.score_samples(iris) - exact.score_samples(iris)).max() < 1e-2
+
+
+@pytest.mark.parametrize("solver", ["dopri5", "heun3", "midpoint"])
+def test_other_solvers_agree(fitted, iris, solver):
+    other = copy.deepcopy(fitted).set_params(solver=solver, atol=1e-5)
+    np.testing.assert_allclose(other.score_samples(iris), fitted.score_samples(iris), atol=2e-3)
+
+
+def test_float32_goes_through(fitted, iris):
+    single = iris.astype(np.float32)
+    for method in (fitted.score_samples, fitted.transform, fitted.inverse_transform):
+        assert method(single).dtype == np.float32
+        np.testing.assert_allclose(method(single), method(single.astype(np.float64)), atol=5e-3, rtol=1e-3)
+
+
+def test_hutchinson_divergence_is_close_on_average(fitted, iris):
+    estimate, rows = copy.deepcopy(fitted).set_params(divergence=16), iris[:20]
+    assert estimate.score(rows) == pytest.approx(fitted.score(rows), abs=0.3)
+    np.testing.assert_allclose(estimate.transform(rows), fitted.transform(rows))
+
+
+def test_samples_are_rows_of_the_density(fitted, iris):
+    X = fitted.sample(2000, random_state=0)
+    assert X.shape == (2000, 4)
+    np.testing.assert_array_equal(X, fitted.sample(2000, random_state=0))
+    assert not np.array_equal(fitted.sample(3), fitted.sample(3))
+    np.testing.assert_allclose(X.mean(0), iris.mean(0), atol=0.2)
+    assert fitted.sample().shape == (1, 4)
+
+
+def test_latent_of_samples_is_the_normal_draw(fitted):
+    z = np.random.RandomState(5).standard_normal((20, 4))
+    np.testing.assert_allclose(fitted.transform(fitted.sample(20, random_state=5)), z, atol=5e-3)
+
+
+def test_score_is_the_weighted_mean(fitted, iris):
+    weight = np.linspace(0, 1, 150)
+    assert fitted.score(iris) == pytest.approx(fitted.score_samples(iris).mean())
+    assert fitted.score(iris, sample_weight=weight) == pytest.approx(np.average(fitted.score_samples(iris), weights=weight))
+
+
+def test_same_seed_same_density(iris):
+    first, second = (InterpolantFlowDensity(**QUICK).fit(iris) for _ in range(2))
+    np.testing.assert_array_equal(first.score_samples(iris), second.score_samples(iris))
+    other = InterpolantFlowDensity(**(QUICK | {"random_state": 1})).fit(iris)
+    assert not np.array_equal(first.score_samples(iris), other.score_samples(iris))
+
+
+def test_weights_move_the_density(iris):
+    """Rows of weight zero count as absent; heavy rows draw the density to them."""
+    kept = np.arange(150) < 100
+    without = InterpolantFlowDensity(**QUICK).fit(iris[kept])
+    zero = InterpolantFlowDensity(**QUICK).fit(iris, sample_weight=kept.astype(float))
+    np.testing.assert_array_equal(zero.score_samples(iris), without.score_samples(iris))
+    heavy = InterpolantFlowDensity(**QUICK).fit(iris, sample_weight=np.where(kept, 1.0, 20.0))
+    assert heavy.score(iris[~kept]) > zero.score(iris[~kept]) + 1.0
+
+
+@pytest.mark.parametrize(("early_stopping", "n_members"), [("auto", 4), (True, 1), (False, 1)])
+def test_early_stopping_decides_who_judges(iris, early_stopping, n_members):
+    density = InterpolantFlowDensity(**QUICK, early_stopping=early_stopping).fit(iris)
+    assert len(getattr(density._field, "members", [0])) == n_members
+    assert (density.validation_scores_ is None) == (early_stopping is False)
+    if early_stopping is False:
+        assert density.n_iter_ == QUICK["max_iter"]
+        assert density.end_time_ == 1.0
+        assert density.best_validation_score_ is None
+    else:
+        assert density.best_validation_score_ == max(density.validation_scores_)
+    assert density.loss_ == density.loss_curve_[-1]
+
+
+def test_validation_scores_are_log_likelihoods_of_data_units(iris):
+    """Scaling a column by a hundred lowers every log-density by log(100)."""
+    plain, scaled = (InterpolantFlowDensity(**QUICK).fit(iris * [factor, 1, 1, 1]) for factor in (1.0, 100.0))
+    np.testing.assert_allclose(np.array(plain.validation_scores_) - scaled.validation_scores_, np.log(100), atol=1e-2)
+
+
+def test_best_weights_are_kept_and_training_stops(iris):
+    """Overtrained on few rows, the score falls again; the kept weights are those of the best check."""
+    parameters = QUICK | {"max_iter": 400, "alpha": 0.0, "learning_rate_init": 0.05, "end_time": 1.0}
+    density = InterpolantFlowDensity(**parameters).fit(iris[::4])
+    scores = density.validation_scores_
+    assert density.n_iter_ < 400
+    assert scores[-1] < max(scores)
+    assert len(scores) == int(np.argmax(scores)) + 1 + density.n_iter_no_change
+
+
+def test_warm_start_goes_on(iris):
+    density = InterpolantFlowDensity(**QUICK, warm_start=True, early_stopping=False).fit(iris)
+    first = density.loss_
+    assert density.fit(iris).loss_ < first
+    cold = InterpolantFlowDensity(**QUICK, early_stopping=False).fit(iris)
+    assert cold.fit(iris).loss_ == pytest.approx(first)
+
+
+def test_verbose_prints_progress(iris, capsys):
+    InterpolantFlowDensity(**QUICK, verbose=True, n_iter_no_change=99).fit(iris)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("step 30/30: loss ")
+    for words in ("held-out log-likelihood", "s elapsed", "s remaining"):
+        assert words in lines[0]
+    InterpolantFlowDensity(**QUICK).fit(iris)
+    assert capsys.readouterr().out == ""
+
+
+def test_given_scaling_is_part_of_the_density(iris):
+    scaling = Standardize(torch.full((4,), 3.0, dtype=torch.float64), torch.full((4,), 2.0, dtype=torch.float64))
+    density = InterpolantFlowDensity(**QUICK, scaling=scaling).fit(iris)
+    np.testing.assert_allclose(density.inverse_transform(density.transform(iris)), iris, atol=1e-2)
+    density.end_time_ = 0.0
+    np.testing.assert_allclose(density.score_samples(iris), stats.norm(3.0, 2.0).logpdf(iris).sum(1))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))], ids=["deepcopy", "pickle"])
+def test_copies_score_the_same(fitted, iris, copied):
+    np.testing.assert_array_equal(copied(fitted).score_samples(iris), fitted.score_samples(iris))
+
+
+def test_joblib_file(fitted, iris, tmp_path):
+    joblib.dump(fitted, tmp_path / "density.joblib")
+    np.testing.assert_array_equal(joblib.load(tmp_path / "density.joblib").score_samples(iris), fitted.score_samples(iris))
+
+
+def test_fitted_on_a_gpu_used_without(fitted, iris):
+    """The parameter still asks for the GPU; the weights are kept on the CPU."""
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without CUDA")
+    moved = copy.deepcopy(fitted).set_params(device="cuda")
+    assert all(parameter.device.type == "cpu" for parameter in moved._field.parameters())
+    with pytest.warns(UserWarning, match=r"device='cuda' was asked for, .* This fitted model is used on the CPU"):
+        np.testing.assert_array_equal(moved.score_samples(iris), fitted.score_samples(iris))
+
+
+def test_memory_does_not_grow_with_the_rows(fitted, iris, monkeypatch):
+    """Rows are solved a block at a time, however many there are."""
+    sizes = []
+    solve = type(fitted._solver()).solve
+    monkeypatch.setattr(type(fitted._solver()), "solve", lambda self, f, y, *rest: sizes.append(len(y)) or solve(self, f, y, *rest))
+    fitted.score_samples(np.tile(iris, (20, 1)))
+    assert sizes == [1024, 1024, 952]
+
+
+def test_wide_data_with_few_rows():
+    X = np.random.default_rng(0).normal(size=(8, 20))
+    density = InterpolantFlowDensity(**QUICK).fit(X)
+    assert np.isfinite(density.score_samples(X)).all()
+    assert density.sample(3, random_state=0).shape == (3, 20)

@@ -1,0 +1,102 @@
+"""The estimator among scikit-learn's own: the common checks, Pipeline, searches, routing, output containers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skinterflow import InterpolantFlowDensity
+
+from .conftest import QUICK
+
+TINY = {"hidden_layer_sizes": (8,), "max_iter": 2, "batch_size": 16}
+
+
+def expected_failures(estimator):
+    return {
+        "check_sample_weight_equivalence_on_dense_data": (
+            "stochastic training: a row of weight two is not drawn into batches as two rows are; "
+            "scikit-learn grants this to its own stochastic estimators"
+        )
+    }
+
+
+@parametrize_with_checks(
+    [InterpolantFlowDensity(**TINY), InterpolantFlowDensity(**TINY, early_stopping=True)], expected_failed_checks=expected_failures
+)
+@pytest.mark.filterwarnings("ignore::skinterflow.DegenerateDataWarning")
+def test_common_checks(estimator, check):
+    check(estimator)
+
+
+def test_pipeline_scores_what_its_last_step_sees(iris):
+    pipeline = make_pipeline(StandardScaler(), InterpolantFlowDensity(**QUICK)).fit(iris)
+    standardized = StandardScaler().fit_transform(iris)
+    np.testing.assert_allclose(pipeline.score_samples(iris), pipeline[-1].score_samples(standardized))
+    assert pipeline.score(iris) == pytest.approx(pipeline.score_samples(iris).mean())
+    np.testing.assert_allclose(pipeline.inverse_transform(pipeline.transform(iris)), iris, atol=1e-2)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_grid_search_takes_the_better_density(iris, n_jobs):
+    search = GridSearchCV(InterpolantFlowDensity(**QUICK), {"max_iter": [2, 60], "end_time": [1.0]}, cv=3, n_jobs=n_jobs).fit(iris)
+    assert search.best_params_["max_iter"] == 60
+    assert search.best_score_ == max(search.cv_results_["mean_test_score"])
+    assert search.score(iris) == pytest.approx(search.best_estimator_.score_samples(iris).mean())
+
+
+def test_randomized_search_in_a_pipeline(iris):
+    pipeline = make_pipeline(StandardScaler(), InterpolantFlowDensity(**QUICK))
+    name = "interpolantflowdensity__scaling"
+    search = RandomizedSearchCV(pipeline, {name: ["power", "whiten"]}, n_iter=2, cv=2, random_state=0).fit(iris)
+    assert search.best_params_[name] in ("power", "whiten")
+
+
+def test_cross_val_score_is_the_mean_per_row(iris):
+    scores = cross_val_score(InterpolantFlowDensity(**QUICK), iris, cv=3)
+    assert scores.shape == (3,)
+    assert (np.abs(scores) < 20).all()
+
+
+def test_clone_and_parameters():
+    density = InterpolantFlowDensity(alpha=3.0, hidden_layer_sizes=(5,))
+    assert clone(density).get_params() == density.get_params()
+    assert repr(density) == "InterpolantFlowDensity(alpha=3.0, hidden_layer_sizes=(5,))"
+
+
+def test_metadata_routing_of_weights(iris):
+    weight = np.linspace(0.1, 1.0, 150)
+    with sklearn.config_context(enable_metadata_routing=True):
+        density = InterpolantFlowDensity(**QUICK).set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        routed = cross_val_score(density, iris, cv=3, params={"sample_weight": weight})
+    assert not np.allclose(routed, cross_val_score(InterpolantFlowDensity(**QUICK), iris, cv=3))
+
+
+def test_output_containers_and_names(iris):
+    frame = pd.DataFrame(iris, columns=["sepal length", "sepal width", "petal length", "petal width"])
+    density = InterpolantFlowDensity(**QUICK).fit(frame).set_output(transform="pandas")
+    latent = density.transform(frame)
+    expected = [f"interpolantflowdensity{k}" for k in range(4)]
+    assert list(latent.columns) == expected == list(density.get_feature_names_out())
+    assert list(density.feature_names_in_) == list(frame.columns)
+    with pytest.raises(ValueError, match="feature names should match"):
+        density.score_samples(frame[frame.columns[::-1]])
+
+
+def test_html_representation(fitted):
+    html = fitted._repr_html_()
+    assert "InterpolantFlowDensity" in html
+    assert "max_iter" in html
+
+
+def test_tags(fitted):
+    tags = sklearn.utils.get_tags(fitted)
+    assert tags.estimator_type == "density_estimator"
+    assert tags.transformer_tags.preserves_dtype == ["float64", "float32"]
+    assert not tags.input_tags.allow_nan
+    assert not tags.non_deterministic
