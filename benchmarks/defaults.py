@@ -3,8 +3,8 @@
     python benchmarks/defaults.py --data-dir DIR     # four larger sets, first fold of ten
     python benchmarks/defaults.py --small            # four sets that scikit-learn ships, ten folds
 
-Folds, columns and units are those of the RNADE protocol: ``p = default_rng(0).permutation(n)``; fold k tests on ``p[k::10]`` and trains on the
-rest; both are standardised with the training mean and deviation.  The classics are tuned by cross-validation on the training
+Folds, columns and units are those of the RNADE protocol: ``p = default_rng(0).permutation(n)``; fold k tests on ``p[k::10]`` and trains
+on the rest; both are standardised with the training mean and deviation.  The classics are tuned by cross-validation on the training
 rows: bandwidth for KernelDensity, number of components for GaussianMixture, and fitted again on all of them.
 The table goes to standard output and, as CSV, to ``benchmarks/results/``.
 """
@@ -101,10 +101,10 @@ def measure(name, method, X, folds):
     return {
         "data": f"{name} {X.shape[0]}x{X.shape[1]}",
         "method": method,
-        "log-likelihood": round(np.mean(means), 2),
-        "standard error": round(error, 2),
-        "worst row": round(np.min(worst), 1),
-        "fit and score, s (slowest fold)": round(np.max(seconds), 1),
+        "log-likelihood": round(float(np.mean(means)), 2),
+        "standard error": round(float(error), 2),
+        "worst row": round(float(np.min(worst)), 1),
+        "fit and score, s (slowest fold)": round(float(np.max(seconds)), 1),
     }
 
 

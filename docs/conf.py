@@ -1,9 +1,7 @@
 """Sphinx configuration.  Build with ``python -m sphinx -W -b html docs docs/_build/html``; nothing is fetched."""
 
-import re
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -34,13 +32,3 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"skinterflow {version}"
 html_show_sourcelink = False
 html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
-
-
-def setup(app: Any) -> None:
-    """Register :func:`literal_shapes`, ahead of numpydoc."""
-    app.connect("autodoc-process-docstring", literal_shapes, priority=400)
-
-
-def literal_shapes(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Set what reST misreads in plain docstrings: a star in a shape, and a full stop within a formula that opens a summary."""
-    lines[:] = [re.sub(r"(?<!`)(\([^()`]*\*event\))(?!`)", r"``\1``", line).replace("2 v . d/dt I", "2 v · d/dt I") for line in lines]

@@ -1,0 +1,32 @@
+"""The same promises on a GPU; one code path serves every device."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from skinterflow import InterpolantFlowDensity
+
+from .conftest import QUICK
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, which this machine lacks")
+
+
+def test_scores_agree_with_the_cpu(fitted, iris):
+    on_gpu = pickle.loads(pickle.dumps(fitted)).set_params(device="cuda")
+    np.testing.assert_allclose(on_gpu.score_samples(iris), fitted.score_samples(iris), atol=1e-6)
+    np.testing.assert_allclose(on_gpu.sample(10, random_state=0), fitted.sample(10, random_state=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("early_stopping", ["auto", True, False])
+def test_fits_and_goes_on_without_the_gpu(iris, early_stopping):
+    density = InterpolantFlowDensity(**QUICK, device="cuda", early_stopping=early_stopping).fit(iris)
+    elsewhere = pickle.loads(pickle.dumps(density)).set_params(device="cpu")
+    np.testing.assert_allclose(elsewhere.score_samples(iris), density.score_samples(iris), atol=1e-6)
+
+
+def test_global_state_of_the_gpu_is_untouched(iris):
+    before = torch.cuda.get_rng_state()
+    InterpolantFlowDensity(**QUICK, device="auto").fit(iris)
+    assert torch.equal(torch.cuda.get_rng_state(), before)

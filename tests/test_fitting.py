@@ -1,0 +1,84 @@
+"""The fit's own mechanism: who judges whom, what a batch holds, where the flow ends."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skinterflow import _fitting as fitting
+from skinterflow._defaults import CROSS_FIT_BELOW, held_out_rows, resolve_recipe
+
+RECIPE = resolve_recipe(
+    n_rows=100,
+    n_features=2,
+    cross_fitted=True,
+    interpolant="trigonometric",
+    time_beta=(1.0, 0.5),
+    end_time="auto",
+    alpha=1.0,
+    batch_size="auto",
+    learning_rate_init="auto",
+    max_iter="auto",
+    n_iter_no_change=3,
+    tol=0.0,
+    verbose=False,
+)
+
+
+def folds_of(n_rows, **choice):
+    with torch.random.fork_rng():
+        parts = held_out_rows(n_rows, **({"early_stopping": "auto", "validation_fraction": 0.1} | choice))
+    u = torch.arange(float(n_rows))[:, None].repeat(1, 2)
+    return [fitting.fold(u, torch.ones(n_rows), torch.zeros(n_rows), part) for part in parts]
+
+
+@given(n_rows=st.integers(2, 60))
+def test_cross_fitting_judges_every_row_once_by_a_field_that_did_not_see_it(n_rows):
+    folds = folds_of(n_rows)
+    judged = torch.cat([fold.judge[:, 0] for fold in folds])
+    assert torch.equal(judged.sort().values, torch.arange(float(n_rows)))
+    for fold in folds:
+        assert len(fold.train) + len(fold.judge) == n_rows
+        assert len(fold.train) > 0
+        assert not torch.isin(fold.judge[:, 0], fold.train[:, 0]).any()
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "choice", "sizes"),
+    [
+        (CROSS_FIT_BELOW, {}, [200]),
+        (CROSS_FIT_BELOW - 1, {}, [500, 500, 500, 499]),
+        (50, {"early_stopping": True}, [5]),
+        (2, {"early_stopping": True, "validation_fraction": 0.99}, [1]),
+        (50, {"early_stopping": False}, [0]),
+    ],
+)
+def test_size_of_the_held_out_parts(n_rows, choice, sizes):
+    assert [len(fold.judge) for fold in folds_of(n_rows, **choice)] == sizes
+
+
+@given(n_rows=st.integers(1, 40), batch_size=st.integers(1, 40))
+def test_a_pass_draws_every_row_as_often_as_any_other(n_rows, batch_size):
+    with torch.random.fork_rng():
+        batches = fitting._shuffled_rows(n_rows, batch_size, torch.device("cpu"))
+        drawn = [next(batches) for _ in range(5)]
+    assert all(len(rows) == batch_size for rows in drawn)
+    counts = torch.bincount(drawn[0], minlength=n_rows)
+    assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        ({1.0: -3.0, 0.97: -2.0, 0.93: -1.0, 0.88: -1.5, 0.8: 9.0, 0.0: -4.0}, 0.93),  # the first maximum on the way
+        ({1.0: -3.0, 0.97: -3.5, 0.0: -2.0}, 0.0),  # but never worse than the Gaussian
+        ({1.0: -1.0, 0.97: -2.0, 0.0: -4.0}, 1.0),
+    ],
+)
+def test_end_time_is_chosen_by_held_out_log_likelihood(monkeypatch, scores, chosen):
+    monkeypatch.setattr(fitting, "_judge", lambda fields, folds, times: [(scores[time], time) for time in times])
+    assert fitting._choose_end_time([], folds_of(20), RECIPE) == chosen
+    assert fitting._choose_end_time([], folds_of(20), replace(RECIPE, end_time=0.4)) == 0.4
+    assert fitting._choose_end_time([], folds_of(20, early_stopping=False), RECIPE) == 1.0
