@@ -92,7 +92,7 @@ def resolve_recipe(
         weight_decay=alpha / n_rows,
         batch_size=_auto(batch_size, 128 if cross_fitted else 512 if n_rows < _LARGE else 1_024),
         learning_rate=_auto(learning_rate_init, 0.01 if cross_fitted else 0.005),
-        max_iter=_auto(max_iter, 2_500 if cross_fitted else 7_000),
+        max_iter=_auto(max_iter, 2_500 if cross_fitted else 8_000),
         n_iter_no_change=n_iter_no_change,
         tol=tol,
         end_time=_auto(end_time, None),

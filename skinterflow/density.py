@@ -73,7 +73,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Learning rate after the warm-up; it decays to zero over `max_iter` steps, along a cosine.  "auto" is 0.01 where the fit is
         cross-fitted and else 0.005.
     max_iter : "auto" or int, default="auto"
-        Number of gradient steps: "auto" is 2,500 where the fit is cross-fitted and else 7,000.
+        Number of gradient steps: "auto" is 2,500 where the fit is cross-fitted and else 8,000.
     early_stopping : "auto" or bool, default="auto"
         True holds out `validation_fraction` of the rows, keeps the weights with the best held-out log-likelihood, and stops when it
         no longer rises.  False trains on all rows for `max_iter` steps.  "auto" is True from 2,000 rows; below, four
