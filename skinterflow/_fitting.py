@@ -33,11 +33,11 @@ END_TIMES = (1.0, 0.97, 0.93, 0.88, 0.8, 0.7, 0.6, 0.5, 0.3, 0.0)
 _CHECKED_END_TIMES = (1.0, 0.93, 0.8, 0.5)
 """Those that a check looks at when cross-fitting: small data need the family, as memorising rows spoils the full flow first."""
 
-N_CHECKS = 12
+N_CHECKS = 10
 _JUDGED_ROW_TIMES = 512
 """Held-out rows, times end times, that one check looks at over all members: the bound on its cost."""
-_JUDGING_SOLVER = Solver(n_steps=4, max_refinements=1, atol=math.inf)
-"""Eight steps and an extrapolation: an error that stays the same from check to check."""
+_JUDGING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
+"""Six steps and an extrapolation: an error that stays the same from check to check."""
 
 
 @dataclass(frozen=True)

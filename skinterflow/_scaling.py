@@ -141,6 +141,7 @@ def _whiten(X: Array, weight: Array) -> Whiten:
     """Whitening of standardised columns by a covariance that is shrunk as Ledoit and Wolf (2004) do."""
     shrinkage = ledoit_wolf_shrinkage(X, assume_centered=True)
     covariance = (X * (weight / weight.sum())[:, None]).T @ X
+    covariance += np.diag(np.diag(covariance) < _COLLINEAR)  # a constant column keeps the width that it was given
     covariance = (1.0 - shrinkage) * covariance + shrinkage * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     variances, directions = np.linalg.eigh(covariance)
     deviations = np.sqrt(np.maximum(variances, _COLLINEAR))

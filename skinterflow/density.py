@@ -81,8 +81,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     validation_fraction : float in (0, 1), default=0.1
         Part of the rows that is held out when nothing is cross-fitted.
     n_iter_no_change : int, default=3
-        Training stops after this many checks without improvement.  There are 12 checks in `max_iter` steps, the k-th after
-        ``(k / 12)^2`` of them.
+        Training stops after this many checks without improvement.  There are 10 checks in `max_iter` steps, the k-th after
+        ``(k / 10)^2`` of them.
     tol : float, default=1e-4
         Rise of the held-out log-likelihood, in nats per row, that counts as an improvement.
     warm_start : bool, default=False
