@@ -33,7 +33,7 @@ def velocity_loss(field: VelocityField, interpolant: Interpolant, t: Tensor, x0:
     field : VelocityField
     interpolant : Interpolant
     t : Tensor of shape (B,), or (K, 1) for K times shared by rows in K groups
-    x0, x1 : Tensors of shape ``(B, *event)``, or (K, B / K, *event)
+    x0, x1 : Tensors of shape ``(B, *event)``, or ``(K, B / K, *event)``
 
     Returns
     -------
