@@ -28,9 +28,12 @@ def private_random_state(random_state: RandomStateLike) -> np.random.RandomState
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch inside the block and restore its global random states after it."""
+    """Seed torch inside the block and restore its global random states after it; those of other devices are not touched at all."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 
@@ -77,6 +80,24 @@ def all_or_nothing(estimator: Any) -> Iterator[None]:
         raise
 
 
+def checked_weight(sample_weight: ArrayLike | None, X: NDArray[Any]) -> NDArray[np.float64]:
+    """One weight for each row of `X`.
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative, or all are zero.
+    """
+    weight: NDArray[np.float64] = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    if (weight < 0).any():
+        raise ValueError(
+            f"sample_weight must not be negative, but the smallest is {weight.min():g}; drop those rows or clip their weights."
+        )
+    if not weight.any():
+        raise ValueError(f"sample_weight is zero for all {len(X)} rows; at least one row needs a positive weight.")
+    return weight
+
+
 def weighted_rows(X: NDArray[Any], sample_weight: ArrayLike | None) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Rows with a positive weight, and their weights with mean one.
 
@@ -85,11 +106,7 @@ def weighted_rows(X: NDArray[Any], sample_weight: ArrayLike | None) -> tuple[NDA
     ValueError
         If a weight is negative, or fewer than two are positive.
     """
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-    if (weight < 0).any():
-        raise ValueError(
-            f"sample_weight must not be negative, but the smallest is {weight.min():g}; drop those rows or clip their weights."
-        )
+    weight = checked_weight(sample_weight, X)
     positive = weight > 0
     if positive.sum() < 2:
         raise ValueError(f"sample_weight is zero for all but {positive.sum()} of {len(X)} rows; at least two rows need a positive weight.")

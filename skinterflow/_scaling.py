@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 _MAX_ROWS = 100_000
 """Rows that a scaling is estimated from, evenly spaced: quantiles and powers are then known to a third of a percent."""
 _CONSTANT_WIDTH = 1e-3
-"""Width given to a constant column, relative to its value."""
+"""Width given to a constant column, relative to its value (or to one, if that is zero)."""
 _QUANTILE_PAIRS = ((0.25, 0.75), (0.1, 0.9), (0.01, 0.99), (0.0, 1.0))
 _COLLINEAR = 1e-10
 _SHOWN_COLUMNS = 8
@@ -63,6 +63,14 @@ def constant_columns(X: NDArray[Any]) -> NDArray[np.bool_]:
     """Columns without any spread beyond rounding: bool array of shape (D,)."""
     largest = np.abs(X).max(axis=0)
     return np.asarray(np.ptp(X, axis=0) <= 4 * np.finfo(X.dtype).eps * largest)
+
+
+def spread_constant_columns(X: NDArray[Any]) -> Array:
+    """Copy of `X` in float64 whose constant columns have a small normal spread: the density that stands for the one they lack."""
+    x = X.astype(np.float64)
+    for j in np.flatnonzero(constant_columns(X)):
+        x[:, j] += _floored(np.zeros(1), x[:1, j]) * torch.randn(len(x), dtype=torch.float64).numpy()
+    return x
 
 
 def warn_degenerate(X: NDArray[Any], names: Sequence[str]) -> None:
@@ -133,7 +141,6 @@ def _powers(X: Array, weight: Array) -> YeoJohnson:
 def _standardize(X: Array, weight: Array) -> Standardize:
     mean = np.average(X, axis=0, weights=weight)
     deviation = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight))
-    deviation[constant_columns(X)] = 0.0
     return Standardize(torch.from_numpy(mean), torch.from_numpy(_floored(deviation, mean)))
 
 
@@ -141,7 +148,6 @@ def _whiten(X: Array, weight: Array) -> Whiten:
     """Whitening of standardised columns by a covariance that is shrunk as Ledoit and Wolf (2004) do."""
     shrinkage = ledoit_wolf_shrinkage(X, assume_centered=True)
     covariance = (X * (weight / weight.sum())[:, None]).T @ X
-    covariance += np.diag(np.diag(covariance) < _COLLINEAR)  # a constant column keeps the width that it was given
     covariance = (1.0 - shrinkage) * covariance + shrinkage * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     variances, directions = np.linalg.eigh(covariance)
     deviations = np.sqrt(np.maximum(variances, _COLLINEAR))

@@ -14,13 +14,14 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Density
 from sklearn.utils import Tags, check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import UNUSED
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skinterflow._defaults import INTERPOLANTS, continued_fields, held_out_rows, new_fields, resolve_recipe
 from skinterflow._estimator import (
     RandomStateLike,
     all_or_nothing,
     blocks,
+    checked_weight,
     on_device,
     private_random_state,
     resolve_device,
@@ -29,7 +30,7 @@ from skinterflow._estimator import (
     weighted_rows,
 )
 from skinterflow._fitting import fit_field, fold
-from skinterflow._scaling import constant_columns, estimate_scaling, warn_degenerate
+from skinterflow._scaling import estimate_scaling, spread_constant_columns, warn_degenerate
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ACTIVATIONS, VelocityField
 from skinterflow.interflow.flows import Flow, Measured, Pushforward, warn_unresolved
@@ -255,8 +256,9 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return self
 
     def _fit_rows(self, X: NDArray[Any], weight: NDArray[np.float64], device: torch.device, warm: bool) -> None:
-        scaling = self._scaling if warm else estimate_scaling(copy.deepcopy(self.scaling), X.astype(np.float64), weight)
-        u, log_det = self._flow_units(X, scaling)
+        x = spread_constant_columns(X)
+        scaling = self._scaling if warm else estimate_scaling(copy.deepcopy(self.scaling), x, weight)
+        u, log_det = self._flow_units(torch.from_numpy(x), scaling)
         held_out = held_out_rows(len(u), self.early_stopping, self.validation_fraction)
         w = torch.from_numpy(weight).float()
         folds = [fold(*(part.to(device) for part in (u, w, log_det, rows))) for rows in held_out]
@@ -287,15 +289,12 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.validation_scores_ = history.validation_scores or None
         self.best_validation_score_ = history.best_score if history.validation_scores else None
 
-    def _flow_units(self, X: NDArray[Any], scaling: Scaling) -> tuple[torch.Tensor, torch.Tensor]:
+    def _flow_units(self, x: torch.Tensor, scaling: Scaling) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows in flow units, float32, and the scaling's ``log |det|``."""
-        x = torch.from_numpy(X.astype(np.float64))
         u, log_det = scaling(x), scaling.log_abs_det(x)
         finite = torch.isfinite(u).all(dim=1) & torch.isfinite(log_det)
         if not finite.all():
             raise ValueError(f"scaling={self.scaling!r} is not finite for {int((~finite).sum())} of {len(x)} rows; choose another scaling.")
-        constant = torch.from_numpy(constant_columns(X))
-        u[:, constant] = torch.randn(len(u), int(constant.sum()), dtype=u.dtype)  # spread over the width that the scaling gave them
         return u.float(), log_det
 
     def score_samples(self, X: ArrayLike) -> NDArray[Any]:
@@ -335,8 +334,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         float
         """
         log_density = self.score_samples(X)
-        weight = None if sample_weight is None else _check_sample_weight(sample_weight, log_density, dtype=np.float64)
-        return float(np.average(log_density, weights=weight))
+        return float(np.average(log_density, weights=checked_weight(sample_weight, log_density)))
 
     def sample(self, n_samples: int = 1, random_state: RandomStateLike = None) -> NDArray[np.float64]:
         """Draw rows from the fitted density.

@@ -233,3 +233,31 @@ def test_parameters_are_not_changed_by_fit(iris):
     density.fit(iris)
     assert density.get_params() == before
     assert density.scaling is scaling
+
+
+@pytest.mark.parametrize("scaling", ["power", "whiten", "standardize", None])
+@pytest.mark.parametrize("value", [0.0, 7.0])
+@pytest.mark.filterwarnings("ignore::skinterflow.DegenerateDataWarning")
+def test_constant_column_keeps_its_place_under_every_scaling(scaling, value):
+    """Without a scaling the flow itself has to carry the base there."""
+    X = rows()
+    X[:, 1] = value
+    density = quick(scaling=scaling, max_iter=800, learning_rate_init=0.05, early_stopping=False).fit(X)
+    drawn = density.sample(200, random_state=0)[:, 1]
+    np.testing.assert_allclose(drawn.mean(), value, atol=1.0 if scaling is None else 0.02)
+
+
+@pytest.mark.parametrize(("weight", "message"), [(-np.ones(150), "must not be negative, but the smallest is -1"), (np.zeros(150), "zero")])
+def test_weights_of_score(fitted, iris, weight, message):
+    with pytest.raises(ValueError, match=message):
+        fitted.score(iris, sample_weight=weight)
+
+
+def test_fit_on_the_cpu_leaves_every_gpu_alone(monkeypatch, iris):
+    """torch.manual_seed would seed them all, and nothing would restore them."""
+
+    def touched(*arguments):
+        raise AssertionError("a CUDA generator was seeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", touched)
+    quick(max_iter=2).fit(iris)
