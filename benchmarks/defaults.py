@@ -16,9 +16,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+from _common import LARGE, SMALL, fold, load, write_table
 from scipy.stats import multivariate_normal
-from sklearn import datasets
 from sklearn.covariance import LedoitWolf
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
@@ -26,30 +25,7 @@ from sklearn.neighbors import KernelDensity
 
 from skinterflow import InterpolantFlowDensity
 
-SMALL = ("iris", "wine", "diabetes", "breast_cancer")
-LARGE = ("white wine", "parkinsons", "magic", "galaxies")
-PARKINSONS_COLUMNS = [3, 4, 5, 7, 8, 9, 12, 13, 14, 15, 17, 18, 19, 20, 21]
 MAX_TUNING_ROWS = 2_000
-
-
-def load(name, directory):
-    """Rows of a data set, float64."""
-    if name in SMALL:
-        return getattr(datasets, f"load_{name}")().data
-    if name == "white wine":
-        return np.loadtxt(directory / "winequality-white.csv", delimiter=",", skiprows=1)[:, :11]
-    if name == "parkinsons":
-        return np.loadtxt(directory / "parkinsons_updrs.data", delimiter=",", skiprows=1)[:, PARKINSONS_COLUMNS]
-    return np.load(directory / f"{name}.npz")["X"].astype(np.float64)
-
-
-def fold(X, k):
-    """Training and test rows of fold `k`, standardised by the former."""
-    order = np.random.default_rng(0).permutation(len(X))
-    test = np.zeros(len(X), dtype=bool)
-    test[order[k::10]] = True
-    mean, deviation = X[~test].mean(axis=0), X[~test].std(axis=0)
-    return (X[~test] - mean) / deviation, (X[test] - mean) / deviation
 
 
 def tuned(estimator, grid, train):
@@ -128,14 +104,7 @@ def main():
         for method in arguments.methods or METHODS:
             rows.append(measure(name, method, X, folds))
             print(rows[-1], file=sys.stderr, flush=True)
-    table = pd.DataFrame(rows)
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    table.to_csv(results / f"defaults-{'small' if arguments.small else 'large'}.csv", index=False)
-    print(" | ".join(["", *table.columns, ""]).strip())
-    print("|" + "---|" * len(table.columns))
-    for row in table.itertuples(index=False):
-        print("| " + " | ".join("" if value != value else str(value) for value in row) + " |")
+    write_table(rows, f"defaults-{'small' if arguments.small else 'large'}")
 
 
 if __name__ == "__main__":

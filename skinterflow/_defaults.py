@@ -23,17 +23,25 @@ INTERPOLANTS: dict[str, type[Interpolant]] = {"trigonometric": Trigonometric, "l
 CROSS_FIT_BELOW = 2_000
 _N_FOLDS = 4
 _LARGE = 10_000
+_MAX_SHUFFLED = 2**20
+_MAX_HELD_OUT = 2**16
+"""Limits on row numbers in memory: longer data are drawn from, and a held-out part of this size says all that it can."""
+_STUDENT = (192, 192)
+_MAX_DISTILLED_FEATURES = 32
 
 
 def held_out_rows(n_rows: int, early_stopping: str | bool, validation_fraction: float) -> list[Tensor]:
     """Row numbers that judge each member: a partition for cross-fitting, else one part, empty if nothing is held out."""
-    order = torch.randperm(n_rows)
     if not early_stopping:
-        return [order[:0]]
+        return [torch.empty(0, dtype=torch.int64)]
+    if n_rows > _MAX_SHUFFLED:
+        drawn = torch.randint(n_rows, (_MAX_HELD_OUT,)).unique()
+        return [drawn[torch.randperm(len(drawn))][: max(1, round(validation_fraction * n_rows))]]
+    order = torch.randperm(n_rows)
     if early_stopping == "auto" and n_rows < CROSS_FIT_BELOW:
         n_folds = min(_N_FOLDS, n_rows)
         return [order[k::n_folds] for k in range(n_folds)]
-    return [order[: min(n_rows - 1, max(1, round(validation_fraction * n_rows)))]]
+    return [order[: min(n_rows - 1, _MAX_HELD_OUT, max(1, round(validation_fraction * n_rows)))]]
 
 
 def new_fields(n_fields: int, n_features: int, hidden_layer_sizes: str | Sequence[int], activation: str) -> list[VelocityField]:
@@ -45,12 +53,38 @@ def new_fields(n_fields: int, n_features: int, hidden_layer_sizes: str | Sequenc
         If the widths are not positive integers.
     """
     if isinstance(hidden_layer_sizes, str):
-        widths = np.array((64,) * 3 if n_fields > 1 else (128,) * 4)
-    else:
-        widths = np.atleast_1d(np.asarray(hidden_layer_sizes))
+        hidden_layer_sizes = (64,) * 3 if n_fields > 1 else (128,) * 4
+    widths = checked_widths("hidden_layer_sizes", hidden_layer_sizes)
+    return [ResidualMLP(n_features, widths, activation) for _ in range(n_fields)]
+
+
+def student_widths(student_layer_sizes: str | Sequence[int] | None, n_features: int, cross_fitted: bool) -> list[int] | None:
+    """Widths of the student's layers, or None where there is to be none.
+
+    Raises
+    ------
+    ValueError
+        If they are not one or two positive integers.
+    """
+    if isinstance(student_layer_sizes, str):
+        student_layer_sizes = None if cross_fitted or n_features > _MAX_DISTILLED_FEATURES else _STUDENT
+    return None if student_layer_sizes is None else checked_widths("student_layer_sizes", student_layer_sizes, most=2)
+
+
+def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> list[int]:
+    """Widths of hidden layers.
+
+    Raises
+    ------
+    ValueError
+        If they are not positive integers, or more than `most`.
+    """
+    widths = np.atleast_1d(np.asarray(sizes))
     if widths.dtype.kind not in "iu" or widths.ndim != 1 or not len(widths) or (widths < 1).any():
-        raise ValueError(f"hidden_layer_sizes must be 'auto' or one or more integers of at least 1, got {hidden_layer_sizes!r}.")
-    return [ResidualMLP(n_features, widths.tolist(), activation) for _ in range(n_fields)]
+        raise ValueError(f"{name} must be 'auto' or one or more integers of at least 1, got {sizes!r}.")
+    if most is not None and len(widths) > most:
+        raise ValueError(f"{name} must have at most {most} layers, because that is what makes the divergence cheap, got {sizes!r}.")
+    return widths.tolist()
 
 
 def continued_fields(n_fields: int, previous: VelocityField) -> list[VelocityField]:
@@ -92,7 +126,7 @@ def resolve_recipe(
         weight_decay=alpha / n_rows,
         batch_size=_auto(batch_size, 128 if cross_fitted else 512 if n_rows < _LARGE else 1_024),
         learning_rate=_auto(learning_rate_init, 0.01 if cross_fitted else 0.005),
-        max_iter=_auto(max_iter, 2_500 if cross_fitted else 8_000),
+        max_iter=_auto(max_iter, 2_500 if cross_fitted else 4_000),
         n_iter_no_change=n_iter_no_change,
         tol=tol,
         end_time=_auto(end_time, None),

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
+_Result = TypeVar("_Result")
 RandomStateLike = int | np.random.RandomState | None
 
-_BLOCK_ROWS = 1024
+_BLOCK_ROWS = 4096
 """Rows that are scored at a time: the bound on the memory of a prediction."""
 
 
@@ -81,13 +83,15 @@ def all_or_nothing(estimator: Any) -> Iterator[None]:
 
 
 def checked_weight(sample_weight: ArrayLike | None, X: NDArray[Any]) -> NDArray[np.float64]:
-    """One weight for each row of `X`.
+    """One weight for each row of `X`; a single number in memory if none are given.
 
     Raises
     ------
     ValueError
         If a weight is negative, or all are zero.
     """
+    if sample_weight is None:
+        return np.broadcast_to(1.0, len(X))
     weight: NDArray[np.float64] = _check_sample_weight(sample_weight, X, dtype=np.float64)
     if (weight < 0).any():
         raise ValueError(
@@ -107,6 +111,8 @@ def weighted_rows(X: NDArray[Any], sample_weight: ArrayLike | None) -> tuple[NDA
         If a weight is negative, or fewer than two are positive.
     """
     weight = checked_weight(sample_weight, X)
+    if sample_weight is None:
+        return X, weight
     positive = weight > 0
     if positive.sum() < 2:
         raise ValueError(f"sample_weight is zero for all but {positive.sum()} of {len(X)} rows; at least two rows need a positive weight.")
@@ -119,7 +125,19 @@ def on_device(module: _Module, device: torch.device, dtype: torch.dtype) -> _Mod
     return copy.deepcopy(module).to(device=device, dtype=dtype)
 
 
-def blocks(X: NDArray[Any], device: torch.device) -> Iterator[torch.Tensor]:
-    """Rows of `X`, a block at a time, as float64 tensors on the device."""
-    for start in range(0, len(X), _BLOCK_ROWS):
-        yield torch.from_numpy(np.array(X[start : start + _BLOCK_ROWS], dtype=np.float64)).to(device)
+def map_blocks(work: Callable[[torch.Tensor], _Result], X: NDArray[Any], device: torch.device, n_jobs: int | None) -> list[_Result]:
+    """Results of `work` on the rows of `X`, a block at a time as float64 tensors on the device, without gradients.
+
+    With several jobs, blocks are worked on side by side, by one thread each; thread counts outside stay as they are.
+    """
+
+    def run(start: int, n_threads: int | None) -> _Result:
+        if n_threads is not None:
+            torch.set_num_threads(n_threads)  # of this worker thread, which ends with the call
+        with torch.no_grad():  # which is a thread's own, too
+            return work(torch.from_numpy(np.array(X[start : start + _BLOCK_ROWS], dtype=np.float64)).to(device))
+
+    starts = range(0, len(X), _BLOCK_ROWS)
+    if effective_n_jobs(n_jobs) == 1 or len(starts) == 1:
+        return [run(start, None) for start in starts]
+    return Parallel(n_jobs=n_jobs, backend="threading")(delayed(run)(start, 1) for start in starts)

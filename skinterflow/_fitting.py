@@ -19,6 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from skinterflow._rows import FlowRows, RowSource
 from skinterflow.interflow.fields import AveragedField, VelocityField
 from skinterflow.interflow.flows import Flow, Pushforward
 from skinterflow.interflow.interpolants import Interpolant
@@ -58,23 +59,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Fold:
-    """Rows in flow units, with weights, that train one member and that judge it; `judge` is empty if nothing is held out.
+    """Rows that train one member and those that judge it; the latter are empty if nothing is held out."""
 
-    `judge_offset` is the scaling's ``log |det|``, so that scores are in nats of data units.
-    """
-
-    train: Tensor
-    train_weight: Tensor
-    judge: Tensor
-    judge_weight: Tensor
-    judge_offset: Tensor
-
-
-def fold(u: Tensor, weight: Tensor, log_det: Tensor, held_out: Tensor) -> Fold:
-    """The fold that judges the row numbers `held_out` and trains on all others."""
-    kept = torch.ones(len(u), dtype=torch.bool, device=u.device)
-    kept[held_out] = False
-    return Fold(u[kept], weight[kept], u[held_out], weight[held_out], log_det[held_out])
+    train: RowSource
+    judge: FlowRows
 
 
 @dataclass
@@ -107,10 +95,10 @@ def fit_field(members: Sequence[VelocityField], folds: Sequence[Fold], recipe: R
     waited, started = 0, time.monotonic()
     try:
         for current in _checks(members, folds, recipe, history):
-            if not len(folds[0].judge):
+            if not len(folds[0].judge.u):
                 best = current
             else:
-                score = max(_judge(current, folds, _end_times_at_check(folds, recipe)))[0]
+                score = max(judge(current, folds, _end_times_at_check(folds, recipe)))[0]
                 history.validation_scores.append(score)
                 waited = 0 if score > history.best_score + recipe.tol else waited + 1
                 if score > history.best_score:
@@ -140,6 +128,7 @@ def _checks(members: Sequence[VelocityField], folds: Sequence[Fold], recipe: Rec
         max_iter=recipe.max_iter,
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
+        hidden_weights=members[0].hidden_weights() if len(members) == 1 else (),
     ):
         losses.append(step.loss)
         history.n_iter = step.number
@@ -150,23 +139,11 @@ def _checks(members: Sequence[VelocityField], folds: Sequence[Fold], recipe: Rec
             yield [cast(VelocityObjective, objective).field for objective in trained]
 
 
-def _batches(folds: Sequence[Fold], batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Endless batches ``(x0, x1, weight)`` with fresh base points: rows of shape (B, D) for one fold, (K, B, D) for K folds."""
-    streams = [_shuffled_rows(len(fold.train), batch_size, fold.train.device) for fold in folds]
-    for rows in zip(*streams, strict=True):
-        x1 = torch.stack([fold.train[r] for fold, r in zip(folds, rows, strict=True)])
-        weight = torch.stack([fold.train_weight[r] for fold, r in zip(folds, rows, strict=True)])
-        if len(folds) == 1:
-            x1, weight = x1[0], weight[0]
-        yield torch.randn_like(x1), x1, weight
-
-
-def _shuffled_rows(n_rows: int, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-    """Endless row numbers, `batch_size` at a time, in shuffled passes; fewer rows than a batch are repeated within it."""
-    n_passes = -(-batch_size // n_rows)
-    while True:
-        order = torch.cat([torch.randperm(n_rows, device=device) for _ in range(n_passes)])
-        yield from order[: len(order) // batch_size * batch_size].split(batch_size)
+def _batches(folds: Sequence[Fold], batch_size: int) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
+    """Endless batches ``(x0, x1), weight`` with fresh base points: rows of shape (B, D) for one fold, (K, B, D) for K folds."""
+    for parts in zip(*(fold.train.batches(batch_size) for fold in folds), strict=True):
+        x1, weight = parts[0] if len(parts) == 1 else map(torch.stack, zip(*parts, strict=True))
+        yield (torch.randn_like(x1), x1), weight
 
 
 def _end_times_at_check(folds: Sequence[Fold], recipe: Recipe) -> Sequence[float]:
@@ -180,18 +157,20 @@ def _choose_end_time(fields: Sequence[VelocityField], folds: Sequence[Fold], rec
 
     The Gaussian itself is looked at in any case, so that the flow is not worse than it on the held-out rows.
     """
-    if recipe.end_time is not None or not len(folds[0].judge):
+    if recipe.end_time is not None or not len(folds[0].judge.u):
         return 1.0 if recipe.end_time is None else recipe.end_time
-    (best,) = _judge(fields, folds, END_TIMES[:1])
+    (best,) = judge(fields, folds, END_TIMES[:1])
     for end_time in END_TIMES[1:-1]:
-        (candidate,) = _judge(fields, folds, (end_time,))
+        (candidate,) = judge(fields, folds, (end_time,))
         if candidate[0] < best[0]:
             break
         best = candidate
-    return max(best, *_judge(fields, folds, END_TIMES[-1:]))[1]
+    return max(best, *judge(fields, folds, END_TIMES[-1:]))[1]
 
 
-def _judge(fields: Sequence[VelocityField], folds: Sequence[Fold], end_times: Sequence[float]) -> list[tuple[float, float]]:
+def judge(
+    fields: Sequence[VelocityField], folds: Sequence[Fold], end_times: Sequence[float], solver: Solver = _JUDGING_SOLVER
+) -> list[tuple[float, float]]:
     """Mean held-out log-likelihood, in nats per row, and end time, for each end time.
 
     Every row is judged by the member that did not see it.
@@ -199,11 +178,12 @@ def _judge(fields: Sequence[VelocityField], folds: Sequence[Fold], end_times: Se
     totals, mass = torch.zeros(len(end_times), dtype=torch.float64), 0.0
     for member, fold in zip(fields, folds, strict=True):
         chosen = slice(max(1, _JUDGED_ROW_TIMES // (len(folds) * len(end_times))))
-        rows, weight = fold.judge[chosen], fold.judge_weight[chosen].double()
-        density = Pushforward(Flow(member, _JUDGING_SOLVER))
+        rows, weight, log_det = (part[chosen] for part in fold.judge)
+        weight = weight.double()
+        density = Pushforward(Flow(member, solver))
         times = torch.tensor(end_times, dtype=rows.dtype, device=rows.device).repeat_interleave(len(rows))
         log_prob = density.log_prob_at(rows.repeat(len(end_times), 1), times).reshape(len(end_times), len(rows))
-        totals += ((log_prob.double() + fold.judge_offset[chosen]) @ weight).cpu()
+        totals += ((log_prob.double() + log_det) @ weight).cpu()
         mass += float(weight.sum())
     return list(zip((totals / mass).tolist(), end_times, strict=True))
 

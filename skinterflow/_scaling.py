@@ -17,7 +17,7 @@ from skinterflow.interflow.scaling import Compose, Scaling, Standardize, Whiten,
 Array = NDArray[np.float64]
 
 _MAX_ROWS = 100_000
-"""Rows that a scaling is estimated from, evenly spaced: quantiles and powers are then known to a third of a percent."""
+"""Rows that are looked at, evenly spaced: quantiles and powers are then known to a third of a percent."""
 _CONSTANT_WIDTH = 1e-3
 """Width given to a constant column, relative to its value (or to one, if that is zero)."""
 _QUANTILE_PAIRS = ((0.25, 0.75), (0.1, 0.9), (0.01, 0.99), (0.0, 1.0))
@@ -29,7 +29,7 @@ class DegenerateDataWarning(UserWarning):
     """Some columns have no density: constant, collinear, duplicated or integer-valued."""
 
 
-def estimate_scaling(scaling: str | Scaling | None, X: Array, weight: Array) -> Scaling:
+def estimate_scaling(scaling: str | Scaling | None, X: NDArray[Any], weight: Array, widths: Array) -> Scaling:
     """Invertible map from data units to flow units.
 
     Parameters
@@ -37,6 +37,7 @@ def estimate_scaling(scaling: str | Scaling | None, X: Array, weight: Array) -> 
     scaling : {"power", "standardize", "whiten"}, Scaling or None
     X : array of shape (n, D)
     weight : array of shape (n,), positive
+    widths : array of shape (D,), see :func:`constant_widths`
 
     Returns
     -------
@@ -46,36 +47,40 @@ def estimate_scaling(scaling: str | Scaling | None, X: Array, weight: Array) -> 
         return scaling
     if scaling is None:
         return Compose([])
-    stride = -(-len(X) // _MAX_ROWS)
-    X, weight = X[::stride], weight[::stride]
+    x, weight = spread_constant_columns(_evenly_spaced(X), widths), _evenly_spaced(weight)
     parts: list[Scaling] = []
     if scaling == "power":
         for estimate in (_robust, _powers):
-            parts.append(estimate(X, weight))
-            X = _apply(parts[-1], X)
-    parts.append(_standardize(X, weight))
+            parts.append(estimate(x, weight))
+            x = _apply(parts[-1], x)
+    parts.append(_standardize(x, weight))
     if scaling in ("power", "whiten"):
-        parts.append(_whiten(_apply(parts[-1], X), weight))
+        parts.append(_whiten(_apply(parts[-1], x), weight))
     return Compose(parts)
 
 
-def constant_columns(X: NDArray[Any]) -> NDArray[np.bool_]:
-    """Columns without any spread beyond rounding: bool array of shape (D,)."""
-    largest = np.abs(X).max(axis=0)
-    return np.asarray(np.ptp(X, axis=0) <= 4 * np.finfo(X.dtype).eps * largest)
+def _evenly_spaced(X: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(X[:: -(-len(X) // _MAX_ROWS)])
 
 
-def spread_constant_columns(X: NDArray[Any]) -> Array:
-    """Copy of `X` in float64 whose constant columns have a small normal spread: the density that stands for the one they lack."""
+def constant_widths(X: NDArray[Any]) -> Array:
+    """Spread that stands for the one that a constant column lacks, and zero for the others: shape (D,)."""
+    lowest, highest = X.min(axis=0), X.max(axis=0)
+    constant = highest - lowest <= 4 * np.finfo(X.dtype).eps * np.maximum(np.abs(lowest), np.abs(highest))
+    return np.where(constant, _floored(np.zeros(X.shape[1]), X[0].astype(np.float64)), 0.0)
+
+
+def spread_constant_columns(X: NDArray[Any], widths: Array) -> Array:
+    """Copy of `X` in float64 whose constant columns are spread normally, by their `widths`."""
     x = X.astype(np.float64)
-    for j in np.flatnonzero(constant_columns(X)):
-        x[:, j] += _floored(np.zeros(1), x[:1, j]) * torch.randn(len(x), dtype=torch.float64).numpy()
+    for j in np.flatnonzero(widths):
+        x[:, j] += widths[j] * torch.randn(len(x), dtype=torch.float64).numpy()
     return x
 
 
-def warn_degenerate(X: NDArray[Any], names: Sequence[str]) -> None:
-    """Name the columns that have no density; the fit goes on."""
-    constant = constant_columns(X)
+def warn_degenerate(X: NDArray[Any], widths: Array, names: Sequence[str]) -> None:
+    """Name the columns that have no density, by the looks of many rows; the fit goes on."""
+    X, constant = _evenly_spaced(X), widths > 0
     whole = ~constant & (np.rint(X) == X).all(axis=0)
     for columns, what in (
         (constant, f"constant and given a width of {_CONSTANT_WIDTH:g} times their value"),
@@ -95,7 +100,7 @@ def _collinear_columns(X: NDArray[Any], varying: NDArray[np.bool_]) -> NDArray[n
     flagged = np.zeros(X.shape[1], dtype=bool)
     if varying.sum() < 2 or len(X) <= varying.sum():
         return flagged
-    columns = X[:: -(-len(X) // _MAX_ROWS), varying].astype(np.float64)
+    columns = X[:, varying].astype(np.float64)
     columns = (columns - columns.mean(axis=0)) / _floored(columns.std(axis=0), columns.mean(axis=0))
     eigenvalues, eigenvectors = np.linalg.eigh(columns.T @ columns / len(columns))
     null = eigenvectors[:, eigenvalues < _COLLINEAR * varying.sum()]

@@ -16,12 +16,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skinterflow._defaults import INTERPOLANTS, continued_fields, held_out_rows, new_fields, resolve_recipe
+from skinterflow._defaults import INTERPOLANTS, continued_fields, held_out_rows, new_fields, resolve_recipe, student_widths
+from skinterflow._distillation import distilled
 from skinterflow._estimator import (
     RandomStateLike,
     all_or_nothing,
-    blocks,
     checked_weight,
+    map_blocks,
     on_device,
     private_random_state,
     resolve_device,
@@ -29,14 +30,17 @@ from skinterflow._estimator import (
     seeded,
     weighted_rows,
 )
-from skinterflow._fitting import fit_field, fold
-from skinterflow._scaling import estimate_scaling, spread_constant_columns, warn_degenerate
+from skinterflow._fitting import Fold, fit_field
+from skinterflow._rows import Reader, training_rows
+from skinterflow._scaling import constant_widths, estimate_scaling, warn_degenerate
 from skinterflow.interflow.divergence import Hutchinson
-from skinterflow.interflow.fields import ACTIVATIONS, VelocityField
+from skinterflow.interflow.fields import ACTIVATIONS, ResidualMLP, VelocityField
 from skinterflow.interflow.flows import Flow, Measured, Pushforward, warn_unresolved
 from skinterflow.interflow.interpolants import Interpolant
-from skinterflow.interflow.ode import ADAPTIVE_METHODS, FIXED_GRID_ORDERS, Solver
+from skinterflow.interflow.ode import ADAPTIVE_METHODS, FIXED_GRID_ORDERS, Calibration, Solver
 from skinterflow.interflow.scaling import Scaling
+
+_CALIBRATION_ROWS = 64
 
 _Work = Callable[[torch.Tensor, torch.dtype, Flow, Scaling], Measured]
 
@@ -63,6 +67,11 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
         Widths of the hidden layers: "auto" is ``(64, 64, 64)`` where the fit is cross-fitted (see `early_stopping`) and else
         ``(128, 128, 128, 128)``.
+    student_layer_sizes : "auto", sequence of one or two int, or None, default="auto"
+        After training, a shallow student of these widths learns to follow the trained field and becomes the model, because its exact
+        divergence costs one layer instead of one pass per column.  None keeps the trained field: somewhat better, far slower
+        to score.  So does a student that loses more than 1 nat per row of held-out log-likelihood, with a warning.
+        "auto" is None where the fit is cross-fitted and beyond 32 columns, and else ``(192, 192)``.
     activation : {"silu", "tanh", "softplus", "elu"}, default="silu"
         Activation function.  All are smooth, because the divergence of the field is integrated.
     alpha : float, default=30.0
@@ -74,7 +83,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Learning rate after the warm-up; it decays to zero over `max_iter` steps, along a cosine.  "auto" is 0.01 where the fit is
         cross-fitted and else 0.005.
     max_iter : "auto" or int, default="auto"
-        Number of gradient steps: "auto" is 2,500 where the fit is cross-fitted and else 8,000.
+        Number of gradient steps: "auto" is 2,500 where the fit is cross-fitted and else 4,000.  A student takes as many again.
     early_stopping : "auto" or bool, default="auto"
         True holds out `validation_fraction` of the rows, keeps the weights with the best held-out log-likelihood, and stops when it
         no longer rises.  False trains on all rows for `max_iter` steps.  "auto" is True from 2,000 rows; below, four
@@ -95,13 +104,15 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     solver : {"rk4", "heun3", "midpoint", "euler", "dopri5"}, default="rk4"
         How the ODE is solved.  The first four work row by row.  "dopri5" ([1]_) shares its adaptive step size over the rows that are
         scored together, so that a row's result depends on its neighbours, within the tolerance.
-    atol, rtol : float, default=1e-3 and 1e-5
-        Accuracy wanted of the result: a row is accepted when the estimated error of its log-density, in nats, is at most
-        ``atol + rtol * |log-density|`` (of its coordinates, in flow units, for `transform` and `sample`).
+    atol, rtol : float, default=0.02 and 1e-5
+        Accuracy wanted of a row: the estimated error of its log-density in nats, and of its coordinates in flow units, is to be at most
+        ``atol + rtol * size`` with the norm of both as the size.  The estimate is cautious: the mean error is about a tenth of `atol`.
     divergence : "exact" or int, default="exact"
         "exact", or the number of Rademacher probes of a Hutchinson estimate, shared by all rows, for scoring very wide data.
     device : {"cpu", "cuda", "cuda:1", "auto", ...} or torch.device, default="cpu"
         Where to train and to score; "auto" takes a GPU if there is one.
+    n_jobs : int or None, default=None
+        Blocks of 4,096 rows that are scored, transformed or sampled side by side, in threads; None is 1, with torch's own threads.
 
     Attributes
     ----------
@@ -117,6 +128,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Held-out log-likelihood at every check, in nats per row; None where nothing is held out.
     best_validation_score_ : float or None
         The best of them, whose weights were kept.
+    distillation_loss_ : float or None
+        Held-out log-likelihood that the student lost against the trained field, in nats per row; None where there is no student.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Only if `X` has feature names that are all strings.
@@ -151,13 +164,16 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     _doc_link_module = "skinterflow"
     __metadata_request__inverse_transform: ClassVar[dict[str, str]] = {"Z": UNUSED}
     _scaling: Scaling
+    _trained: VelocityField
     _field: VelocityField
+    _calibration: Calibration | None
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "interpolant": [StrOptions(set(INTERPOLANTS)), Interpolant],
         "time_beta": [tuple, list],
         "end_time": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right")],
         "scaling": [StrOptions({"power", "whiten", "standardize"}), Scaling, None],
         "hidden_layer_sizes": [StrOptions({"auto"}), "array-like"],
+        "student_layer_sizes": [StrOptions({"auto"}), "array-like", None],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -171,10 +187,11 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "solver": [StrOptions({*FIXED_GRID_ORDERS, *ADAPTIVE_METHODS})],
-        "atol": [Interval(Real, 0, None, closed="left")],
+        "atol": [Interval(Real, 0, None, closed="neither")],
         "rtol": [Interval(Real, 0, None, closed="left")],
         "divergence": [StrOptions({"exact"}), Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
+        "n_jobs": [Integral, None],
     }
 
     def __init__(
@@ -185,6 +202,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         end_time: str | float = "auto",
         scaling: str | Scaling | None = "power",
         hidden_layer_sizes: str | Sequence[int] = "auto",
+        student_layer_sizes: str | Sequence[int] | None = "auto",
         activation: str = "silu",
         alpha: float = 30.0,
         batch_size: str | int = "auto",
@@ -198,16 +216,18 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         random_state: RandomStateLike = None,
         verbose: bool = False,
         solver: str = "rk4",
-        atol: float = 1e-3,
+        atol: float = 0.02,
         rtol: float = 1e-5,
         divergence: str | int = "exact",
         device: str | torch.device = "cpu",
+        n_jobs: int | None = None,
     ) -> None:
         self.interpolant = interpolant
         self.time_beta = time_beta
         self.end_time = end_time
         self.scaling = scaling
         self.hidden_layer_sizes = hidden_layer_sizes
+        self.student_layer_sizes = student_layer_sizes
         self.activation = activation
         self.alpha = alpha
         self.batch_size = batch_size
@@ -225,6 +245,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.rtol = rtol
         self.divergence = divergence
         self.device = device
+        self.n_jobs = n_jobs
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
@@ -249,22 +270,21 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             rows: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=not warm)
             rows, weight = weighted_rows(rows, sample_weight)
             device = resolve_device(self.device)
-            self._solver()
-            warn_degenerate(rows, list(getattr(self, "feature_names_in_", map("column {}".format, range(rows.shape[1])))))
+            Solver(self.solver, float(self.atol), float(self.rtol))
+            widths = constant_widths(rows)
+            warn_degenerate(rows, widths, list(getattr(self, "feature_names_in_", map("column {}".format, range(rows.shape[1])))))
             with seeded(private_random_state(self.random_state).randint(2**31), device):
-                self._fit_rows(rows, weight, device, warm)
+                scaling = self._scaling if warm else estimate_scaling(copy.deepcopy(self.scaling), rows, weight, widths)
+                self._fit_rows(Reader(rows, weight, widths, scaling, device), warm)
         return self
 
-    def _fit_rows(self, X: NDArray[Any], weight: NDArray[np.float64], device: torch.device, warm: bool) -> None:
-        x = spread_constant_columns(X)
-        scaling = self._scaling if warm else estimate_scaling(copy.deepcopy(self.scaling), x, weight)
-        u, log_det = self._flow_units(torch.from_numpy(x), scaling)
-        held_out = held_out_rows(len(u), self.early_stopping, self.validation_fraction)
-        w = torch.from_numpy(weight).float()
-        folds = [fold(*(part.to(device) for part in (u, w, log_det, rows))) for rows in held_out]
+    def _fit_rows(self, reader: Reader, warm: bool) -> None:
+        n_rows, n_features = reader.X.shape
+        held_out = held_out_rows(n_rows, self.early_stopping, self.validation_fraction)
+        folds = [Fold(training_rows(reader, rows), reader.read(rows)) for rows in held_out]
         recipe = resolve_recipe(
-            n_rows=len(u),
-            n_features=u.shape[1],
+            n_rows=n_rows,
+            n_features=n_features,
             cross_fitted=len(folds) > 1,
             interpolant=self.interpolant,
             time_beta=self.time_beta,
@@ -278,26 +298,32 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             verbose=bool(self.verbose),
         )
         if warm:
-            members = continued_fields(len(folds), self._field)
+            members = continued_fields(len(folds), self._trained)
         else:
-            members = new_fields(len(folds), u.shape[1], self.hidden_layer_sizes, self.activation)
-        field, end_time, history = fit_field([member.to(device) for member in members], folds, recipe)
-        self._scaling, self._field, self.end_time_ = scaling, field.cpu(), end_time
+            members = new_fields(len(folds), n_features, self.hidden_layer_sizes, self.activation)
+        widths = student_widths(self.student_layer_sizes, n_features, len(folds) > 1)
+        trained, end_time, history = fit_field([member.to(reader.device) for member in members], folds, recipe)
+        field, lost = trained, None
+        if widths is not None and end_time > 0:
+            student = ResidualMLP(n_features, widths, self.activation).to(reader.device)
+            field, lost = distilled(student, trained, folds, end_time, recipe)
+        self._calibration = self._calibrated(field, folds, end_time)
+        self._scaling, self._trained, self._field, self.end_time_ = reader.scaling, trained.cpu(), field.cpu(), end_time
         self._n_features_out = self.n_features_in_
         self.n_iter_, self.loss_curve_ = history.n_iter, history.loss_curve
         self.loss_ = history.loss_curve[-1] if history.loss_curve else float("nan")
         self.validation_scores_ = history.validation_scores or None
         self.best_validation_score_ = history.best_score if history.validation_scores else None
+        self.distillation_loss_ = lost
 
-    def _flow_units(self, x: torch.Tensor, scaling: Scaling) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows in flow units, float32, and the scaling's ``log |det|``."""
-        u, log_det = scaling(x), scaling.log_abs_det(x)
-        finite = torch.isfinite(u).all(dim=1) & torch.isfinite(log_det)
-        if not finite.all():
-            raise ValueError(f"scaling={self.scaling!r} is not finite for {int((~finite).sum())} of {len(x)} rows; choose another scaling.")
-        return u.float(), log_det
+    def _calibrated(self, field: VelocityField, folds: Sequence[Fold], end_time: float) -> Calibration | None:
+        """Steps that tolerances need on rows of the data, or None where no steps are to be chosen."""
+        if end_time == 0 or self.solver in ADAPTIVE_METHODS:
+            return None
+        rows = next(folds[0].train.batches(_CALIBRATION_ROWS))[0]
+        return Flow(on_device(field, rows.device, torch.float64), end_time=end_time).calibrate(rows.double(), self.solver)
 
-    def score_samples(self, X: ArrayLike) -> NDArray[Any]:
+    def score_samples(self, X: ArrayLike, return_error: bool = False) -> NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]:
         """Log-density of each row of `X`.
 
         Each row is solved on its own, so its value does not depend on the rows beside it.  One warning tells how many rows, if any,
@@ -306,13 +332,23 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            float32 input is scored in float32, faster; anything else in float64.
+            float32 input is scored in float32, faster; anything else in float64.  A ``numpy.memmap`` is read in blocks.
+        return_error : bool, default=False
+            Return the estimated errors, too.
 
         Returns
         -------
         log_density : ndarray of shape (n_samples,)
             In nats per row, of the units of `X`; normalised, so its exponential integrates to one.
+        error : ndarray of shape (n_samples,), only if `return_error`
+            Estimated absolute error of each, in nats: of the ODE solve (NaN for "dopri5", which estimates none), plus one standard
+            error where the divergence is estimated (NaN for a single probe).  It bounds the error for at least 95 rows in 100.
         """
+        value, error = self._log_density(X)
+        return (value, error) if return_error else value
+
+    def _log_density(self, X: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Log-density of each row and its estimated error."""
 
         def log_density(x: torch.Tensor, dtype: torch.dtype, flow: Flow, scaling: Scaling) -> Measured:
             measured = Pushforward(flow).measured_log_prob(scaling(x).to(dtype))
@@ -333,7 +369,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         float
         """
-        log_density = self.score_samples(X)
+        log_density, _ = self._log_density(X)
         return float(np.average(log_density, weights=checked_weight(sample_weight, log_density)))
 
     def sample(self, n_samples: int = 1, random_state: RandomStateLike = None) -> NDArray[np.float64]:
@@ -370,7 +406,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         def pull(x: torch.Tensor, dtype: torch.dtype, flow: Flow, scaling: Scaling) -> Measured:
             return Measured(*flow.transport(scaling(x).to(dtype), flow.end_time, 0.0))
 
-        return self._by_blocks(self._validated(X), pull)
+        return self._by_blocks(self._validated(X), pull)[0]
 
     def inverse_transform(self, Z: ArrayLike) -> NDArray[Any]:
         """Data rows of latent points: the inverse of :meth:`transform`.
@@ -392,34 +428,33 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             u, error, unresolved = flow.transport(z.to(dtype), 0.0, flow.end_time)
             return Measured(scaling.inverse(u.double()), error, unresolved)
 
-        return self._by_blocks(latent, push)
+        return self._by_blocks(latent, push)[0]
 
     def _validated(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self)
         rows: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         return rows
 
-    def _by_blocks(self, X: NDArray[Any], work: _Work) -> NDArray[Any]:
-        """Run `work` on the rows in blocks, so that memory is bounded, and warn once about all rows left above the tolerance."""
+    def _by_blocks(self, X: NDArray[Any], work: _Work) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Values and errors of `work` on the rows in blocks, so that memory is bounded; one warning counts all rows left unresolved."""
         device = resolve_device_or_cpu(self.device)
         dtype = torch.float32 if X.dtype == np.float32 else torch.float64
         flow = Flow(self._field_with_divergence(device, dtype), self._solver(), self.end_time_)
         scaling = on_device(self._scaling, device, torch.float64)
-        results, n_unresolved = [], 0
-        for x in blocks(X, device):
-            with torch.no_grad():
-                value, _, unresolved = work(x, dtype, flow, scaling)
-            results.append(value.cpu().numpy().astype(X.dtype))
-            n_unresolved += int(unresolved.sum())
-        warn_unresolved(n_unresolved, len(X), flow.solver)
-        return np.concatenate(results)
+        parts = map_blocks(lambda x: work(x, dtype, flow, scaling), X, device, self.n_jobs)
+        value, error, unresolved = (torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True))
+        warn_unresolved(int(unresolved.sum()), len(X), flow.solver)
+        return value.astype(X.dtype), error.astype(X.dtype)
 
     def _field_with_divergence(self, device: torch.device, dtype: torch.dtype) -> VelocityField:
         field = on_device(self._field, device, dtype)
         return field if self.divergence == "exact" else Hutchinson(field, int(self.divergence))
 
     def _solver(self) -> Solver:
-        return Solver(self.solver, atol=float(self.atol), rtol=float(self.rtol))
+        atol, rtol = float(self.atol), float(self.rtol)
+        if self._calibration is not None and self._calibration.method == self.solver:
+            return self._calibration.solver(atol, rtol)
+        return Solver(self.solver, atol, rtol)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_field")

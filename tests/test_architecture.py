@@ -9,12 +9,14 @@ import skinterflow
 
 ROOT = Path(skinterflow.__file__).parent
 ORDER = [
-    ["interflow.interpolants", "interflow.times", "interflow.scaling", "interflow.fields", "interflow.ode", "interflow.training"],
-    ["interflow.divergence", "interflow.objectives"],
+    ["interflow.interpolants", "interflow.times", "interflow.scaling", "interflow.fields", "interflow.ode", "interflow.muon"],
+    ["interflow.divergence", "interflow.objectives", "interflow.training"],
     ["interflow.flows"],
     ["interflow"],
-    ["_estimator", "_scaling", "_fitting"],
-    ["_defaults"],
+    ["_estimator", "_scaling"],
+    ["_rows"],
+    ["_fitting"],
+    ["_defaults", "_distillation"],
     ["density"],
     [""],
 ]

@@ -14,7 +14,7 @@ from scipy import stats
 from sklearn.base import clone
 from sklearn.mixture import GaussianMixture
 
-from skinterflow import AccuracyWarning, InterpolantFlowDensity
+from skinterflow import AccuracyWarning, InterpolantFlowDensity, _estimator
 from skinterflow.interflow.interpolants import Linear
 from skinterflow.interflow.scaling import Standardize
 
@@ -114,8 +114,8 @@ def test_accuracy_is_as_asked(iris):
 
 @pytest.mark.parametrize("solver", ["dopri5", "heun3", "midpoint"])
 def test_other_solvers_agree(fitted, iris, solver):
-    other = copy.deepcopy(fitted).set_params(solver=solver, atol=1e-5)
-    np.testing.assert_allclose(other.score_samples(iris), fitted.score_samples(iris), atol=2e-3)
+    tight, other = copy.deepcopy(fitted).set_params(atol=1e-5), copy.deepcopy(fitted).set_params(solver=solver, atol=1e-5)
+    np.testing.assert_allclose(other.score_samples(iris), tight.score_samples(iris), atol=1e-4)
 
 
 def test_float32_goes_through(fitted, iris):
@@ -246,6 +246,7 @@ def test_fitted_on_a_gpu_used_without(fitted, iris):
 
 def test_memory_does_not_grow_with_the_rows(fitted, iris, monkeypatch):
     """Rows are solved a block at a time, however many there are."""
+    monkeypatch.setattr(_estimator, "_BLOCK_ROWS", 1024)
     sizes = []
     solve = type(fitted._solver()).solve
     monkeypatch.setattr(type(fitted._solver()), "solve", lambda self, f, y, *rest: sizes.append(len(y)) or solve(self, f, y, *rest))
@@ -258,3 +259,32 @@ def test_wide_data_with_few_rows():
     density = InterpolantFlowDensity(**QUICK).fit(X)
     assert np.isfinite(density.score_samples(X)).all()
     assert density.sample(3, random_state=0).shape == (3, 20)
+
+
+def test_error_bar_is_honest(fitted, iris):
+    """Against a tight solve, the true error is above the estimate for one row in twenty at most; both dtypes."""
+    exact = copy.deepcopy(fitted).set_params(atol=1e-9, rtol=0.0).score_samples(iris)
+    for atol in (0.1, 1e-3):
+        density = copy.deepcopy(fitted).set_params(atol=atol)
+        for X in (iris, iris.astype(np.float32)):
+            value, error = density.score_samples(X, return_error=True)
+            np.testing.assert_array_equal(value, density.score_samples(X))
+            assert value.dtype == error.dtype == X.dtype
+            assert (np.abs(value - exact) > error).mean() <= 0.05
+            assert (error < atol + 1e-3).all()
+
+
+def test_error_bar_holds_the_standard_error_of_an_estimated_divergence(fitted, iris):
+    exact = copy.deepcopy(fitted).set_params(atol=1e-6).score_samples(iris)
+    estimates = copy.deepcopy(fitted).set_params(divergence=8, atol=1e-4)
+    value, error = estimates.score_samples(iris, return_error=True)
+    assert 0.5 < np.sqrt(np.mean(((value - exact) / error) ** 2)) < 2.0
+    assert np.isnan(estimates.set_params(divergence=1).score_samples(iris[:3], return_error=True)[1]).all()
+    assert np.isnan(copy.deepcopy(fitted).set_params(solver="dopri5").score_samples(iris[:3], return_error=True)[1]).all()
+
+
+def test_jobs_do_not_change_the_result(fitted, iris, monkeypatch):
+    monkeypatch.setattr(_estimator, "_BLOCK_ROWS", 40)
+    in_parallel = copy.deepcopy(fitted).set_params(n_jobs=2)
+    np.testing.assert_allclose(in_parallel.score_samples(iris), fitted.score_samples(iris), rtol=1e-9)
+    np.testing.assert_allclose(in_parallel.sample(100, random_state=0), fitted.sample(100, random_state=0), rtol=1e-9)

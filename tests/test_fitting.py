@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from skinterflow import _fitting as fitting
 from skinterflow._defaults import CROSS_FIT_BELOW, held_out_rows, resolve_recipe
+from skinterflow._rows import Reader, training_rows
+from skinterflow.interflow.scaling import Compose
 
 RECIPE = resolve_recipe(
     n_rows=100,
@@ -30,19 +33,19 @@ RECIPE = resolve_recipe(
 def folds_of(n_rows, **choice):
     with torch.random.fork_rng():
         parts = held_out_rows(n_rows, **({"early_stopping": "auto", "validation_fraction": 0.1} | choice))
-    u = torch.arange(float(n_rows))[:, None].repeat(1, 2)
-    return [fitting.fold(u, torch.ones(n_rows), torch.zeros(n_rows), part) for part in parts]
+    reader = Reader(np.arange(float(n_rows))[:, None].repeat(2, 1), np.ones(n_rows), np.zeros(2), Compose([]), torch.device("cpu"))
+    return [fitting.Fold(training_rows(reader, part), reader.read(part)) for part in parts]
 
 
 @given(n_rows=st.integers(2, 60))
 def test_cross_fitting_judges_every_row_once_by_a_field_that_did_not_see_it(n_rows):
     folds = folds_of(n_rows)
-    judged = torch.cat([fold.judge[:, 0] for fold in folds])
+    judged = torch.cat([fold.judge.u[:, 0] for fold in folds])
     assert torch.equal(judged.sort().values, torch.arange(float(n_rows)))
     for fold in folds:
-        assert len(fold.train) + len(fold.judge) == n_rows
+        assert len(fold.train) + len(fold.judge.u) == n_rows
         assert len(fold.train) > 0
-        assert not torch.isin(fold.judge[:, 0], fold.train[:, 0]).any()
+        assert not torch.isin(fold.judge.u[:, 0], fold.train.rows.u[:, 0]).any()
 
 
 @pytest.mark.parametrize(
@@ -56,17 +59,7 @@ def test_cross_fitting_judges_every_row_once_by_a_field_that_did_not_see_it(n_ro
     ],
 )
 def test_size_of_the_held_out_parts(n_rows, choice, sizes):
-    assert [len(fold.judge) for fold in folds_of(n_rows, **choice)] == sizes
-
-
-@given(n_rows=st.integers(1, 40), batch_size=st.integers(1, 40))
-def test_a_pass_draws_every_row_as_often_as_any_other(n_rows, batch_size):
-    with torch.random.fork_rng():
-        batches = fitting._shuffled_rows(n_rows, batch_size, torch.device("cpu"))
-        drawn = [next(batches) for _ in range(5)]
-    assert all(len(rows) == batch_size for rows in drawn)
-    counts = torch.bincount(drawn[0], minlength=n_rows)
-    assert counts.max() - counts.min() <= 1
+    assert [len(fold.judge.u) for fold in folds_of(n_rows, **choice)] == sizes
 
 
 @pytest.mark.parametrize(
@@ -78,7 +71,7 @@ def test_a_pass_draws_every_row_as_often_as_any_other(n_rows, batch_size):
     ],
 )
 def test_end_time_is_chosen_by_held_out_log_likelihood(monkeypatch, scores, chosen):
-    monkeypatch.setattr(fitting, "_judge", lambda fields, folds, times: [(scores[time], time) for time in times])
+    monkeypatch.setattr(fitting, "judge", lambda fields, folds, times: [(scores[time], time) for time in times])
     assert fitting._choose_end_time([], folds_of(20), RECIPE) == chosen
     assert fitting._choose_end_time([], folds_of(20), replace(RECIPE, end_time=0.4)) == 0.4
     assert fitting._choose_end_time([], folds_of(20, early_stopping=False), RECIPE) == 1.0

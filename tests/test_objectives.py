@@ -86,7 +86,7 @@ def test_objective_gives_one_loss_per_row(n_rows):
 def batches(x, n):
     while True:
         x1 = x[torch.randint(len(x), (n,))]
-        yield torch.randn_like(x1), x1, None
+        yield (torch.randn_like(x1), x1), None
 
 
 @pytest.mark.usefixtures("seeded")
@@ -122,7 +122,7 @@ def test_weights_scale_the_loss():
         torch.manual_seed(1)
         fresh = VelocityObjective(ResidualMLP(2, (4,)), Trigonometric(), Beta())
         fresh.load_state_dict(objective.state_dict())
-        for _ in train(fresh, [(x0, x1, weight)] * 3, max_iter=3):
+        for _ in train(fresh, [((x0, x1), weight)] * 3, max_iter=3):
             pass
         results.append(torch.cat([p.detach().flatten() for p in fresh.parameters()]))
     torch.testing.assert_close(results[0], results[1])

@@ -33,7 +33,7 @@ class Hutchinson(VelocityField):
     def __init__(self, field: VelocityField, n_probes: int) -> None:
         super().__init__()
         self.field = field
-        self.n_features = field.n_features
+        self.n_features, self.n_estimates = field.n_features, n_probes
         parameter = next(field.parameters())
         signs = torch.randint(2, (n_probes, self.n_features), generator=torch.Generator().manual_seed(_PROBE_SEED))
         self.register_buffer("probes", (2 * signs - 1).to(parameter))
@@ -46,4 +46,4 @@ class Hutchinson(VelocityField):
             slope = torch.func.jvp(lambda y: self.field(t, y), (x,), (probe.expand_as(x),))[1]
             return slope @ probe
 
-        return self.field(t, x), torch.func.vmap(estimate)(self.probes).mean(dim=0)
+        return self.field(t, x), torch.func.vmap(estimate, out_dims=1)(self.probes)

@@ -30,7 +30,7 @@ class Activation(NamedTuple):
 def _silu_with_slope(z: Tensor) -> tuple[Tensor, Tensor]:
     sigmoid = torch.sigmoid(z)
     value = z * sigmoid
-    return value, torch.addcmul(sigmoid, value, 1.0 - sigmoid)
+    return value, torch.addcmul(sigmoid, value, sigmoid, value=-1.0).add_(value)
 
 
 def _tanh_with_slope(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,6 +58,8 @@ _N_FREQUENCIES = 8
 _TIME_WIDTH = 64
 _TANGENT_ELEMENTS = 2**18
 """Tangent numbers per layer held at a time: about the size of a core's cache, and the bound on memory."""
+_HIDDEN_ELEMENTS = 2**16
+"""Numbers per hidden layer held at a time where there are no tangents, for the same reason."""
 
 
 class VelocityField(nn.Module, ABC):
@@ -66,9 +68,11 @@ class VelocityField(nn.Module, ABC):
     Attributes
     ----------
     n_features : int, dimension D
+    n_estimates : int or None, number K of independent estimates of the divergence; None if it is exact
     """
 
     n_features: int
+    n_estimates: int | None = None
 
     @abstractmethod
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
@@ -76,7 +80,21 @@ class VelocityField(nn.Module, ABC):
 
     @abstractmethod
     def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Velocity, shape (B, D), and divergence, shape (B,), at time `t`, shape () or (B,), and points `x`, shape (B, D)."""
+        """Velocity and divergence at time `t` and points `x`.
+
+        Parameters
+        ----------
+        t : Tensor of shape () or (B,); two hidden layers take any shape that broadcasts with the batch axes of `x`, too
+        x : Tensor of shape (B, D)
+
+        Returns
+        -------
+        Velocity, shape (B, D), and divergence: shape (B,) if exact, (B, K) for K estimates.
+        """
+
+    def hidden_weights(self) -> list[nn.Parameter]:
+        """Weight matrices between layers, which Muon trains: none unless the field says so."""
+        return []
 
 
 class ResidualMLP(VelocityField):
@@ -125,12 +143,17 @@ class ResidualMLP(VelocityField):
 
     def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         if len(self.layers) <= 2:
+            if t.ndim == 0 and not torch.is_grad_enabled():
+                return self._shallow_at(t, x)
             return self._shallow(self._modulations(t), x)
         n_rows = max(1, _TANGENT_ELEMENTS // (self.n_features * max(self.hidden_layer_sizes)))
         chunks = x.split(n_rows)
         times = t.split(n_rows) if t.ndim else [t] * len(chunks)
         values, divergences = zip(*(self._deep(self._modulations(t), x) for t, x in zip(times, chunks, strict=True)), strict=True)
         return torch.cat(values), torch.cat(divergences)
+
+    def hidden_weights(self) -> list[nn.Parameter]:
+        return [cast(nn.Parameter, self._weight(index)) for index in range(len(self.layers))]
 
     def _modulations(self, t: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
         """Scale and shift of every layer, of shape ``t.shape + (H_l,)``, and the gain ``g``, of shape ``t.shape + (1,)``."""
@@ -168,6 +191,33 @@ class ResidualMLP(VelocityField):
                 a = h + a
             h = a
         return torch.addcmul(self.out(h), gain, x), divergence + self.n_features * gain[..., 0]
+
+    def _shallow_at(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The closed form at one time: weights take up the modulations once, then the rows pass in blocks that stay in the cache."""
+        scales, shifts, gain = self._modulations(t)
+        with_slope = ACTIVATIONS[self.activation].with_slope
+        weights = [(self._weight(i) * scale[:, None]).T.contiguous() for i, scale in enumerate(scales)]
+        biases = [
+            torch.addcmul(shift, cast(nn.Linear, self.layers[i]).bias, scale)
+            for i, (scale, shift) in enumerate(zip(scales, shifts, strict=True))
+        ]
+        loop = (self._weight(0) * scales[0][:, None]) @ self.out.weight  # from the last hidden layer through x to the first
+        direct = loop.diagonal() if len(self.layers) == 1 or self._is_residual(1) else None
+        through = weights[1] * loop if len(self.layers) == 2 else None
+        out = self.out.weight.T.contiguous()
+        values, divergences = torch.empty_like(x), torch.empty_like(x[:, 0])
+        n_rows = max(1, _HIDDEN_ELEMENTS // max(self.hidden_layer_sizes))
+        for rows, value, divergence in zip(x.split(n_rows), values.split(n_rows), divergences.split(n_rows), strict=True):
+            h, slope = with_slope(torch.addmm(biases[0], rows, weights[0]))
+            divergence.copy_(self.n_features * gain[0])
+            if direct is not None:
+                divergence.add_(slope @ direct)
+            if through is not None:
+                a, slope2 = with_slope(torch.addmm(biases[1], h, weights[1]))
+                divergence.add_((slope @ through).mul_(slope2).sum(-1))
+                h = h.add_(a) if self._is_residual(1) else a
+            torch.addmm(self.out.bias, h, out, out=value).addcmul_(rows, gain)
+        return values, divergences
 
     def _deep(self, modulations: tuple[Sequence[Tensor], Sequence[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         """Any number of hidden layers: tangents of shape (D, B, H) beside the values of shape (B, H)."""

@@ -12,14 +12,14 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from skinterflow.interflow.fields import VelocityField
-from skinterflow.interflow.ode import Solution, Solver
+from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
 
 
 class AccuracyWarning(UserWarning):
@@ -27,7 +27,7 @@ class AccuracyWarning(UserWarning):
 
 
 class Measured(NamedTuple):
-    """A value per row with its estimated absolute error, shape (B,), and whether that stayed above the tolerance, shape (B,)."""
+    """A value per row with its estimated absolute error, shape (B,), and whether the solver's stayed above the tolerance, shape (B,)."""
 
     value: Tensor
     error: Tensor
@@ -70,8 +70,7 @@ class Flow:
 
     def pull_and_logdet(self, x1: Tensor) -> tuple[Tensor, Tensor]:
         """Base points, shape (B, D), and ``log |det dX_0/dX_1|``, shape (B,)."""
-        y = self._warned(self.transport_with_logdet(x1, self.end_time, 0.0)).y
-        return y[:, :-1], y[:, -1]
+        return self.split(self._warned(self.transport_with_logdet(x1, self.end_time, 0.0)).y)[:2]
 
     def trajectory(self, x: Tensor, times: Sequence[float]) -> Tensor:
         """Positions, shape (len(times), B, D), at the given times of points `x` that are at ``times[0]``."""
@@ -86,15 +85,33 @@ class Flow:
         return self.solver.solve(self.field, x, t0, t1)
 
     @torch.no_grad()
-    def transport_with_logdet(self, x: Tensor, t0: float, t1: float, measure: Callable[[Tensor], Tensor] = lambda y: y) -> Solution:
-        """As :meth:`transport`, with ``log |det dX_t1/dX_t0|`` in the last of ``D + 1`` columns."""
+    def transport_with_logdet(self, x: Tensor, t0: float, t1: float) -> Solution:
+        """As :meth:`transport`, with ``log |det dX_t1/dX_t0|`` beside the points, which is part of the error: see :meth:`split`."""
+        return self.solver.solve(self._velocity_and_divergence, self._with_logdet(x), t0, t1)
 
-        def velocity_and_divergence(t: Tensor, y: Tensor) -> Tensor:
-            v, divergence = self.field.value_and_divergence(t, y[:, :-1])
-            return torch.cat([v, divergence[:, None]], dim=1)
+    def split(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Points, shape (B, D), log-determinants, shape (B,), and the standard error of the latter.
 
-        y0 = torch.cat([x, x.new_zeros(len(x), 1)], dim=1)
-        return self.solver.solve(velocity_and_divergence, y0, t0, t1, measure)
+        It is zero where the divergence is exact, and NaN where there is one estimate only.
+        """
+        x, estimates = y.tensor_split([self.field.n_features], dim=1)
+        log_det, n = estimates.mean(dim=1), self.field.n_estimates
+        if n is None:
+            return x, log_det, torch.zeros_like(log_det)
+        deviation = (estimates - log_det[:, None]).square().sum(dim=1) / (n - 1) if n > 1 else torch.full_like(log_det, torch.nan)
+        return x, log_det, (deviation / n).sqrt()
+
+    def calibrate(self, x1: Tensor, method: str = "rk4") -> Calibration:
+        """Learn from representative points at the end time, shape (B, D), how to solve for others: see :func:`ode.calibrate`."""
+        return calibrate(self._velocity_and_divergence, self._with_logdet(x1), self.end_time, 0.0, method)
+
+    def _velocity_and_divergence(self, t: Tensor, y: Tensor) -> Tensor:
+        v, divergence = self.field.value_and_divergence(t, y[:, : self.field.n_features])
+        return torch.cat([v, divergence.reshape(len(v), -1)], dim=1)
+
+    def _with_logdet(self, x: Tensor) -> Tensor:
+        """Points beside their log-determinants, which start at zero: one column, or one for each estimate."""
+        return torch.cat([x, x.new_zeros(len(x), self.field.n_estimates or 1)], dim=1)
 
     def _warned(self, solution: Solution) -> Solution:
         warn_unresolved(int(solution.unresolved.sum()), len(solution.y), self.solver)
@@ -120,13 +137,10 @@ class Pushforward:
 
     def measured_log_prob(self, x: Tensor, t: float | None = None) -> Measured:
         """As :meth:`log_prob`, with the estimated error of every row and no warning."""
-
-        def log_density(y: Tensor) -> Tensor:
-            return (standard_normal_log_prob(y[:, :-1]) + y[:, -1])[:, None]
-
         t = self.flow.end_time if t is None else t
-        solution = self.flow.transport_with_logdet(x, t, 0.0, log_density)
-        return Measured(log_density(solution.y)[:, 0], solution.error, solution.unresolved)
+        y, error, unresolved = self.flow.transport_with_logdet(x, t, 0.0)
+        x0, log_det, standard_error = self.flow.split(y)
+        return Measured(standard_normal_log_prob(x0) + log_det, error + standard_error, unresolved)
 
     @torch.no_grad()
     def log_prob_at(self, x: Tensor, t: Tensor) -> Tensor:
@@ -137,11 +151,9 @@ class Pushforward:
             v, divergence = self.flow.field.value_and_divergence(end[:, 0] * s, y[:, :-2])
             return torch.cat([end * v, end * divergence[:, None], torch.zeros_like(end)], dim=1)
 
-        def log_density(y: Tensor) -> Tensor:
-            return (standard_normal_log_prob(y[:, :-2]) + y[:, -2])[:, None]
-
         y0 = torch.cat([x, x.new_zeros(len(x), 1), t[:, None].to(x)], dim=1)
-        return log_density(self.flow.solver.solve(velocity_and_divergence, y0, 1.0, 0.0, log_density).y)[:, 0]
+        y = self.flow.solver.solve(velocity_and_divergence, y0, 1.0, 0.0).y
+        return standard_normal_log_prob(y[:, :-2]) + y[:, -2]
 
     def sample(self, n: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64) -> Tensor:
         """Draw `n` points at the end time: shape (n, D)."""

@@ -81,6 +81,42 @@ class VelocityObjective(nn.Module):
         return velocity_loss(self.field, self.interpolant, t[:, None], x0.reshape(groups), x1.reshape(groups)).flatten()
 
 
+class DistillationObjective(nn.Module):
+    r"""The module that is trained to follow a given field in value and divergence.
+
+    .. math:: |\hat v_t(x) - v_t(x)|^2 + w\, (\nabla\cdot\hat v_t(x) - \nabla\cdot v_t(x))^2
+
+    The targets carry no noise.  The divergence is what the log-density integrates, and a small error of the values does not bound
+    that of their derivatives.
+
+    Parameters
+    ----------
+    field : VelocityField, the student, of one or two hidden layers
+    divergence_weight : float, the `w` above
+    """
+
+    def __init__(self, field: VelocityField, divergence_weight: float) -> None:
+        super().__init__()
+        self.field = field
+        self.divergence_weight = divergence_weight
+
+    def forward(self, t: Tensor, x: Tensor, v: Tensor, divergence: Tensor) -> Tensor:
+        """Loss of each point.
+
+        Parameters
+        ----------
+        t : Tensor of shape (B,), or (K, 1) for K times shared by rows in K groups
+        x, v : Tensors of shape (B, D), or (K, B / K, D): points and the teacher's velocity there
+        divergence : Tensor of shape (B,), or (K, B / K): the teacher's
+
+        Returns
+        -------
+        Tensor of the shape of `divergence`
+        """
+        value, trace = self.field.value_and_divergence(t, x)
+        return (value - v).square().sum(-1) + self.divergence_weight * (trace - divergence).square()
+
+
 class Ensemble(nn.Module):
     """Objectives of equal shape trained side by side as one module, at little more than the cost of one when they are small.
 

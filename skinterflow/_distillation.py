@@ -1,0 +1,178 @@
+"""Distillation: a shallow field that follows the trained one, because its exact divergence costs one layer instead of one pass per column.
+
+The student regresses the teacher's velocity and divergence on interpolated points, whose data ends are half the rows of the
+data and half samples of the teacher.  Targets are computed once and carry no noise, so a few thousand small steps suffice.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from skinterflow._fitting import Fold, Recipe, judge
+from skinterflow._rows import FlowRows, RowSource, shuffled_indices
+from skinterflow.interflow.fields import VelocityField
+from skinterflow.interflow.flows import Flow
+from skinterflow.interflow.interpolants import Interpolant
+from skinterflow.interflow.objectives import DistillationObjective
+from skinterflow.interflow.ode import Solver
+from skinterflow.interflow.times import TimeLaw, stratified_uniform
+from skinterflow.interflow.training import train
+
+_POINTS_PER_STEP = 32
+_BATCH_SIZE = 512
+"""Rows of a step; a point is seen as often as these numbers' ratio."""
+_ROWS_PER_TIME = 16
+_POINTS_PER_SAMPLE = 8
+_BLOCK_ROWS = 2_048
+_LEARNING_RATE = 5e-3
+_DIVERGENCE_WEIGHT = 0.1
+"""Weight of the error of the divergence, where both errors are relative to the mean squares of their targets."""
+_SAMPLING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
+_JUDGING_SOLVER = Solver(n_steps=6, max_refinements=1, atol=math.inf)
+
+MAX_LOST = 1.0
+"""Held-out log-likelihood, in nats per row, that a student may lose; the teacher stays where it loses more."""
+
+
+class DistillationWarning(UserWarning):
+    """The student did not become the model."""
+
+
+class Targets(NamedTuple):
+    """Times (K, 1), and for the K groups of rows that share them: points (K, R, D), velocities (K, R, D), divergences (K, R)."""
+
+    t: Tensor
+    x: Tensor
+    v: Tensor
+    divergence: Tensor
+
+
+def distilled(
+    student: VelocityField, teacher: VelocityField, folds: Sequence[Fold], end_time: float, recipe: Recipe
+) -> tuple[VelocityField, float | None]:
+    """The student if it is good enough, else the teacher with a warning; and the held-out log-likelihood that the student lost.
+
+    Parameters
+    ----------
+    student : VelocityField of one or two hidden layers, trained in place
+    teacher : VelocityField, left as it is
+    folds : sequence of Fold, whose held-out rows judge (rows of the first that train, where nothing is held out)
+    end_time : float in (0, 1], where the teacher's flow stops
+    recipe : Recipe
+    """
+    try:
+        trained = distil(student, teacher, folds[0].train, end_time, recipe.interpolant, recipe.time_law, recipe.max_iter)
+        judging = folds if len(folds[0].judge.u) else [_fold_judged_by_training_rows(folds[0])]
+        by_teacher, by_student = (
+            judge([field] * len(judging), judging, (end_time,), _JUDGING_SOLVER)[0][0] for field in (teacher, trained)
+        )
+    except FloatingPointError as error:
+        return _kept(teacher, f"diverged ({error})")
+    except KeyboardInterrupt:
+        return _kept(teacher, "was interrupted")
+    lost = by_teacher - by_student
+    if not lost <= MAX_LOST:
+        return _kept(teacher, f"lost {lost:.2f} nats per row of held-out log-likelihood, more than {MAX_LOST:g}", lost)
+    return trained, lost
+
+
+def _kept(teacher: VelocityField, reason: str, lost: float | None = None) -> tuple[VelocityField, float | None]:
+    warnings.warn(
+        f"The student {reason}, so the trained field stays the model: exact, but slower to score. Widen student_layer_sizes, "
+        "raise max_iter, or set student_layer_sizes=None to skip the distillation.",
+        DistillationWarning,
+        stacklevel=7,
+    )
+    return teacher, lost
+
+
+def _judged(field: VelocityField, folds: Sequence[Fold], end_time: float) -> float:
+    """Mean held-out log-likelihood in nats per row, on a grid fine enough to compare two fields."""
+    return judge([field] * len(folds), folds, (end_time,), _JUDGING_SOLVER)[0][0]
+
+
+def _fold_judged_by_training_rows(fold: Fold) -> Fold:
+    u, weight = next(fold.train.batches(min(len(fold.train), 512)))
+    return Fold(fold.train, FlowRows(u, weight, torch.zeros_like(weight, dtype=torch.float64)))
+
+
+def distil(
+    student: VelocityField,
+    teacher: VelocityField,
+    rows: RowSource,
+    end_time: float,
+    interpolant: Interpolant,
+    time_law: TimeLaw,
+    max_iter: int,
+) -> VelocityField:
+    """Train `student` to follow `teacher` on ``[0, end_time]``.
+
+    Parameters
+    ----------
+    student : VelocityField of one or two hidden layers, trained in place
+    teacher : VelocityField
+    rows : RowSource, the data in flow units
+    end_time : float in (0, 1], where the teacher's flow stops
+    interpolant : Interpolant
+    time_law : TimeLaw, whose times are scaled to ``[0, end_time]``
+    max_iter : int, number of steps
+
+    Returns
+    -------
+    VelocityField, the student with averaged weights
+
+    Raises
+    ------
+    FloatingPointError
+        If the student's loss is not finite at the end.
+    """
+    targets = compute_targets(teacher, rows, end_time, interpolant, time_law, _POINTS_PER_STEP * max(max_iter, _ROWS_PER_TIME))
+    errors = targets.v.square().sum(-1).mean(), targets.divergence.square().mean()
+    objective = DistillationObjective(student, _DIVERGENCE_WEIGHT * float(errors[0] / errors[1]))
+    for step in train(
+        objective,
+        _batches(targets),
+        max_iter=max_iter,
+        learning_rate=_LEARNING_RATE,
+        weight_decay=0.0,
+        hidden_weights=student.hidden_weights(),
+    ):
+        last = step
+    if not torch.isfinite(last.loss):
+        raise FloatingPointError(f"The student's loss is {float(last.loss)} after {last.number} steps.")
+    return cast(DistillationObjective, last.averaged).field
+
+
+@torch.no_grad()
+def compute_targets(
+    teacher: VelocityField, rows: RowSource, end_time: float, interpolant: Interpolant, time_law: TimeLaw, n_points: int
+) -> Targets:
+    """At least `n_points` points of the path up to `end_time` with the teacher's velocity and divergence there."""
+    n_times = -(-n_points // _ROWS_PER_TIME)
+    n_points = n_times * _ROWS_PER_TIME
+    data = next(rows.batches(n_points // 2))[0]
+    base = torch.randn(-(-n_points // _POINTS_PER_SAMPLE), teacher.n_features, device=data.device, dtype=data.dtype)
+    flow = Flow(teacher, _SAMPLING_SOLVER)
+    samples = torch.cat([flow.push(block) for block in base.split(_BLOCK_ROWS)])
+    x1 = torch.cat([data, samples[torch.randint(len(samples), (n_points - len(data),), device=data.device)]])
+    x1 = x1[torch.randperm(n_points, device=data.device)]
+    t = end_time * time_law.quantile(stratified_uniform(n_times, data.device)).to(data.dtype)
+    t = t[torch.randperm(n_times, device=data.device)]
+    per_row = t.repeat_interleave(_ROWS_PER_TIME)
+    x = interpolant(per_row, torch.randn_like(x1), x1)
+    blocks = zip(per_row.split(_BLOCK_ROWS), x.split(_BLOCK_ROWS), strict=True)
+    v, divergence = map(torch.cat, zip(*(teacher.value_and_divergence(*block) for block in blocks), strict=True))
+    groups = (n_times, _ROWS_PER_TIME)
+    return Targets(t[:, None], x.reshape(*groups, -1), v.reshape(*groups, -1), divergence.reshape(groups))
+
+
+def _batches(targets: Targets) -> Iterator[tuple[Targets, None]]:
+    """Endless batches of whole groups."""
+    for groups in shuffled_indices(len(targets.t), _BATCH_SIZE // _ROWS_PER_TIME, targets.t.device):
+        yield Targets(*(part[groups] for part in targets)), None
