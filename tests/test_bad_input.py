@@ -75,7 +75,7 @@ def test_weights_that_cannot_be_used(weight, message):
         ({"end_time": 1.5}, r"'end_time' parameter.*Got 1.5"),
         ({"validation_fraction": 1.0}, r"'validation_fraction' parameter.*Got 1.0"),
         ({"atol": -1.0}, r"'atol' parameter.*Got -1.0"),
-        ({"atol": 0.0, "rtol": 0.0}, "not both be zero, got atol=0.0 and rtol=0.0"),
+        ({"atol": 0.0}, r"'atol' parameter.*Got 0.0"),
         ({"time_beta": (1.0, 0.0)}, "two positive parameters, got a=1.0 and b=0.0"),
         ({"time_beta": (1.0,)}, r"time_beta must be the two parameters of a Beta law, such as \(1.0, 0.5\), got \(1.0,\)"),
         ({"hidden_layer_sizes": ()}, r"hidden_layer_sizes must be 'auto' or one or more integers of at least 1, got \(\)"),
@@ -88,7 +88,7 @@ def test_weights_that_cannot_be_used(weight, message):
         ({"device": "cuda:99"}, r"device='cuda:99' was asked for, but torch sees \d+ CUDA devices here; use device='cpu'"),
         (
             {"scaling": YeoJohnson(torch.full((3,), float("nan")))},
-            r"scaling=YeoJohnson\(\) is not finite for 40 of 40 rows; choose another",
+            r"scaling=YeoJohnson\(\) is not finite for 30 of 30 rows; choose another",
         ),
     ],
 )
@@ -180,7 +180,7 @@ def test_very_few_rows(n, d):
 
 
 def test_interrupt_keeps_the_best_weights(monkeypatch, iris):
-    judge, n_checks = fitting._judge, []
+    judge, n_checks = fitting.judge, []
 
     def interrupted(*arguments):
         n_checks.append(1)
@@ -188,7 +188,7 @@ def test_interrupt_keeps_the_best_weights(monkeypatch, iris):
             raise KeyboardInterrupt
         return judge(*arguments)
 
-    monkeypatch.setattr(fitting, "_judge", interrupted)
+    monkeypatch.setattr(fitting, "judge", interrupted)
     with pytest.warns(UserWarning, match=r"interrupted after \d+ of 300 steps; the best weights so far are kept"):
         density = quick(max_iter=300).fit(iris)
     assert len(density.validation_scores_) == 5
@@ -235,6 +235,7 @@ def test_parameters_are_not_changed_by_fit(iris):
     assert density.scaling is scaling
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaling", ["power", "whiten", "standardize", None])
 @pytest.mark.parametrize("value", [0.0, 7.0])
 @pytest.mark.filterwarnings("ignore::skinterflow.DegenerateDataWarning")
@@ -242,7 +243,8 @@ def test_constant_column_keeps_its_place_under_every_scaling(scaling, value):
     """Without a scaling the flow itself has to carry the base there."""
     X = rows()
     X[:, 1] = value
-    density = quick(scaling=scaling, max_iter=800, learning_rate_init=0.05, early_stopping=False).fit(X)
+    max_iter = 600 if scaling is None else 30
+    density = quick(scaling=scaling, max_iter=max_iter, learning_rate_init=0.05, early_stopping=False).fit(X)
     drawn = density.sample(200, random_state=0)[:, 1]
     np.testing.assert_allclose(drawn.mean(), value, atol=1.0 if scaling is None else 0.02)
 
