@@ -26,8 +26,6 @@ _LARGE = 10_000
 _MAX_SHUFFLED = 2**20
 _MAX_HELD_OUT = 2**16
 """Limits on row numbers in memory: longer data are drawn from, and a held-out part of this size says all that it can."""
-_STUDENT = (192, 192)
-_MAX_DISTILLED_FEATURES = 32
 
 
 def held_out_rows(n_rows: int, early_stopping: str | bool, validation_fraction: float) -> list[Tensor]:
@@ -58,19 +56,6 @@ def new_fields(n_fields: int, n_features: int, hidden_layer_sizes: str | Sequenc
     return [ResidualMLP(n_features, widths, activation) for _ in range(n_fields)]
 
 
-def student_widths(student_layer_sizes: str | Sequence[int] | None, n_features: int, cross_fitted: bool) -> list[int] | None:
-    """Widths of the student's layers, or None where there is to be none.
-
-    Raises
-    ------
-    ValueError
-        If they are not one or two positive integers.
-    """
-    if isinstance(student_layer_sizes, str):
-        student_layer_sizes = None if cross_fitted or n_features > _MAX_DISTILLED_FEATURES else _STUDENT
-    return None if student_layer_sizes is None else checked_widths("student_layer_sizes", student_layer_sizes, most=2)
-
-
 def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> list[int]:
     """Widths of hidden layers.
 
@@ -81,7 +66,7 @@ def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> 
     """
     widths = np.atleast_1d(np.asarray(sizes))
     if widths.dtype.kind not in "iu" or widths.ndim != 1 or not len(widths) or (widths < 1).any():
-        raise ValueError(f"{name} must be 'auto' or one or more integers of at least 1, got {sizes!r}.")
+        raise ValueError(f"{name} must be {'None' if most else repr('auto')} or one or more integers of at least 1, got {sizes!r}.")
     if most is not None and len(widths) > most:
         raise ValueError(f"{name} must have at most {most} layers, because that is what makes the divergence cheap, got {sizes!r}.")
     return widths.tolist()

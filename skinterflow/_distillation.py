@@ -31,7 +31,7 @@ _ROWS_PER_TIME = 16
 _POINTS_PER_SAMPLE = 8
 _BLOCK_ROWS = 2_048
 _LEARNING_RATE = 5e-3
-_DIVERGENCE_WEIGHT = 0.1
+_DIVERGENCE_WEIGHT = 0.25
 """Weight of the error of the divergence, where both errors are relative to the mean squares of their targets."""
 _SAMPLING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
 _JUDGING_SOLVER = Solver(n_steps=6, max_refinements=1, atol=math.inf)

@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skinterflow._defaults import INTERPOLANTS, continued_fields, held_out_rows, new_fields, resolve_recipe, student_widths
+from skinterflow._defaults import INTERPOLANTS, checked_widths, continued_fields, held_out_rows, new_fields, resolve_recipe
 from skinterflow._distillation import distilled
 from skinterflow._estimator import (
     RandomStateLike,
@@ -67,11 +67,11 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
         Widths of the hidden layers: "auto" is ``(64, 64, 64)`` where the fit is cross-fitted (see `early_stopping`) and else
         ``(128, 128, 128, 128)``.
-    student_layer_sizes : "auto", sequence of one or two int, or None, default="auto"
-        After training, a shallow student of these widths learns to follow the trained field and becomes the model, because its exact
-        divergence costs one layer instead of one pass per column.  None keeps the trained field: somewhat better, far slower
-        to score.  So does a student that loses more than 1 nat per row of held-out log-likelihood, with a warning.
-        "auto" is None where the fit is cross-fitted and beyond 32 columns, and else ``(192, 192)``.
+    student_layer_sizes : sequence of one or two int, or None, default=None
+        After training, a shallow student of these widths, such as ``(384, 192)``, learns to follow the trained field and becomes the model:
+        many times faster to score, because its exact divergence costs one layer instead of one pass per column, for some loss
+        of likelihood (`distillation_loss_`).  Where it loses more than 1 nat per row the trained field stays, with a warning.  None keeps
+        the trained field.
     activation : {"silu", "tanh", "softplus", "elu"}, default="silu"
         Activation function.  All are smooth, because the divergence of the field is integrated.
     alpha : float, default=30.0
@@ -173,7 +173,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         "end_time": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right")],
         "scaling": [StrOptions({"power", "whiten", "standardize"}), Scaling, None],
         "hidden_layer_sizes": [StrOptions({"auto"}), "array-like"],
-        "student_layer_sizes": [StrOptions({"auto"}), "array-like", None],
+        "student_layer_sizes": ["array-like", None],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -202,7 +202,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         end_time: str | float = "auto",
         scaling: str | Scaling | None = "power",
         hidden_layer_sizes: str | Sequence[int] = "auto",
-        student_layer_sizes: str | Sequence[int] | None = "auto",
+        student_layer_sizes: Sequence[int] | None = None,
         activation: str = "silu",
         alpha: float = 30.0,
         batch_size: str | int = "auto",
@@ -280,6 +280,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def _fit_rows(self, reader: Reader, warm: bool) -> None:
         n_rows, n_features = reader.X.shape
+        sizes = self.student_layer_sizes
+        student_widths = None if sizes is None else checked_widths("student_layer_sizes", sizes, most=2)
         held_out = held_out_rows(n_rows, self.early_stopping, self.validation_fraction)
         folds = [Fold(training_rows(reader, rows), reader.read(rows)) for rows in held_out]
         recipe = resolve_recipe(
@@ -301,11 +303,10 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             members = continued_fields(len(folds), self._trained)
         else:
             members = new_fields(len(folds), n_features, self.hidden_layer_sizes, self.activation)
-        widths = student_widths(self.student_layer_sizes, n_features, len(folds) > 1)
         trained, end_time, history = fit_field([member.to(reader.device) for member in members], folds, recipe)
         field, lost = trained, None
-        if widths is not None and end_time > 0:
-            student = ResidualMLP(n_features, widths, self.activation).to(reader.device)
+        if student_widths is not None and end_time > 0:
+            student = ResidualMLP(n_features, student_widths, self.activation).to(reader.device)
             field, lost = distilled(student, trained, folds, end_time, recipe)
         self._calibration = self._calibrated(field, folds, end_time)
         self._scaling, self._trained, self._field, self.end_time_ = reader.scaling, trained.cpu(), field.cpu(), end_time

@@ -10,8 +10,9 @@ from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
 from skinterflow.interflow.flows import AccuracyWarning, Flow, Pushforward
 from skinterflow.interflow.interpolants import AffineInterpolant, Interpolant, Linear, Trigonometric
-from skinterflow.interflow.objectives import Ensemble, VelocityObjective, velocity_loss
-from skinterflow.interflow.ode import Solution, Solver
+from skinterflow.interflow.muon import Muon
+from skinterflow.interflow.objectives import DistillationObjective, Ensemble, VelocityObjective, velocity_loss
+from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
 from skinterflow.interflow.scaling import Compose, Scaling, Standardize, Whiten, YeoJohnson
 from skinterflow.interflow.times import Beta, TimeLaw
 from skinterflow.interflow.training import Step, train
@@ -21,12 +22,15 @@ __all__ = [
     "AffineInterpolant",
     "AveragedField",
     "Beta",
+    "Calibration",
     "Compose",
+    "DistillationObjective",
     "Ensemble",
     "Flow",
     "Hutchinson",
     "Interpolant",
     "Linear",
+    "Muon",
     "Pushforward",
     "ResidualMLP",
     "Scaling",
@@ -40,6 +44,7 @@ __all__ = [
     "VelocityObjective",
     "Whiten",
     "YeoJohnson",
+    "calibrate",
     "train",
     "velocity_loss",
 ]
