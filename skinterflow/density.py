@@ -104,7 +104,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     solver : {"rk4", "heun3", "midpoint", "euler", "dopri5"}, default="rk4"
         How the ODE is solved.  The first four work row by row.  "dopri5" ([1]_) shares its adaptive step size over the rows that are
         scored together, so that a row's result depends on its neighbours, within the tolerance.
-    atol, rtol : float, default=0.02 and 1e-5
+    atol, rtol : float, default=5e-3 and 1e-5
         Accuracy wanted of a row: the estimated error of its log-density in nats, and of its coordinates in flow units, is to be at most
         ``atol + rtol * size`` with the norm of both as the size.  The estimate is cautious: the mean error is about a tenth of `atol`.
     divergence : "exact" or int, default="exact"
@@ -216,7 +216,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         random_state: RandomStateLike = None,
         verbose: bool = False,
         solver: str = "rk4",
-        atol: float = 0.02,
+        atol: float = 5e-3,
         rtol: float = 1e-5,
         divergence: str | int = "exact",
         device: str | torch.device = "cpu",
