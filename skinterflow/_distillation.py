@@ -69,9 +69,7 @@ def distilled(
     try:
         trained = distil(student, teacher, folds[0].train, end_time, recipe.interpolant, recipe.time_law, recipe.max_iter)
         judging = folds if len(folds[0].judge.u) else [_fold_judged_by_training_rows(folds[0])]
-        by_teacher, by_student = (
-            judge([field] * len(judging), judging, (end_time,), _JUDGING_SOLVER)[0][0] for field in (teacher, trained)
-        )
+        by_teacher, by_student = (_judged(field, judging, end_time) for field in (teacher, trained))
     except FloatingPointError as error:
         return _kept(teacher, f"diverged ({error})")
     except KeyboardInterrupt:

@@ -69,8 +69,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         ``(128, 128, 128, 128)``.
     student_layer_sizes : sequence of one or two int, or None, default=None
         After training, a shallow student of these widths, such as ``(384, 192)``, learns to follow the trained field and becomes the model:
-        many times faster to score, because its exact divergence costs one layer instead of one pass per column, for some loss
-        of likelihood (`distillation_loss_`).  Where it loses more than 1 nat per row the trained field stays, with a warning.  None keeps
+        cheaper to score, because its exact divergence costs one layer instead of one pass per column, for some loss of
+        likelihood (`distillation_loss_`).  Where it loses more than 1 nat per row the trained field stays, with a warning.  None keeps
         the trained field.
     activation : {"silu", "tanh", "softplus", "elu"}, default="silu"
         Activation function.  All are smooth, because the divergence of the field is integrated.
@@ -106,13 +106,14 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         scored together, so that a row's result depends on its neighbours, within the tolerance.
     atol, rtol : float, default=5e-3 and 1e-5
         Accuracy wanted of a row: the estimated error of its log-density in nats, and of its coordinates in flow units, is to be at most
-        ``atol + rtol * size`` with the norm of both as the size.  The estimate is cautious: the mean error is about a tenth of `atol`.
+        ``atol + rtol * size`` with the norm of both as the size.  The estimate is cautious: most errors are far smaller.
     divergence : "exact" or int, default="exact"
         "exact", or the number of Rademacher probes of a Hutchinson estimate, shared by all rows, for scoring very wide data.
     device : {"cpu", "cuda", "cuda:1", "auto", ...} or torch.device, default="cpu"
         Where to train and to score; "auto" takes a GPU if there is one.
     n_jobs : int or None, default=None
-        Blocks of 4,096 rows that are scored, transformed or sampled side by side, in threads; None is 1, with torch's own threads.
+        Blocks of 4,096 rows that are scored, transformed or sampled side by side, in threads; None is 1, with torch's own threads,
+        which on two cores was not slower.
 
     Attributes
     ----------

@@ -75,6 +75,20 @@ def test_rows_may_have_their_own_times(sizes):
         torch.testing.assert_close((value[row], divergence[row]), (alone[0][0], alone[1][0]))
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("sizes", [(5,), (5, 5), (5, 3)])
+def test_rows_that_share_a_time_are_solved_alike_without_gradients(sizes, activation, monkeypatch):
+    """The path that scoring takes, with premultiplied weights and rows in blocks, is the law's closed form."""
+    with torch.random.fork_rng():
+        field = perturbed(ResidualMLP(3, sizes, activation))
+    x, t = points(7, 3), torch.tensor(0.4, dtype=torch.float64)
+    monkeypatch.setattr(fields, "_HIDDEN_ELEMENTS", 2 * 5)
+    with torch.no_grad():
+        value, divergence = field.value_and_divergence(t, x)
+    torch.testing.assert_close(value, field(t, x))
+    torch.testing.assert_close(divergence, trace_of_jacobian(field, t, x))
+
+
 def test_tangents_are_chunked(monkeypatch):
     """A small budget gives the same divergence, and no tangent array above it."""
     with torch.random.fork_rng():

@@ -30,8 +30,8 @@ _MAX_ADAPTIVE_STEPS = 10_000
 _UNCALIBRATED_STEPS = 8
 _STEP_COUNTS = (2, 4, 8)
 _N_STRETCHES = 8
-_MAX_REFINEMENT = 512
-"""The finest grid has at most this many times the steps of the coarsest that is ever used."""
+_FINEST_STEPS = 512
+"""Steps of the finest grid that a calibrated solver goes on to."""
 
 
 class Solution(NamedTuple):
@@ -188,7 +188,7 @@ class Calibration:
             return total + 2 * steps * reached
 
         n_steps = min(_STEP_COUNTS, key=work)
-        return Solver(self.method, atol, rtol, n_steps, round(math.log2(_MAX_REFINEMENT / n_steps)), self.nodes)
+        return Solver(self.method, atol, rtol, n_steps, round(math.log2(_FINEST_STEPS / n_steps)), self.nodes)
 
 
 @torch.no_grad()
