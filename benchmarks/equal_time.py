@@ -40,10 +40,12 @@ from _common import (
     write_table,
 )
 from _neural_peers import NflowsRQNSF, OptimalTransportCFM, ZukoCNF, ZukoMAF, ZukoNSF
-from _peers import Density, Ours, TunedGaussianMixture, TunedKernelDensity
+from _peers import Density, Ours, OursNarrow, OursWide, TunedGaussianMixture, TunedKernelDensity
 
 METHODS: dict[str, type[Density]] = {
     "InterpolantFlowDensity": Ours,
+    "InterpolantFlowDensity, student (384, 192), atol 0.1": OursWide,
+    "InterpolantFlowDensity, student (128, 128), atol 0.1": OursNarrow,
     "KernelDensity": TunedKernelDensity,
     "GaussianMixture": TunedGaussianMixture,
     "zuko NSF": ZukoNSF,
@@ -91,8 +93,8 @@ def scored(density: Density, test: Rows) -> Record:
 
 
 def build(method: str, n_features: int, options: argparse.Namespace) -> Density:
-    if METHODS[method] is Ours:
-        return Ours(n_features, options.device, "auto" if options.max_iter is None else options.max_iter)
+    if issubclass(METHODS[method], Ours):
+        return METHODS[method](n_features, options.device, "auto" if options.max_iter is None else options.max_iter)
     return METHODS[method](n_features)
 
 
