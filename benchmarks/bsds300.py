@@ -48,7 +48,7 @@ from skinterflow.interflow import (
     VelocityObjective,
     Whiten,
 )
-from skinterflow.interflow.training import _optimizers as optimizers  # those of `train`
+from skinterflow.interflow.training import make_optimizers
 
 PUBLISHED = {
     "Gaussian": 96.67,
@@ -121,7 +121,7 @@ class Training:
         self.settings = {"hidden": list(options.hidden), "batch_size": options.batch_size, "train_patches": options.train_patches}
         field = ResidualMLP(_SIDE**2 - 1, options.hidden)
         self.objective = VelocityObjective(field, Trigonometric(), Beta(1.0, 0.5)).to(self.device)
-        self.optimizers = optimizers(self.objective, field.hidden_weights(), options.learning_rate, _WEIGHT_DECAY)
+        self.optimizers = make_optimizers(self.objective, field.hidden_weights(), (), options.learning_rate, _WEIGHT_DECAY)
         self.rates = [group["lr"] for group in self._groups()]
         self.averaged = AveragedModel(self.objective, multi_avg_fn=get_ema_multi_avg_fn(_EMA_DECAY))
         self.n_steps, self.seconds = 0, 0.0

@@ -157,7 +157,7 @@ def solver_table(options: argparse.Namespace) -> None:
         warnings.simplefilter("ignore")  # integer-valued columns
         estimator.fit(train)
     # The scaling's log-determinant is the same for every solver and cancels in the error.
-    u = estimator._scaling(torch.from_numpy(some_rows(test, options.rows))).to(options.device)
+    u = estimator._target(torch.from_numpy(some_rows(test, options.rows))).to(options.device)
     end_time = estimator.end_time_
     reference_row, reference = solve(field_as(estimator, "float64", options.device), end_time, _REFERENCE, u)
     print(f"reference: {reference_row}")

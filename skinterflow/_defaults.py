@@ -1,4 +1,4 @@
-"""What "auto" means: parameters of the estimator turned into rows that judge, fields and a recipe.
+"""What names and "auto" mean: parameters of the estimators turned into rows that judge, objectives and a recipe.
 
 Below `CROSS_FIT_BELOW` rows every row is held out from one of several small fields; from there one part of the rows is held out from
 one larger field.  `benchmarks/defaults.py` measures these choices.
@@ -15,11 +15,25 @@ import torch
 from torch import Tensor
 
 from skinterflow._fitting import Recipe
+from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
-from skinterflow.interflow.interpolants import Interpolant, Linear, Trigonometric, check_endpoints
+from skinterflow.interflow.interpolants import (
+    Fourier,
+    Interpolant,
+    Linear,
+    Trigonometric,
+    VariancePreserving,
+    check_endpoints,
+)
 from skinterflow.interflow.times import Beta
 
-INTERPOLANTS: dict[str, type[Interpolant]] = {"trigonometric": Trigonometric, "linear": Linear}
+INTERPOLANTS: dict[str, type[Interpolant]] = {
+    "trigonometric": Trigonometric,
+    "linear": Linear,
+    "variance_preserving": VariancePreserving,
+    "fourier": Fourier,
+}
+COUPLINGS: dict[str, type[Coupling]] = {"independent": Independent, "optimal_transport": OptimalTransport}
 CROSS_FIT_BELOW = 2_000
 _N_FOLDS = 4
 _LARGE = 10_000
@@ -28,7 +42,7 @@ _MAX_HELD_OUT = 2**16
 """Limits on row numbers in memory: longer data are drawn from, and a held-out part of this size says all that it can."""
 
 
-def held_out_rows(n_rows: int, early_stopping: str | bool, validation_fraction: float) -> list[Tensor]:
+def held_out_rows(n_rows: int, early_stopping: str | bool, validation_fraction: float, one_member: bool = False) -> list[Tensor]:
     """Row numbers that judge each member: a partition for cross-fitting, else one part, empty if nothing is held out."""
     if not early_stopping:
         return [torch.empty(0, dtype=torch.int64)]
@@ -36,10 +50,36 @@ def held_out_rows(n_rows: int, early_stopping: str | bool, validation_fraction: 
         drawn = torch.randint(n_rows, (_MAX_HELD_OUT,)).unique()
         return [drawn[torch.randperm(len(drawn))][: max(1, round(validation_fraction * n_rows))]]
     order = torch.randperm(n_rows)
-    if early_stopping == "auto" and n_rows < CROSS_FIT_BELOW:
+    if early_stopping == "auto" and n_rows < CROSS_FIT_BELOW and not one_member:
         n_folds = min(_N_FOLDS, n_rows)
         return [order[k::n_folds] for k in range(n_folds)]
     return [order[: min(n_rows - 1, _MAX_HELD_OUT, max(1, round(validation_fraction * n_rows)))]]
+
+
+def resolve_interpolant(interpolant: str | Interpolant, n_features: int) -> Interpolant:
+    """A path of one's own, to be trained with the field if it has parameters.
+
+    Raises
+    ------
+    ValueError
+        If it misses its endpoints.
+    """
+    path = INTERPOLANTS[interpolant]() if isinstance(interpolant, str) else copy.deepcopy(interpolant)
+    check_endpoints(path, n_features)
+    return path
+
+
+def resolve_time_law(time_beta: Sequence[float]) -> Beta:
+    """The law of the training times.
+
+    Raises
+    ------
+    ValueError
+        If `time_beta` is not two positive numbers.
+    """
+    if len(time_beta) != 2:
+        raise ValueError(f"time_beta must be the two parameters of a Beta law, such as (1.0, 0.5), got {time_beta!r}.")
+    return Beta(*map(float, time_beta))
 
 
 def new_fields(n_fields: int, n_features: int, hidden_layer_sizes: str | Sequence[int], activation: str) -> list[VelocityField]:
@@ -81,10 +121,8 @@ def continued_fields(n_fields: int, previous: VelocityField) -> list[VelocityFie
 def resolve_recipe(
     *,
     n_rows: int,
-    n_features: int,
     cross_fitted: bool,
-    interpolant: str | Interpolant,
-    time_beta: Sequence[float],
+    coupling: str | Coupling,
     end_time: str | float,
     alpha: float,
     batch_size: str | int,
@@ -94,20 +132,9 @@ def resolve_recipe(
     tol: float,
     verbose: bool,
 ) -> Recipe:
-    """The recipe of a fit on `n_rows` rows.
-
-    Raises
-    ------
-    ValueError
-        If the path misses its endpoints, or `time_beta` is not two positive numbers.
-    """
-    path = INTERPOLANTS[interpolant]() if isinstance(interpolant, str) else copy.deepcopy(interpolant)
-    check_endpoints(path, n_features)
-    if len(time_beta) != 2:
-        raise ValueError(f"time_beta must be the two parameters of a Beta law, such as (1.0, 0.5), got {time_beta!r}.")
+    """The recipe of a fit on `n_rows` rows."""
     return Recipe(
-        interpolant=path,
-        time_law=Beta(*map(float, time_beta)),
+        coupling=COUPLINGS[coupling]() if isinstance(coupling, str) else coupling,
         weight_decay=alpha / n_rows,
         batch_size=_auto(batch_size, 128 if cross_fitted else 512 if n_rows < _LARGE else 1_024),
         learning_rate=_auto(learning_rate_init, 0.01 if cross_fitted else 0.005),

@@ -14,13 +14,14 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from skinterflow._fitting import Fold, Recipe, judge
+from skinterflow._fitting import Fold, Trained, held_out_log_prob
 from skinterflow._rows import FlowRows, RowSource, shuffled_indices
 from skinterflow.interflow.fields import VelocityField
-from skinterflow.interflow.flows import Flow
+from skinterflow.interflow.flows import Flow, Pushforward
 from skinterflow.interflow.interpolants import Interpolant
 from skinterflow.interflow.objectives import DistillationObjective
 from skinterflow.interflow.ode import Solver
+from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.times import TimeLaw, stratified_uniform
 from skinterflow.interflow.training import train
 
@@ -34,6 +35,7 @@ _LEARNING_RATE = 5e-3
 _DIVERGENCE_WEIGHT = 0.25
 """Weight of the error of the divergence, where both errors are relative to the mean squares of their targets."""
 _SAMPLING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
+_JUDGED_ROWS = 512
 _JUDGING_SOLVER = Solver(n_steps=6, max_refinements=1, atol=math.inf)
 
 MAX_LOST = 1.0
@@ -54,22 +56,22 @@ class Targets(NamedTuple):
 
 
 def distilled(
-    student: VelocityField, teacher: VelocityField, folds: Sequence[Fold], end_time: float, recipe: Recipe
+    student: VelocityField, taught: Trained, folds: Sequence[Fold], time_law: TimeLaw, max_iter: int
 ) -> tuple[VelocityField, float | None]:
     """The student if it is good enough, else the teacher with a warning; and the held-out log-likelihood that the student lost.
 
     Parameters
     ----------
     student : VelocityField of one or two hidden layers, trained in place
-    teacher : VelocityField, left as it is
+    taught : Trained, whose field is the teacher, left as it is; its flow stops after 0
     folds : sequence of Fold, whose held-out rows judge (rows of the first that train, where nothing is held out)
-    end_time : float in (0, 1], where the teacher's flow stops
-    recipe : Recipe
+    time_law : TimeLaw
+    max_iter : int, number of steps
     """
+    teacher = taught.field
     try:
-        trained = distil(student, teacher, folds[0].train, end_time, recipe.interpolant, recipe.time_law, recipe.max_iter)
-        judging = folds if len(folds[0].judge.u) else [_fold_judged_by_training_rows(folds[0])]
-        by_teacher, by_student = (_judged(field, judging, end_time) for field in (teacher, trained))
+        trained = distil(student, teacher, folds[0].train, taught.end_time, taught.interpolant, taught.base, time_law, max_iter)
+        by_teacher, by_student = (_judged(field, taught, folds) for field in (teacher, trained))
     except FloatingPointError as error:
         return _kept(teacher, f"diverged ({error})")
     except KeyboardInterrupt:
@@ -90,14 +92,19 @@ def _kept(teacher: VelocityField, reason: str, lost: float | None = None) -> tup
     return teacher, lost
 
 
-def _judged(field: VelocityField, folds: Sequence[Fold], end_time: float) -> float:
+def _judged(field: VelocityField, taught: Trained, folds: Sequence[Fold]) -> float:
     """Mean held-out log-likelihood in nats per row, on a grid fine enough to compare two fields."""
-    return judge([field] * len(folds), folds, (end_time,), _JUDGING_SOLVER)[0][0]
+    density = Pushforward(Flow(field, _JUDGING_SOLVER), taught.base)
+    judging = folds if len(folds[0].judge.u) else [_fold_judged_by_training_rows(folds[0])]
+    totals, masses = zip(
+        *(held_out_log_prob(density, fold, (taught.end_time,), _JUDGED_ROWS // len(judging)) for fold in judging), strict=True
+    )
+    return float(sum(totals)) / sum(masses)
 
 
 def _fold_judged_by_training_rows(fold: Fold) -> Fold:
-    u, weight = next(fold.train.batches(min(len(fold.train), 512)))
-    return Fold(fold.train, FlowRows(u, weight, torch.zeros_like(weight, dtype=torch.float64)))
+    u, weight = next(fold.train.batches(_JUDGED_ROWS))
+    return Fold(fold.source, fold.train, FlowRows(u, weight, torch.zeros_like(weight, dtype=torch.float64)))
 
 
 def distil(
@@ -106,6 +113,7 @@ def distil(
     rows: RowSource,
     end_time: float,
     interpolant: Interpolant,
+    base: Scaling,
     time_law: TimeLaw,
     max_iter: int,
 ) -> VelocityField:
@@ -118,6 +126,7 @@ def distil(
     rows : RowSource, the data in flow units
     end_time : float in (0, 1], where the teacher's flow stops
     interpolant : Interpolant
+    base : Scaling, which carries standard normal points to base points
     time_law : TimeLaw, whose times are scaled to ``[0, end_time]``
     max_iter : int, number of steps
 
@@ -130,7 +139,7 @@ def distil(
     FloatingPointError
         If the student's loss is not finite at the end.
     """
-    targets = compute_targets(teacher, rows, end_time, interpolant, time_law, _POINTS_PER_STEP * max(max_iter, _ROWS_PER_TIME))
+    targets = compute_targets(teacher, rows, end_time, interpolant, base, time_law, _POINTS_PER_STEP * max(max_iter, _ROWS_PER_TIME))
     errors = targets.v.square().sum(-1).mean(), targets.divergence.square().mean()
     objective = DistillationObjective(student, _DIVERGENCE_WEIGHT * float(errors[0] / errors[1]))
     for step in train(
@@ -149,21 +158,27 @@ def distil(
 
 @torch.no_grad()
 def compute_targets(
-    teacher: VelocityField, rows: RowSource, end_time: float, interpolant: Interpolant, time_law: TimeLaw, n_points: int
+    teacher: VelocityField,
+    rows: RowSource,
+    end_time: float,
+    interpolant: Interpolant,
+    base: Scaling,
+    time_law: TimeLaw,
+    n_points: int,
 ) -> Targets:
     """At least `n_points` points of the path up to `end_time` with the teacher's velocity and divergence there."""
     n_times = -(-n_points // _ROWS_PER_TIME)
     n_points = n_times * _ROWS_PER_TIME
     data = next(rows.batches(n_points // 2))[0]
-    base = torch.randn(-(-n_points // _POINTS_PER_SAMPLE), teacher.n_features, device=data.device, dtype=data.dtype)
+    x0 = base(torch.randn(-(-n_points // _POINTS_PER_SAMPLE), teacher.n_features, device=data.device, dtype=data.dtype))
     flow = Flow(teacher, _SAMPLING_SOLVER)
-    samples = torch.cat([flow.push(block) for block in base.split(_BLOCK_ROWS)])
+    samples = torch.cat([flow.push(block) for block in x0.split(_BLOCK_ROWS)])
     x1 = torch.cat([data, samples[torch.randint(len(samples), (n_points - len(data),), device=data.device)]])
     x1 = x1[torch.randperm(n_points, device=data.device)]
     t = end_time * time_law.quantile(stratified_uniform(n_times, data.device)).to(data.dtype)
     t = t[torch.randperm(n_times, device=data.device)]
     per_row = t.repeat_interleave(_ROWS_PER_TIME)
-    x = interpolant(per_row, torch.randn_like(x1), x1)
+    x = interpolant(per_row, base(torch.randn_like(x1)), x1)
     blocks = zip(per_row.split(_BLOCK_ROWS), x.split(_BLOCK_ROWS), strict=True)
     v, divergence = map(torch.cat, zip(*(teacher.value_and_divergence(*block) for block in blocks), strict=True))
     groups = (n_times, _ROWS_PER_TIME)

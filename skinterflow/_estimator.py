@@ -19,8 +19,8 @@ _Module = TypeVar("_Module", bound=torch.nn.Module)
 _Result = TypeVar("_Result")
 RandomStateLike = int | np.random.RandomState | None
 
-_BLOCK_ROWS = 4096
-"""Rows that are scored at a time: the bound on the memory of a prediction."""
+_BLOCK_ROWS = 2**14
+"""Rows that are scored at a time: the bound on the memory of a prediction.  Many, because the few that need many steps hold up all."""
 
 
 def private_random_state(random_state: RandomStateLike) -> np.random.RandomState:
@@ -121,8 +121,8 @@ def weighted_rows(X: NDArray[Any], sample_weight: ArrayLike | None) -> tuple[NDA
 
 
 def on_device(module: _Module, device: torch.device, dtype: torch.dtype) -> _Module:
-    """Copy of `module` on a device and in a dtype; the original stays where it is."""
-    return copy.deepcopy(module).to(device=device, dtype=dtype)
+    """Copy of `module` on a device and in a dtype, that learns no more; the original stays where it is."""
+    return copy.deepcopy(module).to(device=device, dtype=dtype).requires_grad_(False)
 
 
 def map_blocks(work: Callable[[torch.Tensor], _Result], X: NDArray[Any], device: torch.device, n_jobs: int | None) -> list[_Result]:

@@ -76,10 +76,26 @@ class RowSource(ABC):
 
     @abstractmethod
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows in flow units, shape (batch_size, D), and weights, shape (batch_size,)."""
+        """Rows in flow units, shape (batch_size, D), in random order, and weights, shape (batch_size,)."""
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+
+@dataclass(frozen=True)
+class NormalRows(RowSource):
+    """Fresh standard normal rows.
+
+    Parameters
+    ----------
+    n_features : int
+    device : torch.device
+    """
+
+    n_features: int
+    device: torch.device
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        weight = torch.ones(batch_size, device=self.device)
+        while True:
+            yield torch.randn(batch_size, self.n_features, device=self.device), weight
 
 
 class ShuffledRows(RowSource):

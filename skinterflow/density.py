@@ -10,42 +10,39 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin, _fit_context
-from sklearn.utils import Tags, check_array
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin, _fit_context
+from sklearn.utils import Bunch, Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skinterflow._defaults import INTERPOLANTS, checked_widths, continued_fields, held_out_rows, new_fields, resolve_recipe
+from skinterflow._arguments import checked_noise, checked_time, checked_times, stochastic_solver
+from skinterflow._defaults import checked_widths, held_out_rows, resolve_recipe
+from skinterflow._diagnostics import diagnose_density
 from skinterflow._distillation import distilled
 from skinterflow._estimator import (
     RandomStateLike,
     all_or_nothing,
     checked_weight,
     map_blocks,
-    on_device,
     private_random_state,
     resolve_device,
     resolve_device_or_cpu,
     seeded,
     weighted_rows,
 )
-from skinterflow._fitting import Fold, fit_field
-from skinterflow._rows import Reader, training_rows
-from skinterflow._scaling import constant_widths, estimate_scaling, warn_degenerate
-from skinterflow.interflow.divergence import Hutchinson
-from skinterflow.interflow.fields import ACTIVATIONS, ResidualMLP, VelocityField
-from skinterflow.interflow.flows import Flow, Measured, Pushforward, warn_unresolved
-from skinterflow.interflow.interpolants import Interpolant
-from skinterflow.interflow.ode import ADAPTIVE_METHODS, FIXED_GRID_ORDERS, Calibration, Solver
-from skinterflow.interflow.scaling import Scaling
-
-_CALIBRATION_ROWS = 64
-
-_Work = Callable[[torch.Tensor, torch.dtype, Flow, Scaling], Measured]
+from skinterflow._fitting import Fold
+from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, FlowEstimator
+from skinterflow._rows import NormalRows, Reader, training_rows
+from skinterflow.interflow.couplings import Coupling
+from skinterflow.interflow.fields import ResidualMLP
+from skinterflow.interflow.flows import Measured
+from skinterflow.interflow.interpolants import Interpolant, learned_parameters
+from skinterflow.interflow.ode import Solver
+from skinterflow.interflow.scaling import Compose, LearnedGaussian, Scaling
 
 
-class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
+class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, FlowEstimator):
     r"""Density estimation with a stochastic-interpolant flow.
 
     A velocity field ``v_t(x)`` is learned that carries a standard normal at ``t = 0`` into the data at ``t = 1``.  It is the minimiser of
@@ -54,8 +51,16 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     Parameters
     ----------
-    interpolant : {"trigonometric", "linear"} or Interpolant, default="trigonometric"
-        Path that joins a base point to a data point.
+    interpolant : {"trigonometric", "linear", "variance_preserving", "fourier"} or Interpolant, default="trigonometric"
+        Path that joins a base point to a data point.  One with parameters, such as "fourier", is learned: it shortens the way
+        ([1]_, appendix H).  For both "fourier" and "variance_preserving", `time_beta` is best ``(1, 1)``: what a learned path lowers is the
+        transport action weighted by the law of the times.
+    base : {"normal", "learned"}, default="normal"
+        Density that the flow starts from: standard normal in the units of the flow, or a Gaussian whose mean and covariance are learned
+        with the path.
+    coupling : {"independent", "optimal_transport"} or Coupling, default="independent"
+        Which base point meets which data point in training.  "optimal_transport", within parts of a batch, shortens *straight* paths
+        (``interpolant="linear"``), at dearer training steps.
     time_beta : tuple of two positive floats, default=(1.0, 0.5)
         Beta law of the training times; ``(1, 1)`` is uniform.  The default puts more of them near the data ([1]_, table 3).
     end_time : "auto" or float in (0, 1], default="auto"
@@ -88,6 +93,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         True holds out `validation_fraction` of the rows, keeps the weights with the best held-out log-likelihood, and stops when it
         no longer rises.  False trains on all rows for `max_iter` steps.  "auto" is True from 2,000 rows; below, four
         fields are trained, each judged on its own quarter of the rows, and the model is the mean of the fields (cross-fitting).
+        A path or a base that is learned belongs to one field, and "auto" is True with it.
     validation_fraction : float in (0, 1), default=0.1
         Part of the rows that is held out when nothing is cross-fitted.
     n_iter_no_change : int, default=3
@@ -112,7 +118,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     device : {"cpu", "cuda", "cuda:1", "auto", ...} or torch.device, default="cpu"
         Where to train and to score; "auto" takes a GPU if there is one.
     n_jobs : int or None, default=None
-        Blocks of 4,096 rows that are scored, transformed or sampled side by side, in threads; None is 1, with torch's own threads,
+        Blocks of 16,384 rows that are scored, transformed or sampled side by side, in threads; None is 1, with torch's own threads,
         which on two cores was not slower.
 
     Attributes
@@ -131,6 +137,10 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         The best of them, whose weights were kept.
     distillation_loss_ : float or None
         Held-out log-likelihood that the student lost against the trained field, in nats per row; None where there is no student.
+    action_, path_length_ : float
+        Transport action ``E|v|^2`` and length, the mean over times of its root, of the path that was trained on; in units of the flow.
+    initial_action_, initial_path_length_ : float or None
+        The same of the path before it was learned; None where there was nothing to learn.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Only if `X` has feature names that are all strings.
@@ -162,43 +172,24 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     (3, 4)
     """
 
-    _doc_link_module = "skinterflow"
     __metadata_request__inverse_transform: ClassVar[dict[str, str]] = {"Z": UNUSED}
-    _scaling: Scaling
-    _trained: VelocityField
-    _field: VelocityField
-    _calibration: Calibration | None
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "interpolant": [StrOptions(set(INTERPOLANTS)), Interpolant],
-        "time_beta": [tuple, list],
+        **PARAMETER_CONSTRAINTS,
+        "base": [StrOptions({"normal", "learned"})],
         "end_time": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right")],
-        "scaling": [StrOptions({"power", "whiten", "standardize"}), Scaling, None],
-        "hidden_layer_sizes": [StrOptions({"auto"}), "array-like"],
         "student_layer_sizes": ["array-like", None],
-        "activation": [StrOptions(set(ACTIVATIONS))],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate_init": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "early_stopping": [StrOptions({"auto"}), "boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
-        "warm_start": ["boolean"],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-        "solver": [StrOptions({*FIXED_GRID_ORDERS, *ADAPTIVE_METHODS})],
-        "atol": [Interval(Real, 0, None, closed="neither")],
-        "rtol": [Interval(Real, 0, None, closed="left")],
-        "divergence": [StrOptions({"exact"}), Interval(Integral, 1, None, closed="left")],
-        "device": [str, torch.device],
-        "n_jobs": [Integral, None],
     }
 
     def __init__(
         self,
         *,
         interpolant: str | Interpolant = "trigonometric",
+        base: str = "normal",
+        coupling: str | Coupling = "independent",
         time_beta: tuple[float, float] = (1.0, 0.5),
         end_time: str | float = "auto",
         scaling: str | Scaling | None = "power",
@@ -224,6 +215,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         n_jobs: int | None = None,
     ) -> None:
         self.interpolant = interpolant
+        self.base = base
+        self.coupling = coupling
         self.time_beta = time_beta
         self.end_time = end_time
         self.scaling = scaling
@@ -272,25 +265,23 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             rows, weight = weighted_rows(rows, sample_weight)
             device = resolve_device(self.device)
             Solver(self.solver, float(self.atol), float(self.rtol))
-            widths = constant_widths(rows)
-            warn_degenerate(rows, widths, list(getattr(self, "feature_names_in_", map("column {}".format, range(rows.shape[1])))))
+            names = list(getattr(self, "feature_names_in_", map("column {}".format, range(rows.shape[1]))))
             with seeded(private_random_state(self.random_state).randint(2**31), device):
-                scaling = self._scaling if warm else estimate_scaling(copy.deepcopy(self.scaling), rows, weight, widths)
-                self._fit_rows(Reader(rows, weight, widths, scaling, device), warm)
+                self._fit_rows(self._reader(rows, weight, device, self._target if warm else None, names), warm)
         return self
 
     def _fit_rows(self, reader: Reader, warm: bool) -> None:
         n_rows, n_features = reader.X.shape
         sizes = self.student_layer_sizes
         student_widths = None if sizes is None else checked_widths("student_layer_sizes", sizes, most=2)
-        held_out = held_out_rows(n_rows, self.early_stopping, self.validation_fraction)
-        folds = [Fold(training_rows(reader, rows), reader.read(rows)) for rows in held_out]
+        path, base = self._path(n_features, warm), self._base(n_features, warm)
+        held_out = held_out_rows(n_rows, self.early_stopping, self.validation_fraction, one_member=bool(learned_parameters(path, base)))
+        source = NormalRows(n_features, reader.device)
+        folds = [Fold(source, training_rows(reader, rows), reader.read(rows)) for rows in held_out]
         recipe = resolve_recipe(
             n_rows=n_rows,
-            n_features=n_features,
             cross_fitted=len(folds) > 1,
-            interpolant=self.interpolant,
-            time_beta=self.time_beta,
+            coupling=self.coupling,
             end_time=self.end_time,
             alpha=self.alpha,
             batch_size=self.batch_size,
@@ -300,33 +291,27 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             tol=self.tol,
             verbose=bool(self.verbose),
         )
-        if warm:
-            members = continued_fields(len(folds), self._trained)
-        else:
-            members = new_fields(len(folds), n_features, self.hidden_layer_sizes, self.activation)
-        trained, end_time, history = fit_field([member.to(reader.device) for member in members], folds, recipe)
-        field, lost = trained, None
-        if student_widths is not None and end_time > 0:
+        objectives = self._objectives(len(folds), n_features, path, base, warm)
+        trained = self._train(objectives, folds, recipe, reader.device)
+        field, lost = trained.field, None
+        if student_widths is not None and trained.end_time > 0:
             student = ResidualMLP(n_features, student_widths, self.activation).to(reader.device)
-            field, lost = distilled(student, trained, folds, end_time, recipe)
-        self._calibration = self._calibrated(field, folds, end_time)
-        self._scaling, self._trained, self._field, self.end_time_ = reader.scaling, trained.cpu(), field.cpu(), end_time
-        self._n_features_out = self.n_features_in_
-        self.n_iter_, self.loss_curve_ = history.n_iter, history.loss_curve
-        self.loss_ = history.loss_curve[-1] if history.loss_curve else float("nan")
+            field, lost = distilled(student, trained, folds, objectives[0].time_law, recipe.max_iter)
+        self._keep(trained, field, source=trained.base, target=reader.scaling, fold=folds[0])
+        history = trained.history
         self.validation_scores_ = history.validation_scores or None
         self.best_validation_score_ = history.best_score if history.validation_scores else None
         self.distillation_loss_ = lost
 
-    def _calibrated(self, field: VelocityField, folds: Sequence[Fold], end_time: float) -> Calibration | None:
-        """Steps that tolerances need on rows of the data, or None where no steps are to be chosen."""
-        if end_time == 0 or self.solver in ADAPTIVE_METHODS:
-            return None
-        rows = next(folds[0].train.batches(_CALIBRATION_ROWS))[0]
-        return Flow(on_device(field, rows.device, torch.float64), end_time=end_time).calibrate(rows.double(), self.solver)
+    def _base(self, n_features: int, warm: bool) -> Scaling:
+        if warm:
+            return copy.deepcopy(self._source)
+        return LearnedGaussian(n_features) if self.base == "learned" else Compose([])
 
-    def score_samples(self, X: ArrayLike, return_error: bool = False) -> NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]:
-        """Log-density of each row of `X`.
+    def score_samples(
+        self, X: ArrayLike, return_error: bool = False, *, t: float | None = None
+    ) -> NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]:
+        """Log-density of each row of `X`, of the data or at any time on the path.
 
         Each row is solved on its own, so its value does not depend on the rows beside it.  One warning tells how many rows, if any,
         were left with an estimated error above the tolerance.
@@ -337,6 +322,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             float32 input is scored in float32, faster; anything else in float64.  A ``numpy.memmap`` is read in blocks.
         return_error : bool, default=False
             Return the estimated errors, too.
+        t : float in [0, 1] or None, default=None
+            Time on the path ([1]_, appendix A): 0 is the base, in data units, and None the model's own, `end_time_`.
 
         Returns
         -------
@@ -345,18 +332,18 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         error : ndarray of shape (n_samples,), only if `return_error`
             Estimated absolute error of each, in nats: of the ODE solve (NaN for "dopri5", which estimates none), plus one standard
             error where the divergence is estimated (NaN for a single probe).  It bounds the error for at least 95 rows in 100.
+
+        References
+        ----------
+        .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023.
         """
-        value, error = self._log_density(X)
+        value, error = self._log_density(X, t)
         return (value, error) if return_error else value
 
-    def _log_density(self, X: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Log-density of each row and its estimated error."""
-
-        def log_density(x: torch.Tensor, dtype: torch.dtype, flow: Flow, scaling: Scaling) -> Measured:
-            measured = Pushforward(flow).measured_log_prob(scaling(x).to(dtype))
-            return measured._replace(value=measured.value + scaling.log_abs_det(x))
-
-        return self._by_blocks(self._validated(X), log_density)
+    def _log_density(self, X: ArrayLike, t: float | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Log-density of each row at a time, and its estimated error."""
+        rows, time = self._validated(X), self._time(t)
+        return self._by_blocks(rows, lambda x, model: model.log_prob(x, time))
 
     def score(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> float:
         """Mean log-density per row, in nats: GaussianMixture's convention, and what model selection wants.
@@ -374,24 +361,120 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         log_density, _ = self._log_density(X)
         return float(np.average(log_density, weights=checked_weight(sample_weight, log_density)))
 
-    def sample(self, n_samples: int = 1, random_state: RandomStateLike = None) -> NDArray[np.float64]:
-        """Draw rows from the fitted density.
+    def score_gradient(self, X: ArrayLike, *, t: float | None = None) -> NDArray[Any]:
+        r"""Score: gradient of the log-density with respect to `X`.
+
+        Before ``t = 1`` it follows from the velocity, in closed form: for the trigonometric path
+        ``-u + (2 / pi) tan(pi t / 2) v_t(u)`` in the units of the flow ([1]_, proposition 4, with the sign mended).  At ``t = 1``,
+        and for paths that are not affine, the gradient of :meth:`score_samples` is carried along the flow.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        t : float in [0, 1] or None, default=None
+            Time on the path; None is the model's own, `end_time_`.
+
+        Returns
+        -------
+        score : ndarray of the shape and dtype of `X`, in nats per unit of each column
+
+        References
+        ----------
+        .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023.
+        """
+        rows, time = self._validated(X), self._time(t)
+        return self._by_blocks(rows, lambda x, model: model.score(x, time))[0]
+
+    def velocity(self, X: ArrayLike, t: float) -> NDArray[Any]:
+        """Velocity of the flow at the rows of `X`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        t : float in [0, 1]
+            Time on the path.
+
+        Returns
+        -------
+        velocity : ndarray of the shape and dtype of `X`, in units of each column per unit of time
+        """
+        rows, time = self._validated(X), self._time(t)
+        return self._by_blocks(rows, lambda x, model: _without_error(model.velocity(x, time)))[0]
+
+    def trajectory(self, X: ArrayLike, times: Sequence[float]) -> NDArray[Any]:
+        """Where the flow carries rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows at the first of the times.
+        times : sequence of float in [0, 1], increasing or decreasing
+            From data to latent, for example, is ``np.linspace(density.end_time_, 0, 50)``.
+
+        Returns
+        -------
+        positions : ndarray of shape (len(times), n_samples, n_features), of the dtype of `X`, in data units
+        """
+        rows, checked = self._validated(X), checked_times(times, self._latest())
+        return np.moveaxis(self._by_blocks(rows, lambda x, model: model.trajectory(x, checked))[0], 1, 0)
+
+    def sample(
+        self,
+        n_samples: int = 1,
+        random_state: RandomStateLike = None,
+        *,
+        t: float | None = None,
+        method: str = "ode",
+        epsilon: float | str | Callable[[float], float] = "decreasing",
+        n_steps: int | None = None,
+    ) -> NDArray[np.float64]:
+        r"""Draw rows from the fitted density, or from that at any time on the path.
 
         Parameters
         ----------
         n_samples : int, at least 1, default=1
         random_state : int, RandomState instance or None, default=None
             Seed of the draw; None draws anew at every call.
+        t : float in [0, 1] or None, default=None
+            Time on the path; None is the model's own, `end_time_`.
+        method : {"ode", "sde"}, default="ode"
+            "sde" adds noise and the score: ``dX = (v + epsilon s) dt + sqrt(2 epsilon) dW`` has the law of the ODE at every time, whatever
+            the noise ([1]_, section 1; [2]_, section 2).  It needs a path that is affine in its ends.
+        epsilon : float, callable or {"decreasing", "sine"}, default="decreasing"
+            Noise level of "sde": not negative; a function of the time; or ``1 - t`` and ``sin(pi t)^2`` by name.
+        n_steps : int or None, default=None
+            Steps of "sde", by Heun's method; None is 200 times the largest noise level, and at least 200.
 
         Returns
         -------
         X : ndarray of shape (n_samples, n_features), in data units
+
+        Raises
+        ------
+        FloatingPointError
+            If the diffusion leaves the finite numbers, with the time and the number of rows.
+
+        References
+        ----------
+        .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023.
+        .. [2] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023.
         """
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}.")
-        latent = private_random_state(random_state).standard_normal((int(n_samples), self.n_features_in_))
-        return self.inverse_transform(latent)
+        if method not in ("ode", "sde"):
+            raise ValueError(f"method must be 'ode' or 'sde', got {method!r}.")
+        time, random = self._time(t), private_random_state(random_state)
+        latent = random.standard_normal((int(n_samples), self.n_features_in_))
+        if method == "ode":
+            return self._by_blocks(latent, lambda z, model: model.push(z, time))[0]
+        level = checked_noise(epsilon)
+        solver, device = stochastic_solver(n_steps, level), resolve_device_or_cpu(self.device)
+        generator = torch.Generator(device).manual_seed(int(random.randint(2**31)))
+        model = self._fitted_flow(device, torch.float64)
+        # One generator draws for all blocks, one after the other.
+        parts = map_blocks(lambda z: model.diffuse(z, time, level, solver, generator), latent, device, n_jobs=1)
+        return torch.cat(parts).cpu().numpy()
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
         """Latent of each row of `X`: the point of the standard normal base that the flow carries to it.
@@ -404,11 +487,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         Z : ndarray of shape (n_samples, n_features), of the dtype of `X`; N(0, I) for rows of the fitted density
         """
-
-        def pull(x: torch.Tensor, dtype: torch.dtype, flow: Flow, scaling: Scaling) -> Measured:
-            return Measured(*flow.transport(scaling(x).to(dtype), flow.end_time, 0.0))
-
-        return self._by_blocks(self._validated(X), pull)[0]
+        return self._by_blocks(self._validated(X), lambda x, model: model.pull(x, self.end_time_))[0]
 
     def inverse_transform(self, Z: ArrayLike) -> NDArray[Any]:
         """Data rows of latent points: the inverse of :meth:`transform`.
@@ -421,47 +500,55 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         X : ndarray of shape (n_samples, n_features), of the dtype of `Z`
         """
-        check_is_fitted(self)
-        latent: NDArray[Any] = check_array(Z, dtype=[np.float64, np.float32], input_name="Z")
-        if latent.shape[1] != self.n_features_in_:
-            raise ValueError(f"Z has {latent.shape[1]} columns, but the latent space has {self.n_features_in_}, one for each feature.")
+        return self._by_blocks(self._validated_other(Z, "Z", "latent space"), lambda z, model: model.push(z, self.end_time_))[0]
 
-        def push(z: torch.Tensor, dtype: torch.dtype, flow: Flow, scaling: Scaling) -> Measured:
-            u, error, unresolved = flow.transport(z.to(dtype), 0.0, flow.end_time)
-            return Measured(scaling.inverse(u.double()), error, unresolved)
+    def diagnose(self, X: ArrayLike, random_state: RandomStateLike = None) -> Bunch:
+        """How well the field was learned, by rows that it was not trained on.
 
-        return self._by_blocks(latent, push)[0]
+        All numbers are in the units of the flow.
 
-    def _validated(self, X: ArrayLike) -> NDArray[Any]:
-        check_is_fitted(self)
-        rows: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        return rows
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Test rows.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the base points that the rows are paired with.
 
-    def _by_blocks(self, X: NDArray[Any], work: _Work) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Values and errors of `work` on the rows in blocks, so that memory is bounded; one warning counts all rows left unresolved."""
+        Returns
+        -------
+        diagnosis : Bunch with
+
+            - loss : float, ``G`` ([1]_, equation 8)
+            - loss_plus_action : float, ``G + E|v|^2``, which is zero at the optimum (equation 11)
+            - action, path_length : float, ``E|v|^2`` and the mean over times of its root; the action of the true velocity bounds the
+              squared Wasserstein-2 distance between base and data
+            - lipschitz : float, the largest slope of the field that was met on the path
+            - wasserstein2_bound : float, ``exp(1/2 + lipschitz) sqrt(E|v - dI/dt|^2)`` (proposition 3), with the regression loss in the
+              place of the unknown error of the field, which is smaller; often far too large to tell anything
+            - latent_ks : ndarray of shape (n_features,), Kolmogorov-Smirnov distance of each latent coordinate to N(0, 1)
+            - latent_energy_distance : float, energy distance of the latent rows (at most 2,000) to N(0, I)
+
+        References
+        ----------
+        .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023.
+        """
+        rows = self._validated(X)
         device = resolve_device_or_cpu(self.device)
-        dtype = torch.float32 if X.dtype == np.float32 else torch.float64
-        flow = Flow(self._field_with_divergence(device, dtype), self._solver(), self.end_time_)
-        scaling = on_device(self._scaling, device, torch.float64)
-        parts = map_blocks(lambda x: work(x, dtype, flow, scaling), X, device, self.n_jobs)
-        value, error, unresolved = (torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True))
-        warn_unresolved(int(unresolved.sum()), len(X), flow.solver)
-        return value.astype(X.dtype), error.astype(X.dtype)
+        noise = private_random_state(random_state).standard_normal(rows.shape)
+        return diagnose_density(self._fitted_flow(device, torch.float64), rows, noise, self.transform(rows))
 
-    def _field_with_divergence(self, device: torch.device, dtype: torch.dtype) -> VelocityField:
-        field = on_device(self._field, device, dtype)
-        return field if self.divergence == "exact" else Hutchinson(field, int(self.divergence))
+    def _time(self, t: float | None) -> float:
+        return checked_time(t, self.end_time_, self._latest())
 
-    def _solver(self) -> Solver:
-        atol, rtol = float(self.atol), float(self.rtol)
-        if self._calibration is not None and self._calibration.method == self.solver:
-            return self._calibration.solver(atol, rtol)
-        return Solver(self.solver, atol, rtol)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "_field")
+    def _latest(self) -> float:
+        """The last time that the model knows: a student was taught up to the end time."""
+        return 1.0 if self._field is self._trained else self.end_time_
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _without_error(value: torch.Tensor) -> Measured:
+    return Measured(value, torch.zeros_like(value[:, 0]), torch.zeros_like(value[:, 0], dtype=torch.bool))

@@ -10,14 +10,15 @@ import skinterflow
 ROOT = Path(skinterflow.__file__).parent
 ORDER = [
     ["interflow.interpolants", "interflow.times", "interflow.scaling", "interflow.fields", "interflow.ode", "interflow.muon"],
-    ["interflow.divergence", "interflow.objectives", "interflow.training"],
+    ["interflow.couplings", "interflow.divergence", "interflow.diagnostics", "interflow.objectives", "interflow.training", "interflow.sde"],
     ["interflow.flows"],
     ["interflow"],
-    ["_estimator", "_scaling"],
-    ["_rows"],
+    ["_arguments", "_estimator", "_fitted", "_scaling"],
+    ["_rows", "_diagnostics", "datasets"],
     ["_fitting"],
     ["_defaults", "_distillation"],
-    ["density"],
+    ["_flow_estimator"],
+    ["density", "transport"],
     [""],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

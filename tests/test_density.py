@@ -277,8 +277,8 @@ def test_error_bar_is_honest(fitted, iris):
 
 def test_error_bar_holds_the_standard_error_of_an_estimated_divergence(fitted, iris):
     """The probes are shared by the rows, so their errors are one draw: near one standard error, below three."""
-    exact, solver_error = copy.deepcopy(fitted).set_params(atol=1e-4).score_samples(iris, return_error=True)
-    estimates = copy.deepcopy(fitted).set_params(divergence=8, atol=1e-4)
+    exact, solver_error = copy.deepcopy(fitted).set_params(atol=1e-6).score_samples(iris, return_error=True)
+    estimates = copy.deepcopy(fitted).set_params(divergence=8, atol=1e-6)
     value, error = estimates.score_samples(iris, return_error=True)
     assert 0.05 < np.sqrt(np.mean(((value - exact) / error) ** 2)) < 3.0
     assert (error > 10 * solver_error).all()

@@ -12,6 +12,7 @@ from skinterflow._rows import FlowRows, ShuffledRows
 from skinterflow.interflow.fields import ResidualMLP
 from skinterflow.interflow.interpolants import Trigonometric
 from skinterflow.interflow.objectives import DistillationObjective
+from skinterflow.interflow.scaling import Compose
 from skinterflow.interflow.times import Beta
 
 from .conftest import QUICK
@@ -90,7 +91,7 @@ def test_targets_are_the_teacher_on_the_path():
     rows = ShuffledRows(FlowRows(x1, torch.ones(50), torch.zeros(50)))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        targets = compute_targets(teacher, rows, 0.6, Trigonometric(), Beta(1.0, 0.5), 4000)
+        targets = compute_targets(teacher, rows, 0.6, Trigonometric(), Compose([]), Beta(1.0, 0.5), 4000)
     assert targets.x.shape == targets.v.shape == (250, 16, 2)
     assert targets.t.shape == (250, 1)
     assert targets.t.max() <= 0.6

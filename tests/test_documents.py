@@ -12,7 +12,9 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["README.md", "docs/index.rst", "docs/user_guide.rst", "docs/mathematics.rst"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/index.rst", "docs/user_guide.rst", "docs/one_field.rst", "docs/authors_code.rst", "docs/mathematics.rst"]
+)
 def test_code_blocks_run(name):
     result = doctest.testfile(str(ROOT / name), module_relative=False, optionflags=FLAGS)
     assert result.failed == 0
@@ -38,3 +40,14 @@ def test_constraints_cover_the_commands():
     installs = [line for command in commands for line in command.splitlines() if "pip install" in line]
     assert len(installs) >= 2
     assert all("-c constraints.txt" in line for line in installs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem != "quickstart"))
+def test_gallery_runs(name, tmp_path, capsys, monkeypatch):
+    """Every example runs whole, on few steps, says something and writes its plot."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    path = tmp_path / "plot.png"
+    runpy.run_path(str(ROOT / f"examples/{name}.py"))["main"](path, max_iter=20)
+    assert "nan" not in capsys.readouterr().out
+    assert path.stat().st_size > 10_000

@@ -10,15 +10,14 @@ from hypothesis import strategies as st
 
 from skinterflow import _fitting as fitting
 from skinterflow._defaults import CROSS_FIT_BELOW, held_out_rows, resolve_recipe
-from skinterflow._rows import Reader, training_rows
+from skinterflow._rows import FlowRows, NormalRows, Reader, ShuffledRows, training_rows
+from skinterflow.interflow.couplings import OptimalTransport
 from skinterflow.interflow.scaling import Compose
 
 RECIPE = resolve_recipe(
     n_rows=100,
-    n_features=2,
     cross_fitted=True,
-    interpolant="trigonometric",
-    time_beta=(1.0, 0.5),
+    coupling="independent",
     end_time="auto",
     alpha=1.0,
     batch_size="auto",
@@ -34,7 +33,7 @@ def folds_of(n_rows, **choice):
     with torch.random.fork_rng():
         parts = held_out_rows(n_rows, **({"early_stopping": "auto", "validation_fraction": 0.1} | choice))
     reader = Reader(np.arange(float(n_rows))[:, None].repeat(2, 1), np.ones(n_rows), np.zeros(2), Compose([]), torch.device("cpu"))
-    return [fitting.Fold(training_rows(reader, part), reader.read(part)) for part in parts]
+    return [fitting.Fold(NormalRows(2, torch.device("cpu")), training_rows(reader, part), reader.read(part)) for part in parts]
 
 
 @given(n_rows=st.integers(2, 60))
@@ -54,6 +53,7 @@ def test_cross_fitting_judges_every_row_once_by_a_field_that_did_not_see_it(n_ro
         (CROSS_FIT_BELOW, {}, [200]),
         (CROSS_FIT_BELOW - 1, {}, [500, 500, 500, 499]),
         (50, {"early_stopping": True}, [5]),
+        (50, {"one_member": True}, [5]),
         (2, {"early_stopping": True, "validation_fraction": 0.99}, [1]),
         (50, {"early_stopping": False}, [0]),
     ],
@@ -71,7 +71,17 @@ def test_size_of_the_held_out_parts(n_rows, choice, sizes):
     ],
 )
 def test_end_time_is_chosen_by_held_out_log_likelihood(monkeypatch, scores, chosen):
-    monkeypatch.setattr(fitting, "judge", lambda fields, folds, times: [(scores[time], time) for time in times])
+    monkeypatch.setattr(fitting, "judge", lambda members, folds, times: [(scores[time], time) for time in times])
     assert fitting._choose_end_time([], folds_of(20), RECIPE) == chosen
     assert fitting._choose_end_time([], folds_of(20), replace(RECIPE, end_time=0.4)) == 0.4
     assert fitting._choose_end_time([], folds_of(20, early_stopping=False), RECIPE) == 1.0
+
+
+def test_pairs_carry_the_product_of_their_weights():
+    """Row k of either side has value and weight k + 1: the weight of a pair tells who was paired."""
+    rows = ShuffledRows(FlowRows(torch.arange(1.0, 9.0)[:, None].repeat(1, 2), torch.arange(1.0, 9.0), torch.zeros(8)))
+    fold = fitting.Fold(rows, rows, FlowRows(torch.empty(0, 2), torch.empty(0), torch.empty(0)))
+    with torch.random.fork_rng():
+        x0, x1, weight = next(fitting._pairs(fold, 8, OptimalTransport()))
+    torch.testing.assert_close(weight, x0[:, 0] * x1[:, 0])
+    torch.testing.assert_close(x0, x1)  # of two equal sets, each row meets itself

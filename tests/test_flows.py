@@ -6,20 +6,24 @@ import pytest
 import torch
 
 from skinterflow.interflow.fields import ResidualMLP
-from skinterflow.interflow.flows import AccuracyWarning, Flow, Pushforward, standard_normal_log_prob
-from skinterflow.interflow.interpolants import Linear, Trigonometric
+from skinterflow.interflow.flows import AccuracyWarning, Diffusion, Flow, Pushforward, base_log_prob, standard_normal_log_prob
+from skinterflow.interflow.interpolants import Linear, Trigonometric, VariancePreserving
 from skinterflow.interflow.ode import Solver
+from skinterflow.interflow.scaling import Compose
+from skinterflow.interflow.sde import StochasticSolver
 
 from .oracles import gaussian, mixture
 from .test_fields import perturbed, points
+from .test_objectives import draws_of_mixture
+from .test_scaling import learned_gaussian
 
 TIGHT = Solver(atol=1e-7, rtol=0.0)
 INTERPOLANTS = [Trigonometric(), Linear()]
 
 
-def network(d=2):
+def network(d=2, size=0.2):
     with torch.random.fork_rng():
-        return perturbed(ResidualMLP(d, (6, 6, 6)), size=0.2)
+        return perturbed(ResidualMLP(d, (6, 6, 6)), size=size)
 
 
 FIELDS = {"mixture": lambda: mixture(2), "mixture, linear path": lambda: mixture(2, Linear()), "network": network}
@@ -126,3 +130,95 @@ def test_error_estimate_covers_the_true_error():
 
 def test_standard_normal():
     torch.testing.assert_close(standard_normal_log_prob(points(4, 3)), torch.distributions.Normal(0, 1).log_prob(points(4, 3)).sum(-1))
+
+
+def noise_free(t):
+    return 0.0
+
+
+def true_score(field, t, x):
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(field.log_prob(t, x).sum(), x)[0]
+
+
+@pytest.mark.parametrize("interpolant", [*INTERPOLANTS, VariancePreserving()], ids=repr)
+@pytest.mark.parametrize("t", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_score_follows_from_the_velocity(interpolant, t):
+    """Plus sign: the formula printed in paper 1 has the other."""
+    field, time = mixture(2, interpolant), torch.tensor(t, dtype=torch.float64)
+    score = Diffusion(field, interpolant, noise_free).score(time, points(6, 2))
+    torch.testing.assert_close(score, true_score(field, t, points(6, 2)), rtol=1e-4, atol=1e-6)
+    if interpolant == Trigonometric():
+        v = field(time, points(6, 2))
+        torch.testing.assert_close(score, -points(6, 2) + 2 / torch.pi * torch.tan(torch.pi * time / 2) * v, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("interpolant", INTERPOLANTS, ids=repr)
+@pytest.mark.parametrize("t", [0.0, 0.5, 0.99, 1.0])
+def test_score_carried_along_the_flow(interpolant, t):
+    field = mixture(2, interpolant)
+    measured = Pushforward(Flow(field, TIGHT)).score(points(6, 2), t)
+    torch.testing.assert_close(measured.value, true_score(field, t, points(6, 2)), rtol=1e-4, atol=1e-5)
+    assert ((measured.value - true_score(field, t, points(6, 2))).norm(dim=1) <= measured.error + 1e-9).all()
+
+
+def test_score_of_a_network_is_the_gradient_of_its_log_density():
+    density, x, h = Pushforward(Flow(network(), TIGHT), learned_gaussian()), points(3, 2), 1e-4
+    steps = h * torch.eye(2, dtype=torch.float64)
+    differences = [(density.log_prob(x + step) - density.log_prob(x - step)) / (2 * h) for step in steps]
+    torch.testing.assert_close(density.score(x).value, torch.stack(differences, dim=1), rtol=1e-4, atol=1e-4)
+
+
+def test_learned_base_is_the_gaussian_that_it_says():
+    base, x = learned_gaussian(), points(5, 2)
+    root = base(torch.eye(2, dtype=torch.float64)) - base.mean
+    expected = torch.distributions.MultivariateNormal(base.mean, root.T @ root).log_prob(x)
+    torch.testing.assert_close(base_log_prob(base, x), expected)
+    still = Pushforward(Flow(network(size=0.0), TIGHT), base)
+    torch.testing.assert_close(still.log_prob(x), expected)
+    torch.testing.assert_close(still.log_prob_at(x, torch.full((5,), 0.7, dtype=torch.float64)), expected)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sample = still.sample(4000)
+    torch.testing.assert_close(torch.cov(sample.T), root.T @ root, rtol=0.1, atol=0.1)
+
+
+def test_score_of_a_gaussian_base_follows_from_the_velocity():
+    """At the base, whatever the velocity."""
+    base, x = learned_gaussian(), points(4, 2)
+    root = base(torch.eye(2, dtype=torch.float64)) - base.mean
+    score = Diffusion(network(size=0.0), Trigonometric(), noise_free, base).score(torch.tensor(0.0, dtype=torch.float64), x)
+    torch.testing.assert_close(score, -(x - base.mean) @ torch.linalg.inv(root.T @ root))
+
+
+def energy_distance(x, y):
+    def within(a):
+        return torch.cdist(a, a).sum() / (len(a) * (len(a) - 1))
+
+    return 2 * torch.cdist(x, y).mean() - within(x) - within(y)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epsilon", [0.0, 0.5, 2.0, 8.0])
+def test_diffusion_has_the_law_of_the_flow(epsilon):
+    """Two moments within four standard errors, and an energy distance like that of two fresh samples; for any noise."""
+    field, n = mixture(2), 4000
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        x0, fresh, other = torch.randn(n, 2, dtype=torch.float64), draws_of_mixture(field, n), draws_of_mixture(field, n)
+    solver = StochasticSolver(n_steps=int(150 * max(1.0, epsilon)))
+    x = Diffusion(field, Trigonometric(), lambda t: epsilon).push(x0, 1.0, solver, torch.Generator().manual_seed(1))
+    for power in (1, 2):
+        difference = (x**power).mean(0) - (fresh**power).mean(0)
+        standard_error = ((x**power).var(0) / n + (fresh**power).var(0) / n).sqrt()
+        assert (difference.abs() < 4 * standard_error).all()
+    assert energy_distance(x, fresh) < energy_distance(fresh, other).abs() + 0.005
+    if epsilon > 0:
+        moved = (x - Flow(field, Solver(atol=1e-3)).push(x0)).norm(dim=1)
+        assert moved.median() > 0.5  # the noise did act
+
+
+def test_diffusion_without_noise_is_the_flow():
+    field, x0 = mixture(2), points(5, 2)
+    pushed = Diffusion(field, Trigonometric(), noise_free, Compose([])).push(x0, 0.8, StochasticSolver(n_steps=400), torch.Generator())
+    torch.testing.assert_close(pushed, Flow(field, TIGHT, 0.8).push(x0), rtol=1e-4, atol=1e-4)

@@ -11,6 +11,8 @@ from scipy.integrate import solve_ivp
 
 from skinterflow.interflow.ode import ADAPTIVE_METHODS, FIXED_GRID_ORDERS, Solver, calibrate, time_grid
 
+from .test_fields import points
+
 
 def pendulum(t, y):
     """A driven pendulum: smooth, nonlinear, no closed form."""
@@ -198,3 +200,19 @@ def test_unknown_method_and_tolerances_are_refused():
     for atol, rtol in ((0.0, 0.0), (-1.0, 0.1), (0.1, -1.0), (float("nan"), 0.0)):
         with pytest.raises(ValueError, match=r"must not be negative and not both be zero, got atol="):
             Solver(atol=atol, rtol=rtol)
+
+
+def test_calibration_makes_coarse_estimates_honest():
+    """A rate that oscillates too fast for the first grids, so that two of them agree and both are wrong."""
+
+    def rate(t, y):
+        return torch.cos(8 * torch.pi * t) * (1 + y[:, :1].square()) * torch.ones_like(y)
+
+    y0 = points(64, 2)
+    calibration = calibrate(rate, y0, 1.0, 0.0)
+    assert max(calibration.caution) > 2.0
+    assert min(calibration.caution) >= 1.0
+    exact = Solver(atol=1e-10, rtol=0.0, max_refinements=9).solve(rate, points(200, 2, 1), 1.0, 0.0).y
+    for atol in (0.3, 0.03):
+        solution = calibration.solver(atol, 0.0).solve(rate, points(200, 2, 1), 1.0, 0.0)
+        assert ((solution.y - exact).norm(dim=1) > solution.error).double().mean() <= 0.05

@@ -9,7 +9,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.preprocessing import PowerTransformer
 
 from skinterflow._scaling import _powers, estimate_scaling
-from skinterflow.interflow.scaling import Compose, Standardize, Whiten, YeoJohnson
+from skinterflow.interflow.scaling import Compose, LearnedGaussian, Standardize, Whiten, YeoJohnson
 
 NONE_CONSTANT = np.zeros(1)
 
@@ -22,7 +22,15 @@ def whiten(matrix):
     return Whiten(matrix, torch.linalg.inv(matrix))
 
 
+def learned_gaussian():
+    gaussian = LearnedGaussian(2).double().requires_grad_(False)
+    gaussian.mean.copy_(vector(1.0, -2.0))
+    gaussian.root.copy_(torch.tensor([[0.5, 99.0], [0.7, -0.3]], dtype=torch.float64))  # what is above the diagonal counts for nothing
+    return gaussian
+
+
 SCALINGS = {
+    "learned Gaussian": lambda gaussian=learned_gaussian(): gaussian,
     "standardize": lambda: Standardize(vector(1.0, -2.0), vector(3.0, 0.1)),
     "whiten": lambda: whiten(torch.tensor([[2.0, 0.5], [0.3, -1.0]], dtype=torch.float64)),
     "power": lambda: YeoJohnson(vector(0.3, 1.7)),

@@ -56,7 +56,7 @@ ACTIVATIONS = {
 
 _N_FREQUENCIES = 8
 _TIME_WIDTH = 64
-_TANGENT_ELEMENTS = 2**18
+_TANGENT_ELEMENTS = 2**19
 """Tangent numbers per layer held at a time: about the size of a core's cache, and the bound on memory."""
 _HIDDEN_ELEMENTS = 2**16
 """Numbers per hidden layer held at a time where there are no tangents, for the same reason."""
@@ -224,12 +224,13 @@ class ResidualMLP(VelocityField):
         scales, shifts, gain = modulations
         h, slope = self._layer(0, scales[0], shifts[0], x)
         # Contiguous and in place: the tangents are the whole cost, and it is memory traffic as much as arithmetic.
+        grow = torch.addcmul if torch.is_grad_enabled() else Tensor.addcmul_
         tangents = self._weight(0).T.contiguous()[:, None, :] * slope
         for index in range(1, len(self.layers)):
             a, slope = self._layer(index, scales[index], shifts[index], h)
-            moved = (tangents @ self._weight(index).T).mul_(slope)
-            h, tangents = (h + a, tangents.add_(moved)) if self._is_residual(index) else (a, moved)
-        divergence = (tangents * self.out.weight[:, None, :]).sum(dim=(0, 2))
+            moved = tangents @ self._weight(index).T
+            h, tangents = (h + a, grow(tangents, moved, slope)) if self._is_residual(index) else (a, moved.mul_(slope))
+        divergence = torch.bmm(tangents, self.out.weight[:, :, None]).sum(dim=(0, 2))
         return torch.addcmul(self.out(h), gain, x), divergence + self.n_features * gain[..., 0]
 
 

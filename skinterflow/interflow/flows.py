@@ -5,6 +5,10 @@ r"""The flow ``X_t`` of a velocity field and the density that it pushes forward.
 .. math:: \log\rho_t(x) = \log\rho_0(X_{t\to 0}(x)) - \int_0^t \nabla\cdot v_\tau(X_{t\to\tau}(x))\, d\tau .
 
 A flow may stop before ``t = 1``: its end time plays the part of a bandwidth, from the base at 0 to the full flow at 1.
+
+The score ``grad log rho_t`` belongs to both.  Along the flow it is carried by ``dS/dt = -(grad v)^T S - grad div v``, exactly and at every
+time (:meth:`Pushforward.score`).  Where the path is affine and the base Gaussian, the velocity itself tells it before ``t = 1``
+(:meth:`Diffusion.score`), for the price of one evaluation, and so turns the flow into a diffusion.
 """
 
 from __future__ import annotations
@@ -19,7 +23,10 @@ import torch
 from torch import Tensor
 
 from skinterflow.interflow.fields import VelocityField
+from skinterflow.interflow.interpolants import AffineInterpolant
 from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
+from skinterflow.interflow.scaling import Compose, Scaling
+from skinterflow.interflow.sde import NoiseLevel, StochasticSolver
 
 
 class AccuracyWarning(UserWarning):
@@ -27,7 +34,7 @@ class AccuracyWarning(UserWarning):
 
 
 class Measured(NamedTuple):
-    """A value per row with its estimated absolute error, shape (B,), and whether the solver's stayed above the tolerance, shape (B,)."""
+    """A number or vector per row, its estimated absolute error, shape (B,), and whether the solver's stayed above the tolerance, (B,)."""
 
     value: Tensor
     error: Tensor
@@ -119,15 +126,17 @@ class Flow:
 
 
 class Pushforward:
-    """The density of ``X_t`` when ``X_0`` is standard normal.
+    """The density of ``X_t`` when ``X_0`` is the base: standard normal, or what `base` makes of a standard normal.
 
     Parameters
     ----------
     flow : Flow
+    base : Scaling, which carries standard normal points to base points; the identity by default
     """
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: Flow, base: Scaling | None = None) -> None:
         self.flow = flow
+        self.base = base or Compose([])
 
     def log_prob(self, x: Tensor, t: float | None = None) -> Tensor:
         """Log-density of the flow at time `t` (its end time by default) at points `x`, shape (B, D): shape (B,), nats."""
@@ -140,7 +149,7 @@ class Pushforward:
         t = self.flow.end_time if t is None else t
         y, error, unresolved = self.flow.transport_with_logdet(x, t, 0.0)
         x0, log_det, standard_error = self.flow.split(y)
-        return Measured(standard_normal_log_prob(x0) + log_det, error + standard_error, unresolved)
+        return Measured(base_log_prob(self.base, x0) + log_det, error + standard_error, unresolved)
 
     @torch.no_grad()
     def log_prob_at(self, x: Tensor, t: Tensor) -> Tensor:
@@ -153,13 +162,86 @@ class Pushforward:
 
         y0 = torch.cat([x, x.new_zeros(len(x), 1), t[:, None].to(x)], dim=1)
         y = self.flow.solver.solve(velocity_and_divergence, y0, 1.0, 0.0).y
-        return standard_normal_log_prob(y[:, :-2]) + y[:, -2]
+        return base_log_prob(self.base, y[:, :-2]) + y[:, -2]
+
+    def score(self, x: Tensor, t: float | None = None) -> Measured:
+        """Gradient of :meth:`log_prob` at points `x`, shape (B, D): shape (B, D), nats per unit; by two solves, there and back."""
+        t = self.flow.end_time if t is None else t
+        start, start_error, start_unresolved = self.flow.transport(x, t, 0.0)
+        y0 = torch.cat([start, base_score(self.base, start)], dim=1)
+        y, error, unresolved = self.flow.solver.solve(self._velocity_and_score_rate, y0, 0.0, t)
+        return Measured(y.tensor_split(2, dim=1)[1], start_error + error, start_unresolved | unresolved)
+
+    def _velocity_and_score_rate(self, t: Tensor, y: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x, score = y.detach().tensor_split(2, dim=1)
+            x.requires_grad_()
+            v, divergence = self.flow.field.value_and_divergence(t, x)
+            total = (v * score).sum() + divergence.reshape(len(x), -1).mean(dim=1).sum()
+            (gradient,) = torch.autograd.grad(total, x)
+        return torch.cat([v.detach(), -gradient], dim=1)
 
     def sample(self, n: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64) -> Tensor:
         """Draw `n` points at the end time: shape (n, D)."""
-        return self.flow.push(torch.randn(n, self.flow.field.n_features, device=device, dtype=dtype))
+        return self.flow.push(self.base(torch.randn(n, self.flow.field.n_features, device=device, dtype=dtype)))
+
+
+class Diffusion:
+    r"""``dX = (v + epsilon s) dt + sqrt(2 epsilon) dW``: noise without a change of law (paper 1, section 1; paper 2, equation 2.33).
+
+    Parameters
+    ----------
+    field : VelocityField
+    interpolant : AffineInterpolant, the path whose velocity the field is
+    epsilon : callable, noise level at a time, not negative
+    base : Scaling, which carries standard normal points to base points; the identity by default
+    """
+
+    def __init__(self, field: VelocityField, interpolant: AffineInterpolant, epsilon: NoiseLevel, base: Scaling | None = None) -> None:
+        self.field = field
+        self.interpolant = interpolant
+        self.epsilon = epsilon
+        self.base = base or Compose([])
+
+    def score(self, t: Tensor, x: Tensor) -> Tensor:
+        r"""``grad log rho_t = grad log rho_0(E[x0 | x_t = x]) / alpha(t)`` at points `x`, shape (B, D), and times before 1.
+
+        For the standard normal base and the trigonometric path it is ``-x + (2 / pi) tan(pi t / 2) v_t(x)``; the sign in proposition 4
+        of paper 1 is a misprint.
+        """
+        return self._score(t, x, self.field(t, x))
+
+    def push(self, x0: Tensor, t1: float, solver: StochasticSolver, generator: torch.Generator) -> Tensor:
+        """Carry base points, shape (B, D), to time `t1`, each on a random path of its own.
+
+        Where the path has left the base altogether, at ``t = 1``, the formula of the score divides by zero: there is no noise there.
+        """
+        return solver.solve(self._drift, self._level, x0, 0.0, t1, generator)
+
+    def _score(self, t: Tensor, x: Tensor, v: Tensor) -> Tensor:
+        return base_score(self.base, self.interpolant.expected_base(t, x, v)) / self.interpolant.alpha(t)
+
+    def _level(self, t: float) -> float:
+        return self.epsilon(t) if t < 1.0 else 0.0
+
+    def _drift(self, t: Tensor, x: Tensor) -> Tensor:
+        v, level = self.field(t, x), self._level(float(t))
+        return v if level == 0.0 else v + level * self._score(t, x, v)
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
     """Log-density of N(0, I) at `z`, shape (B, D): shape (B,)."""
     return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2.0 * math.pi))
+
+
+def base_log_prob(base: Scaling, x0: Tensor) -> Tensor:
+    """Log-density of base points, shape (B, D), that `base` makes of standard normal ones: shape (B,)."""
+    z = base.inverse(x0)
+    return standard_normal_log_prob(z) - base.log_abs_det(z)
+
+
+def base_score(base: Scaling, x0: Tensor) -> Tensor:
+    """Gradient of :func:`base_log_prob`, shape (B, D)."""
+    with torch.enable_grad():
+        x0 = x0.detach().requires_grad_()
+        return torch.autograd.grad(base_log_prob(base, x0).sum(), x0)[0]

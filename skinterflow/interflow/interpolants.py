@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def expand_as_leading(t: Tensor, x: Tensor) -> Tensor:
@@ -61,8 +62,20 @@ class Interpolant(ABC):
         return point, rate
 
 
+class Weights(NamedTuple):
+    """``alpha(t)``, ``beta(t)`` and their rates, each of the shape of `t`."""
+
+    alpha: Tensor
+    beta: Tensor
+    alpha_rate: Tensor
+    beta_rate: Tensor
+
+
 class AffineInterpolant(Interpolant):
-    """``I_t = alpha(t) x0 + beta(t) x1`` with ``alpha(0) = beta(1) = 1`` and ``alpha(1) = beta(0) = 0`` (equation B.2)."""
+    """``I_t = alpha(t) x0 + beta(t) x1`` with ``alpha(0) = beta(1) = 1`` and ``alpha(1) = beta(0) = 0`` (equation B.2).
+
+    Only such paths tell, by their velocity, what base point to expect at a place (:meth:`expected_base`), and with it the score.
+    """
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -72,13 +85,35 @@ class AffineInterpolant(Interpolant):
     def beta(self, t: Tensor) -> Tensor:
         """Weight of the data point, of the shape of `t`."""
 
+    def weights(self, t: Tensor) -> Weights:
+        """Weights of both ends and their rates, by one forward-mode derivative."""
+        (a, b), (a_rate, b_rate) = torch.func.jvp(lambda s: (self.alpha(s), self.beta(s)), (t,), (torch.ones_like(t),))[:2]
+        return Weights(a, b, a_rate, b_rate)
+
     def forward(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
         return _combine(self.alpha(t), self.beta(t), x0, x1)
 
     def path(self, t: Tensor, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
         # Only the weights depend on time: differentiating them alone keeps the forward-mode derivative off the large arrays.
-        (a, b), (a_rate, b_rate) = torch.func.jvp(lambda s: (self.alpha(s), self.beta(s)), (t,), (torch.ones_like(t),))[:2]
+        a, b, a_rate, b_rate = self.weights(t)
         return _combine(a, b, x0, x1), _combine(a_rate, b_rate, x0, x1)
+
+    def expected_base(self, t: Tensor, x: Tensor, v: Tensor) -> Tensor:
+        r"""Expected base point ``E[x0 | x_t = x]`` of paths that pass `x`, where the velocity is `v`.
+
+        It solves ``x = alpha E[x0] + beta E[x1]`` and ``v = alpha' E[x0] + beta' E[x1]``.
+
+        Parameters
+        ----------
+        t : Tensor of shape () or (B,), in [0, 1]
+        x, v : Tensors of shape ``(B, *event)``
+
+        Returns
+        -------
+        Tensor of shape ``(B, *event)``
+        """
+        a, b, a_rate, b_rate = self.weights(t)
+        return _combine(-b_rate, b, x, v) / expand_as_leading(a_rate * b - a * b_rate, x)
 
 
 def _combine(a: Tensor, b: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
@@ -122,6 +157,87 @@ class Linear(AffineInterpolant):
         return t
 
 
+@dataclass(frozen=True)
+class VariancePreserving(AffineInterpolant):
+    """``I_t = sqrt(1 - t^2) x0 + t x1``: the path of score-based diffusion, with ``1 - t^2`` the part of the variance that is noise.
+
+    Its rate grows without bound at ``t = 1`` (the velocity does not): train with uniform times, Beta(1, 1), where Beta(1, 0.5) would
+    meet the largest rates most often.
+
+    References
+    ----------
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, table 4.
+    """
+
+    def alpha(self, t: Tensor) -> Tensor:
+        variance = 1.0 - t.square()
+        inside = variance > 0
+        return torch.where(inside, torch.where(inside, variance, 1.0).sqrt(), 0.0)  # its rate is zero, not infinite, at the very end
+
+    def beta(self, t: Tensor) -> Tensor:
+        return t
+
+
+@dataclass(frozen=True)
+class EncodingDecoding(AffineInterpolant):
+    """``I_t = cos^2(pi t) x0`` in the first half of the time and ``cos^2(pi t) x1`` in the second.
+
+    At ``t = 1/2`` nothing of either end is left.  It needs a latent in the middle, without which all paths meet in one point there.
+
+    References
+    ----------
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, table 4.
+    """
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.where(t < 0.5, torch.cos(math.pi * t).square(), 0.0)
+
+    def beta(self, t: Tensor) -> Tensor:
+        return torch.where(t > 0.5, torch.cos(math.pi * t).square(), 0.0)
+
+
+class Fourier(AffineInterpolant, nn.Module):
+    r"""A path to be learned: trigonometric, plus sines that leave the ends where they are (paper 1, appendix H).
+
+    .. math::
+        \alpha(t) = \cos(\pi t / 2) + \sum_{m=1}^M a_m \sin(m \pi t), \qquad \beta(t) = \sin(\pi t / 2) + \sum_{m=1}^M b_m \sin(m \pi t)
+
+    Untrained it is :class:`Trigonometric`.
+
+    Parameters
+    ----------
+    n_modes : int, the number M of sines; the paper takes 7
+
+    Attributes
+    ----------
+    alpha_modes, beta_modes : Parameters of shape (M,)
+    """
+
+    def __init__(self, n_modes: int = 7) -> None:
+        super().__init__()
+        self.alpha_modes = nn.Parameter(torch.zeros(n_modes))
+        self.beta_modes = nn.Parameter(torch.zeros(n_modes))
+
+    def extra_repr(self) -> str:
+        return f"n_modes={len(self.alpha_modes)}"
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.cos(_quarter_turn(t)) + self._series(t, self.alpha_modes)
+
+    def beta(self, t: Tensor) -> Tensor:
+        return torch.sin(_quarter_turn(t)) + self._series(t, self.beta_modes)
+
+    def _series(self, t: Tensor, modes: Tensor) -> Tensor:
+        orders = math.pi * torch.arange(1, len(modes) + 1, dtype=t.dtype, device=t.device)
+        return (torch.sin(t[..., None] * orders) * modes.to(t.dtype)).sum(-1)
+
+
+def learned_parameters(*parts: object) -> list[nn.Parameter]:
+    """Parameters that a path, or whatever else, is learned by: of the modules among the `parts`."""
+    return [p for part in parts if isinstance(part, nn.Module) for p in part.parameters() if p.requires_grad]
+
+
+@torch.no_grad()
 def check_endpoints(interpolant: Interpolant, n_features: int) -> None:
     """Raise if a path does not start at `x0` and end at `x1`, with the size of the miss.
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.interpolants import Interpolant
+from skinterflow.interflow.scaling import Compose, Scaling
 from skinterflow.interflow.times import TimeLaw, stratified_uniform
 
 _MAX_ROWS_PER_TIME = 16
@@ -48,19 +49,23 @@ class VelocityObjective(nn.Module):
     """The module that is trained: draws times and returns :func:`velocity_loss` per row.
 
     Times are stratified over the batch and shared by small groups of rows, so that the time network runs on few inputs.
+    A path or a base with parameters is a module of the objective, too; see :func:`train` for who minimises and who maximises.
 
     Parameters
     ----------
     field : VelocityField
     interpolant : Interpolant
     time_law : TimeLaw
+    base : Scaling
+        What carries the points `x0` that it is given to base points, such as `LearnedGaussian`; the identity by default.
     """
 
-    def __init__(self, field: VelocityField, interpolant: Interpolant, time_law: TimeLaw) -> None:
+    def __init__(self, field: VelocityField, interpolant: Interpolant, time_law: TimeLaw, base: Scaling | None = None) -> None:
         super().__init__()
         self.field = field
         self.interpolant = interpolant
         self.time_law = time_law
+        self.base = base or Compose([])
 
     def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
         """Loss of each pair at a random time.
@@ -78,6 +83,7 @@ class VelocityObjective(nn.Module):
         n_times = n_rows // per_time
         t = self.time_law.quantile(stratified_uniform(n_times, x1.device)).to(x1.dtype)
         groups = (n_times, per_time, *x1.shape[1:])
+        x0 = self.base(x0)
         return velocity_loss(self.field, self.interpolant, t[:, None], x0.reshape(groups), x1.reshape(groups)).flatten()
 
 

@@ -30,6 +30,7 @@ _MAX_ADAPTIVE_STEPS = 10_000
 _UNCALIBRATED_STEPS = 8
 _STEP_COUNTS = (2, 4, 8)
 _N_STRETCHES = 8
+_COVERAGE = 0.95
 _FINEST_STEPS = 512
 """Steps of the finest grid that a calibrated solver goes on to."""
 
@@ -54,7 +55,7 @@ class Solver:
     r"""How an ODE is solved, and how accurately.
 
     The error of a row, on the finer of two grids, is estimated by ``|y_2n - y_n| / sqrt(2)`` (by twice that for Euler's method).  Where the
-    steps are small this is cautious by the order of the method; on the coarse grids of everyday use it bounds 95 rows in 100.
+    steps are small this is cautious by the order of the method; on coarse grids :func:`calibrate` finds how cautious one has to be.
 
     Parameters
     ----------
@@ -66,6 +67,9 @@ class Solver:
     max_refinements : int, how often the number of steps may be doubled
     nodes : tuple of increasing float from 0 to 1, or None
         Times that cut [0, 1] into stretches which get equally many steps.  None is dense near 1, as ``t = 1 - u^2``.
+    caution : tuple of float
+        Factors on the estimated errors of the first comparisons, that of the grids of `n_steps` and twice as many steps, and so on; 1 from
+        there.
     """
 
     method: str = "rk4"
@@ -74,6 +78,7 @@ class Solver:
     n_steps: int = _UNCALIBRATED_STEPS
     max_refinements: int = 6
     nodes: tuple[float, ...] | None = None
+    caution: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.method not in FIXED_GRID_ORDERS and self.method not in ADAPTIVE_METHODS:
@@ -108,7 +113,7 @@ class Solver:
             If the derivative is not finite, with the time and the number of rows.
         """
         if t0 == t1 or len(y0) == 0:
-            return Solution(y0, y0.new_zeros(len(y0)), y0.new_zeros(len(y0), dtype=torch.bool))
+            return Solution(y0, _rounding_error(y0), y0.new_zeros(len(y0), dtype=torch.bool))
         checked = _checked(f)
         if self.method in ADAPTIVE_METHODS:
             return self._adaptive(checked, y0, t0, t1)
@@ -134,7 +139,8 @@ class Solver:
         coarse = self.on_grid(f, y0, t0, t1, self.n_steps)
         for level in range(1, self.max_refinements + 1):
             fine = self.on_grid(f, y0[rows], t0, t1, self.n_steps * 2**level)
-            truncation, rounding = self.truncation_error(coarse, fine), _rounding_error(fine)
+            caution = self.caution[level - 1] if level <= len(self.caution) else 1.0
+            truncation, rounding = caution * self.truncation_error(coarse, fine), _rounding_error(fine)
             tolerance = self.tolerance(fine)
             solution.y[rows], solution.error[rows] = fine, truncation + rounding
             solution.unresolved[rows] = truncation + rounding > tolerance
@@ -164,12 +170,14 @@ class Calibration:
     ----------
     method : key of `FIXED_GRID_ORDERS`
     nodes : tuple of float, see `Solver`
-    errors : Tensor of shape (N, B), estimated error on the grids of twice `_STEP_COUNTS` steps, per row
+    caution : tuple of N float, factors by which the estimates of `_STEP_COUNTS` must grow to bound the error for 95 rows in 100
+    errors : Tensor of shape (N, B), estimated error on the grids of twice `_STEP_COUNTS` steps, per row, with that factor
     sizes : Tensor of shape (B,), Euclidean norm of the final states
     """
 
     method: str
     nodes: tuple[float, ...]
+    caution: tuple[float, ...]
     errors: Tensor
     sizes: Tensor
 
@@ -188,7 +196,8 @@ class Calibration:
             return total + 2 * steps * reached
 
         n_steps = min(_STEP_COUNTS, key=work)
-        return Solver(self.method, atol, rtol, n_steps, round(math.log2(_FINEST_STEPS / n_steps)), self.nodes)
+        caution = self.caution[_STEP_COUNTS.index(n_steps) :]
+        return Solver(self.method, atol, rtol, n_steps, round(math.log2(_FINEST_STEPS / n_steps)), self.nodes, caution)
 
 
 @torch.no_grad()
@@ -210,8 +219,13 @@ def calibrate(f: Derivative, y0: Tensor, t0: float, t1: float, method: str = "rk
     nodes = _equal_error_nodes(f, y0, t0, t1, method)
     solver = Solver(method, nodes=nodes)
     solutions = {n: solver.on_grid(f, y0, t0, t1, n) for n in sorted({*_STEP_COUNTS, *(2 * n for n in _STEP_COUNTS)})}
+    finest = solutions[2 * _STEP_COUNTS[-1]]
     errors = torch.stack([solver.truncation_error(solutions[n], solutions[2 * n]) for n in _STEP_COUNTS])
-    return Calibration(method, nodes, errors.cpu(), solutions[2 * _STEP_COUNTS[-1]].norm(dim=-1).cpu())
+    true_errors = torch.stack([(finest - solutions[2 * n]).norm(dim=-1) for n in _STEP_COUNTS])
+    ratios = true_errors / errors.clamp(min=torch.finfo(errors.dtype).tiny)
+    caution = ratios.double().quantile(_COVERAGE, dim=1).clamp(min=1.0)
+    errors = caution[:, None].to(errors) * errors
+    return Calibration(method, nodes, tuple(caution.tolist()), errors.cpu(), finest.norm(dim=-1).cpu())
 
 
 def _equal_error_nodes(f: Derivative, y0: Tensor, t0: float, t1: float, method: str) -> tuple[float, ...]:

@@ -82,6 +82,43 @@ class Whiten(Scaling):
         return torch.linalg.slogdet(self.matrix).logabsdet.expand(len(x))
 
 
+class LearnedGaussian(Scaling):
+    r"""``u = mean + L x`` with a lower triangular `L`: the base N(mean, L L^T) when `x` is standard normal, to be learned (appendix H).
+
+    Untrained it is the identity.
+
+    Parameters
+    ----------
+    n_features : int, dimension D
+
+    Attributes
+    ----------
+    mean : Parameter of shape (D,)
+    root : Parameter of shape (D, D): `L` below the diagonal, and the logarithm of its diagonal; what is above it is not used
+
+    References
+    ----------
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, appendix H.
+    """
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(n_features))
+        self.root = nn.Parameter(torch.zeros(n_features, n_features))
+
+    def _factor(self) -> Tensor:
+        return self.root.tril(-1) + self.root.diagonal().exp().diag()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mean + x @ self._factor().T
+
+    def inverse(self, u: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(self._factor(), (u - self.mean).T, upper=False).T
+
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        return self.root.diagonal().sum().expand(len(x))
+
+
 class YeoJohnson(Scaling):
     r"""Yeo-Johnson power map per column: ``sign(x) ((1 + |x|)^m - 1) / m`` with ``m = lambda`` for ``x >= 0``, else ``2 - lambda``.
 

@@ -3,6 +3,9 @@
 ``for step in train(objective, batches, ...)``: the caller's loop looks, reports, keeps and stops; the generator only learns.
 Muon for the hidden layers' weights and AdamW for all else, with a linear warm-up and a cosine decay; an exponential moving average (EMA)
 of the weights is what is meant to be used.
+
+A path that is learned plays against the field: the field minimises the loss ``G``, the path maximises it (paper 1, proposition 2).  As the
+minimum of ``G`` is minus the transport action, this shortens the path.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +26,10 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 _EMA_DECAY = 0.999
 _MUON_RATE = 2.0
 """Learning rate of Muon relative to that of AdamW."""
+_OPPONENT_RATE = 0.2
+"""Learning rate of the parameters that maximise, relative to that of AdamW: the field must follow."""
+OPPONENT_START = 0.5
+"""Part of the steps before those parameters move: maximising against a field that knows nothing leads astray."""
 _WARMUP_STEPS = 100
 _WARMUP_FRACTION = 0.1
 """The warm-up takes the smaller of these, so that a short training is not all warm-up."""
@@ -51,6 +59,7 @@ def train(
     learning_rate: float = 2e-3,
     weight_decay: float = 1e-2,
     hidden_weights: Sequence[nn.Parameter] = (),
+    maximized: Sequence[nn.Parameter] = (),
 ) -> Iterator[Step]:
     """Minimise the weighted mean of ``objective(*inputs)`` and yield every step.
 
@@ -61,13 +70,14 @@ def train(
     max_iter : int, number of steps, over which the learning rate decays
     learning_rate, weight_decay : float
     hidden_weights : sequence of nn.Parameter with two axes, those of the objective's parameters that Muon is to train
+    maximized : sequence of nn.Parameter, those that are to raise the loss instead: of a path or a base
 
     Yields
     ------
     Step
     """
-    optimizers = _optimizers(objective, hidden_weights, learning_rate, weight_decay)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda k: _learning_rate_factor(k, max_iter)) for o in optimizers]
+    optimizers = make_optimizers(objective, hidden_weights, maximized, learning_rate, weight_decay)
+    schedules = [_schedule(optimizer, max_iter) for optimizer in optimizers]
     averaged = AveragedModel(objective, multi_avg_fn=_update_average)
     for number, (inputs, weight) in zip(range(1, max_iter + 1), batches, strict=False):
         loss = objective(*inputs)
@@ -81,18 +91,35 @@ def train(
         yield Step(number, loss.detach(), averaged.module)
 
 
-def _optimizers(
-    objective: nn.Module, hidden_weights: Sequence[nn.Parameter], learning_rate: float, weight_decay: float
+def make_optimizers(
+    objective: nn.Module,
+    hidden_weights: Sequence[nn.Parameter],
+    maximized: Sequence[nn.Parameter],
+    learning_rate: float,
+    weight_decay: float,
 ) -> list[torch.optim.Optimizer]:
-    hidden = set(hidden_weights)
-    others = [p for p in objective.parameters() if p.requires_grad and p not in hidden]
+    """The optimisers of :func:`train`: AdamW, and Muon if there are hidden weights."""
+    others = [p for p in objective.parameters() if p.requires_grad and p not in {*hidden_weights, *maximized}]
+    groups: list[dict[str, Any]] = [{"params": others}]
+    if maximized:
+        groups.append({"params": list(maximized), "maximize": True, "lr": _OPPONENT_RATE * learning_rate, "weight_decay": 0.0})
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
+        torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
     ]
-    if hidden:
+    if hidden_weights:
         # Weight decay acts in proportion to the learning rate: the same strength for both.
         optimizers.append(Muon(hidden_weights, _MUON_RATE * learning_rate, weight_decay / _MUON_RATE))
     return optimizers
+
+
+def _schedule(optimizer: torch.optim.Optimizer, max_iter: int) -> torch.optim.lr_scheduler.LambdaLR:
+    def factor(k: int) -> float:
+        return _learning_rate_factor(k, max_iter)
+
+    def opponent(k: int) -> float:
+        return factor(k) if k >= OPPONENT_START * max_iter else 0.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, [opponent if g.get("maximize") else factor for g in optimizer.param_groups])
 
 
 def _learning_rate_factor(k: int, max_iter: int) -> float:

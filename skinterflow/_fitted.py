@@ -1,0 +1,119 @@
+"""A fitted model on one device and in one precision: what the estimators ask it, in the units of their rows.
+
+Rows come and go as float64; the flow between the two scalings works in its own precision.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skinterflow.interflow.flows import Diffusion, Flow, Measured, Pushforward
+from skinterflow.interflow.interpolants import AffineInterpolant, Interpolant
+from skinterflow.interflow.ode import Solution
+from skinterflow.interflow.scaling import Scaling
+from skinterflow.interflow.sde import NoiseLevel, StochasticSolver
+
+
+@dataclass(frozen=True)
+class FittedFlow:
+    """A flow between the units of its source, at time 0, and those of its target.
+
+    Parameters
+    ----------
+    flow : Flow
+    interpolant : Interpolant, the path that the field was trained on
+    source : Scaling, float64: rows of the source, or standard normal latents, to flow units
+    target : Scaling, float64: rows of the target to flow units
+    dtype : torch.dtype of the flow
+    """
+
+    flow: Flow
+    interpolant: Interpolant
+    source: Scaling
+    target: Scaling
+    dtype: torch.dtype
+
+    def push(self, z: Tensor, t: float) -> Measured:
+        """Rows of the source, carried to time `t`, in units of the target; the error is in flow units."""
+        u, error, unresolved = self.flow.transport(self.source(z).to(self.dtype), 0.0, t)
+        return Measured(self.target.inverse(u.double()), error, unresolved)
+
+    def pull(self, x: Tensor, t: float) -> Measured:
+        """Rows in units of the target at time `t`, carried to the source."""
+        u, error, unresolved = self.flow.transport(self.target(x).to(self.dtype), t, 0.0)
+        return Measured(self.source.inverse(u.double()), error, unresolved)
+
+    def push_log_det(self, z: Tensor, t: float) -> Measured:
+        """``log |det|`` of the map from rows of the source to those at time `t`."""
+        u, log_det = self._split(self.flow.transport_with_logdet(self.source(z).to(self.dtype), 0.0, t))
+        x = self.target.inverse(u.double())
+        return log_det._replace(value=self.source.log_abs_det(z) + log_det.value - self.target.log_abs_det(x))
+
+    def pull_log_det(self, x: Tensor, t: float) -> Measured:
+        """``log |det|`` of the map from rows at time `t` to those of the source."""
+        u, log_det = self._split(self.flow.transport_with_logdet(self.target(x).to(self.dtype), t, 0.0))
+        z = self.source.inverse(u.double())
+        return log_det._replace(value=self.target.log_abs_det(x) + log_det.value - self.source.log_abs_det(z))
+
+    def log_prob(self, x: Tensor, t: float) -> Measured:
+        """Log-density at time `t`, per unit of the target, where the source is standard normal."""
+        measured = self._density().measured_log_prob(self.target(x).to(self.dtype), t)
+        return measured._replace(value=measured.value + self.target.log_abs_det(x))
+
+    def score(self, x: Tensor, t: float) -> Measured:
+        """Gradient of :meth:`log_prob`: from the velocity before ``t = 1`` where the path is affine, else through the ODE."""
+        u = self.target(x).to(self.dtype)
+        if t < 1.0 and isinstance(self.interpolant, AffineInterpolant):
+            score = self._diffusion(lambda t: 0.0).score(torch.tensor(t, dtype=self.dtype, device=u.device), u)
+            measured = Measured(score, torch.zeros_like(score[:, 0]), torch.zeros_like(score[:, 0], dtype=torch.bool))
+        else:
+            measured = self._density().score(u, t)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            total = (self.target(x) * measured.value.double()).sum() + self.target.log_abs_det(x).sum()
+            return measured._replace(value=torch.autograd.grad(total, x)[0])
+
+    def velocity(self, x: Tensor, t: float) -> Tensor:
+        """Velocity at time `t`, in units of the target per unit of time."""
+        u = self.target(x)
+        v = self.flow.field(torch.tensor(t, dtype=self.dtype, device=u.device), u.to(self.dtype))
+        return torch.func.jvp(self.target.inverse, (u,), (v.double(),))[1]
+
+    def trajectory(self, x: Tensor, times: Sequence[float]) -> Measured:
+        """Positions, shape (B, len(times), D), of rows that are at `x` at ``times[0]``, in units of the target; errors add up."""
+        u, error, unresolved = self.target(x).to(self.dtype), x.new_zeros(len(x)), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        positions = [x]
+        for t0, t1 in itertools.pairwise(times):
+            step = self.flow.transport(u, t0, t1)
+            u, error, unresolved = step.y, error + step.error, unresolved | step.unresolved
+            positions.append(self.target.inverse(u.double()))
+        return Measured(torch.stack(positions, dim=1), error, unresolved)
+
+    def diffuse(self, z: Tensor, t: float, epsilon: NoiseLevel, solver: StochasticSolver, generator: torch.Generator) -> Tensor:
+        """Rows of the source, carried to time `t` by the diffusion of noise level `epsilon`, in units of the target."""
+        u = self._diffusion(epsilon).push(self.source(z).to(self.dtype), t, solver, generator)
+        return self.target.inverse(u.double())
+
+    def _density(self) -> Pushforward:
+        return Pushforward(self.flow, self._base())
+
+    def _diffusion(self, epsilon: NoiseLevel) -> Diffusion:
+        if not isinstance(self.interpolant, AffineInterpolant):
+            raise ValueError(
+                f"The score of {self.interpolant!r} does not follow from its velocity, because the path is not alpha(t) x0 + beta(t) x1; "
+                "use method='ode', or fit with an AffineInterpolant."
+            )
+        return Diffusion(self.flow.field, self.interpolant, epsilon, self._base())
+
+    def _base(self) -> Scaling:
+        return copy.deepcopy(self.source).to(self.dtype)
+
+    def _split(self, solution: Solution) -> tuple[Tensor, Measured]:
+        u, log_det, standard_error = self.flow.split(solution.y)
+        return u, Measured(log_det, solution.error + standard_error, solution.unresolved)

@@ -1,0 +1,179 @@
+"""What the two estimators of a flow share: training it, keeping it, and asking it block by block."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_array
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skinterflow._defaults import COUPLINGS, INTERPOLANTS, continued_fields, new_fields, resolve_interpolant, resolve_time_law
+from skinterflow._estimator import RandomStateLike, map_blocks, on_device, resolve_device_or_cpu
+from skinterflow._fitted import FittedFlow
+from skinterflow._fitting import Fold, Recipe, Trained, fit_field, statistics_of
+from skinterflow._rows import Reader
+from skinterflow._scaling import constant_widths, estimate_scaling, warn_degenerate
+from skinterflow.interflow.couplings import Coupling
+from skinterflow.interflow.divergence import Hutchinson
+from skinterflow.interflow.fields import ACTIVATIONS, VelocityField
+from skinterflow.interflow.flows import Flow, Measured, warn_unresolved
+from skinterflow.interflow.interpolants import Interpolant
+from skinterflow.interflow.objectives import VelocityObjective
+from skinterflow.interflow.ode import ADAPTIVE_METHODS, FIXED_GRID_ORDERS, Calibration, Solver
+from skinterflow.interflow.scaling import Scaling
+
+_CALIBRATION_ROWS = 64
+
+Work = Callable[[torch.Tensor, FittedFlow], Measured]
+
+PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
+    "interpolant": [StrOptions(set(INTERPOLANTS)), Interpolant],
+    "coupling": [StrOptions(set(COUPLINGS)), Coupling],
+    "time_beta": [tuple, list],
+    "scaling": [StrOptions({"power", "whiten", "standardize"}), Scaling, None],
+    "hidden_layer_sizes": [StrOptions({"auto"}), "array-like"],
+    "activation": [StrOptions(set(ACTIVATIONS))],
+    "alpha": [Interval(Real, 0, None, closed="left")],
+    "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    "learning_rate_init": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+    "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    "warm_start": ["boolean"],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+    "solver": [StrOptions({*FIXED_GRID_ORDERS, *ADAPTIVE_METHODS})],
+    "atol": [Interval(Real, 0, None, closed="neither")],
+    "rtol": [Interval(Real, 0, None, closed="left")],
+    "divergence": [StrOptions({"exact"}), Interval(Integral, 1, None, closed="left")],
+    "device": [str, torch.device],
+    "n_jobs": [Integral, None],
+}
+"""Constraints of the parameters that both estimators have."""
+
+
+class FlowEstimator(BaseEstimator):
+    """An estimator that is a flow between the units of a source and those of a target."""
+
+    interpolant: str | Interpolant
+    coupling: str | Coupling
+    time_beta: Sequence[float]
+    scaling: str | Scaling | None
+    hidden_layer_sizes: str | Sequence[int]
+    activation: str
+    random_state: RandomStateLike
+    solver: str
+    atol: float
+    rtol: float
+    divergence: str | int
+    device: str | torch.device
+    n_jobs: int | None
+    n_features_in_: int
+    end_time_: float
+
+    _source: Scaling
+    _target: Scaling
+    _interpolant: Interpolant
+    _trained: VelocityField
+    _field: VelocityField
+    _calibration: Calibration | None
+
+    _doc_link_module: ClassVar[str] = "skinterflow"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_field")
+
+    def _reader(
+        self, rows: NDArray[Any], weight: NDArray[np.float64], device: torch.device, scaling: Scaling | None, names: Sequence[str]
+    ) -> Reader:
+        """Reader of the rows with a given scaling, or with one estimated from them; columns without a density are named in a warning."""
+        widths = constant_widths(rows)
+        warn_degenerate(rows, widths, names)
+        scaling = scaling or estimate_scaling(copy.deepcopy(self.scaling), rows, weight, widths)
+        return Reader(rows, weight, widths, scaling, device)
+
+    def _path(self, n_features: int, warm: bool) -> Interpolant:
+        """The path to train on: new, or a copy of what was learned."""
+        return copy.deepcopy(self._interpolant) if warm else resolve_interpolant(self.interpolant, n_features)
+
+    def _objectives(self, n: int, n_features: int, path: Interpolant, base: Scaling, warm: bool) -> list[VelocityObjective]:
+        """What is trained, one for each member: new fields, or copies of what was trained."""
+        fields = continued_fields(n, self._trained) if warm else new_fields(n, n_features, self.hidden_layer_sizes, self.activation)
+        return [VelocityObjective(field, path, resolve_time_law(self.time_beta), base) for field in fields]
+
+    def _train(self, objectives: Sequence[VelocityObjective], folds: Sequence[Fold], recipe: Recipe, device: torch.device) -> Trained:
+        """Train, and set the fitted attributes that tell how it went."""
+        trained = fit_field([objective.to(device) for objective in objectives], folds, recipe)
+        history = trained.history
+        objective = VelocityObjective(trained.field, trained.interpolant, objectives[0].time_law, trained.base)
+        after = statistics_of(objective, folds[0], recipe)
+        self.n_iter_, self.loss_curve_ = history.n_iter, history.loss_curve
+        self.loss_ = history.loss_curve[-1] if history.loss_curve else float("nan")
+        self.action_, self.path_length_ = after.action, after.length
+        self.initial_action_ = history.before.action if history.before else None
+        self.initial_path_length_ = history.before.length if history.before else None
+        return trained
+
+    def _keep(self, trained: Trained, field: VelocityField, source: Scaling, target: Scaling, fold: Fold) -> None:
+        """Set the fitted model, on the CPU; `field` is the trained one or its student."""
+        self._calibration = self._calibrated(field, fold, trained.end_time)
+        self._source, self._target = source.cpu(), target
+        self._interpolant = trained.interpolant.cpu() if isinstance(trained.interpolant, torch.nn.Module) else trained.interpolant
+        self._trained, self._field, self.end_time_ = trained.field.cpu(), field.cpu(), trained.end_time
+        self._n_features_out = self.n_features_in_
+
+    def _calibrated(self, field: VelocityField, fold: Fold, end_time: float) -> Calibration | None:
+        """Steps that tolerances need on rows of the data, or None where no steps are to be chosen."""
+        if end_time == 0 or self.solver in ADAPTIVE_METHODS:
+            return None
+        rows = next(fold.train.batches(_CALIBRATION_ROWS))[0]
+        return Flow(on_device(field, rows.device, torch.float64), end_time=end_time).calibrate(rows.double(), self.solver)
+
+    def _validated(self, X: ArrayLike) -> NDArray[Any]:
+        check_is_fitted(self)
+        rows: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return rows
+
+    def _validated_other(self, X: ArrayLike, name: str, space: str) -> NDArray[Any]:
+        """Rows of the side that has no feature names."""
+        check_is_fitted(self)
+        rows: NDArray[Any] = check_array(X, dtype=[np.float64, np.float32], input_name=name)
+        if rows.shape[1] != self.n_features_in_:
+            raise ValueError(f"{name} has {rows.shape[1]} columns, but the {space} has {self.n_features_in_}, one for each feature.")
+        return rows
+
+    def _by_blocks(self, X: NDArray[Any], work: Work) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Values and errors of `work` on the rows in blocks, so that memory is bounded; one warning counts all rows left unresolved."""
+        device, dtype = resolve_device_or_cpu(self.device), _flow_dtype(X)
+        model = self._fitted_flow(device, dtype)
+        parts = map_blocks(lambda x: work(x, model), X, device, self.n_jobs)
+        value, error, unresolved = (torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True))
+        warn_unresolved(int(unresolved.sum()), len(X), model.flow.solver)
+        return value.astype(X.dtype), error.astype(X.dtype)
+
+    def _fitted_flow(self, device: torch.device, dtype: torch.dtype) -> FittedFlow:
+        field = on_device(self._field, device, dtype)
+        if self.divergence != "exact":
+            field = Hutchinson(field, int(self.divergence))
+        interpolant = self._interpolant
+        if isinstance(interpolant, torch.nn.Module):
+            interpolant = on_device(interpolant, device, dtype)
+        source, target = (on_device(scaling, device, torch.float64) for scaling in (self._source, self._target))
+        return FittedFlow(Flow(field, self._solver(), self.end_time_), interpolant, source, target, dtype)
+
+    def _solver(self) -> Solver:
+        atol, rtol = float(self.atol), float(self.rtol)
+        if self._calibration is not None and self._calibration.method == self.solver:
+            return self._calibration.solver(atol, rtol)
+        return Solver(self.solver, atol, rtol)
+
+
+def _flow_dtype(X: NDArray[Any]) -> torch.dtype:
+    """Precision of the flow: that of the rows."""
+    return torch.float32 if X.dtype == np.float32 else torch.float64

@@ -1,0 +1,147 @@
+"""Two-dimensional densities to learn and to look at: exact samples, and the exact log-density where there is one.
+
+The checkerboard, spirals and rings are those on which papers on flows show what they can do; see Albergo and Vanden-Eijnden,
+"Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, figures 1 and 2.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import logsumexp
+from scipy.stats import norm
+from sklearn.utils import check_array
+
+from skinterflow._estimator import RandomStateLike, private_random_state
+
+Array = NDArray[np.float64]
+
+
+class Distribution(ABC):
+    """A distribution in the plane that can be sampled."""
+
+    def sample(self, n_samples: int = 1, random_state: RandomStateLike = None) -> Array:
+        """Draw rows, shape (n_samples, 2).
+
+        Parameters
+        ----------
+        n_samples : int, at least 1
+        random_state : int, RandomState instance or None
+            Seed of the draw; None draws anew at every call.
+        """
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1, got {n_samples!r}.")
+        return self._draw(n_samples, private_random_state(random_state))
+
+    @abstractmethod
+    def _draw(self, n: int, random: np.random.RandomState) -> Array: ...
+
+
+class Density(Distribution):
+    """A distribution whose log-density is known in closed form."""
+
+    def score_samples(self, X: ArrayLike) -> Array:
+        """Log-density in nats of each row of `X`, shape (n_samples, 2): shape (n_samples,)."""
+        rows: Array = check_array(X, dtype=np.float64, input_name="X")
+        if rows.shape[1] != 2:
+            raise ValueError(f"X has {rows.shape[1]} columns, but the density is one of the plane, with 2.")
+        return self._log_density(rows)
+
+    @abstractmethod
+    def _log_density(self, X: Array) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Checkerboard(Density):
+    """Uniform on every other square of a board: eight unit squares of area one each in [-2, 2] x [-2, 2].
+
+    Examples
+    --------
+    >>> from skinterflow.datasets import Checkerboard
+    >>> Checkerboard().score_samples([[0.5, 0.5], [0.5, 1.5]])
+    array([-2.07944154,        -inf])
+    """
+
+    n_squares: int = 4
+    """Squares along each side."""
+
+    def _draw(self, n: int, random: np.random.RandomState) -> Array:
+        side = np.arange(self.n_squares)
+        filled = np.argwhere((side[:, None] + side) % 2 == 0)
+        return filled[random.randint(len(filled), size=n)] + random.uniform(size=(n, 2)) - self.n_squares / 2
+
+    def _log_density(self, X: Array) -> Array:
+        square = np.floor(X + self.n_squares / 2)
+        inside = ((square >= 0) & (square < self.n_squares)).all(axis=1) & (square.sum(axis=1) % 2 == 0)
+        return np.where(inside, -np.log((self.n_squares**2 + 1) // 2), -np.inf)
+
+
+@dataclass(frozen=True)
+class EightGaussians(Density):
+    """Equal round Gaussians on a circle."""
+
+    radius: float = 2.0
+    deviation: float = 0.2
+    n_components: int = 8
+
+    def _centres(self) -> Array:
+        angles = 2.0 * np.pi * np.arange(self.n_components) / self.n_components
+        return self.radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+    def _draw(self, n: int, random: np.random.RandomState) -> Array:
+        return self._centres()[random.randint(self.n_components, size=n)] + self.deviation * random.standard_normal((n, 2))
+
+    def _log_density(self, X: Array) -> Array:
+        offsets = X[:, None, :] - self._centres()
+        return logsumexp(norm.logpdf(offsets, scale=self.deviation).sum(axis=2), axis=1) - np.log(self.n_components)
+
+
+@dataclass(frozen=True)
+class Rings(Density):
+    """Equally likely concentric rings with Gaussian radii; a radius that would be negative is drawn from its mirror image."""
+
+    radii: tuple[float, ...] = (0.7, 1.4, 2.1)
+    deviation: float = 0.08
+
+    def _draw(self, n: int, random: np.random.RandomState) -> Array:
+        radius = np.abs(np.array(self.radii)[random.randint(len(self.radii), size=n)] + self.deviation * random.standard_normal(n))
+        angle = random.uniform(0.0, 2.0 * np.pi, size=n)
+        return radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+    def _log_density(self, X: Array) -> Array:
+        radius = np.hypot(*X.T)[:, None]
+        of_radius = np.logaddexp(norm.logpdf(radius, self.radii, self.deviation), norm.logpdf(-radius, self.radii, self.deviation))
+        with np.errstate(divide="ignore"):
+            return logsumexp(of_radius, axis=1) - np.log(len(self.radii)) - np.log(2.0 * np.pi * radius[:, 0])
+
+
+@dataclass(frozen=True)
+class Spirals(Distribution):
+    """Two intertwined spirals with Gaussian noise; their density is an integral along the arms, not a closed form."""
+
+    deviation: float = 0.08
+    turns: float = 1.5
+
+    def _draw(self, n: int, random: np.random.RandomState) -> Array:
+        part = np.sqrt(random.uniform(size=n))
+        angle = 2.0 * np.pi * self.turns * part
+        arm = np.where(random.uniform(size=n) < 0.5, -1.0, 1.0)
+        curve = (2.2 * arm * part)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        return curve + self.deviation * random.standard_normal((n, 2))
+
+
+@dataclass(frozen=True)
+class Moons(Distribution):
+    """Two half circles that reach into each other, with Gaussian noise, as scikit-learn's `make_moons`."""
+
+    deviation: float = 0.1
+
+    def _draw(self, n: int, random: np.random.RandomState) -> Array:
+        angle = random.uniform(0.0, np.pi, size=n)
+        upper = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        lower = np.stack([1.0 - np.cos(angle), 0.5 - np.sin(angle)], axis=1)
+        curve = np.where((random.uniform(size=n) < 0.5)[:, None], upper, lower)
+        return curve + self.deviation * random.standard_normal((n, 2))

@@ -1,0 +1,318 @@
+"""InterpolantTransport: the map between two data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
+from sklearn.utils import Tags, check_array
+from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.validation import validate_data
+
+from skinterflow._defaults import resolve_recipe
+from skinterflow._estimator import RandomStateLike, all_or_nothing, private_random_state, resolve_device, seeded, weighted_rows
+from skinterflow._fitting import Fold
+from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, FlowEstimator
+from skinterflow._rows import Reader, training_rows
+from skinterflow.interflow.couplings import Coupling
+from skinterflow.interflow.interpolants import Interpolant
+from skinterflow.interflow.ode import Solver
+from skinterflow.interflow.scaling import Compose, Scaling
+
+
+@runtime_checkable
+class DensityEstimator(Protocol):
+    """A fitted estimator with scikit-learn's `score_samples`: log-density of rows, in nats."""
+
+    def score_samples(self, X: NDArray[Any], /) -> NDArray[Any]: ...
+
+
+class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FlowEstimator):
+    r"""Map between two data sets by a stochastic interpolant.
+
+    A velocity field is learned that carries rows of `X0` at ``t = 0`` to rows of `X1` at ``t = 1``.  Neither density need be known, and
+    no row of one set belongs to a row of the other ([1]_, section 3 and figure 2).  The map is smooth and invertible, so the
+    log-density of either side gives that of the other.
+
+    Parameters
+    ----------
+    interpolant : {"trigonometric", "linear", "variance_preserving", "fourier"} or Interpolant, default="linear"
+        Path that joins a row of `X0` to a row of `X1`.  One with parameters, such as "fourier", is learned: it shortens the way.
+    coupling : {"independent", "optimal_transport"} or Coupling, default="independent"
+        Which row of `X0` meets which row of `X1` in training.  "optimal_transport", within parts of a batch, shortens straight paths, at
+        dearer training steps.
+    time_beta : tuple of two positive floats, default=(1.0, 1.0)
+        Beta law of the training times; ``(1, 1)`` is uniform.
+    scaling : {"power", "whiten", "standardize"}, Scaling or None, default="whiten"
+        Invertible map of each side before the flow, estimated for each on its own rows (a Scaling object serves both); see
+        `InterpolantFlowDensity`.  The flow is left with what an alignment of means and covariances does not do.
+    hidden_layer_sizes : "auto" or sequence of int, default="auto"
+        Widths of the hidden layers; "auto" is ``(128, 128, 128, 128)``.
+    activation : {"silu", "tanh", "softplus", "elu"}, default="silu"
+    alpha : float, default=30.0
+        Regularisation: the weight decay of AdamW is ``alpha`` divided by the number of rows of the smaller set.
+    batch_size : "auto" or int, default="auto"
+        Pairs per gradient step: "auto" is 512 if the smaller set has below 10,000 rows, and else 1,024.
+    learning_rate_init : "auto" or float, default="auto"
+        Learning rate after the warm-up; it decays to zero over `max_iter` steps, along a cosine.  "auto" is 0.005.
+    max_iter : "auto" or int, default="auto"
+        Number of gradient steps; "auto" is 4,000.
+    warm_start : bool, default=False
+        Start from the weights and the scalings of the previous fit.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the initial weights and the batches.
+    verbose : bool, default=False
+        Print the loss ten times.
+    solver : {"rk4", "heun3", "midpoint", "euler", "dopri5"}, default="rk4"
+        How the ODE is solved, see `InterpolantFlowDensity`.
+    atol, rtol : float, default=5e-3 and 1e-5
+        Accuracy wanted of a row, in flow units and nats.
+    divergence : "exact" or int, default="exact"
+        "exact", or the number of probes of a Hutchinson estimate.
+    device : {"cpu", "cuda", "cuda:1", "auto", ...} or torch.device, default="cpu"
+        Where to train and to transport.
+    n_jobs : int or None, default=None
+        Blocks of 16,384 rows that are transported side by side, in threads.
+
+    Attributes
+    ----------
+    end_time_ : float
+        1: the flow goes all the way.
+    n_iter_ : int
+        Number of gradient steps that were run.
+    loss_ : float
+        Training loss ``G`` at the last check.
+    loss_curve_ : list of float
+        Mean training loss between checks.
+    action_, path_length_ : float
+        Transport action ``E|v|^2`` and length, the mean over times of its root, of the path that was trained on; in units of the flow.
+    initial_action_, initial_path_length_ : float or None
+        The same of the path before it was learned; None where there was nothing to learn.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the columns of `X0`, only if they are all strings.
+
+    See Also
+    --------
+    InterpolantFlowDensity : The density of one data set.
+
+    References
+    ----------
+    .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skinterflow import InterpolantTransport
+    >>> X, species = load_iris(return_X_y=True)
+    >>> X0, X1 = X[species == 1], X[species == 2]
+    >>> transport = InterpolantTransport(max_iter=50, random_state=0).fit(X0, X1)
+    >>> transport.transform(X0).shape
+    (50, 4)
+    """
+
+    __metadata_request__inverse_transform: ClassVar[dict[str, str]] = {"X1": UNUSED}
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = dict(PARAMETER_CONSTRAINTS)
+
+    def __init__(
+        self,
+        *,
+        interpolant: str | Interpolant = "linear",
+        coupling: str | Coupling = "independent",
+        time_beta: tuple[float, float] = (1.0, 1.0),
+        scaling: str | Scaling | None = "whiten",
+        hidden_layer_sizes: str | Sequence[int] = "auto",
+        activation: str = "silu",
+        alpha: float = 30.0,
+        batch_size: str | int = "auto",
+        learning_rate_init: str | float = "auto",
+        max_iter: str | int = "auto",
+        warm_start: bool = False,
+        random_state: RandomStateLike = None,
+        verbose: bool = False,
+        solver: str = "rk4",
+        atol: float = 5e-3,
+        rtol: float = 1e-5,
+        divergence: str | int = "exact",
+        device: str | torch.device = "cpu",
+        n_jobs: int | None = None,
+    ) -> None:
+        self.interpolant = interpolant
+        self.coupling = coupling
+        self.time_beta = time_beta
+        self.scaling = scaling
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+        self.solver = solver
+        self.atol = atol
+        self.rtol = rtol
+        self.divergence = divergence
+        self.device = device
+        self.n_jobs = n_jobs
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X0: ArrayLike,
+        X1: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        target_sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Learn the map from the rows of `X0` to those of `X1`.
+
+        A failed fit leaves the previous state.  Ctrl-C during training keeps the weights so far, with a warning.
+
+        Parameters
+        ----------
+        X0 : array-like of shape (n_source_samples, n_features)
+        X1 : array-like of shape (n_target_samples, n_features)
+            Of equal width; the numbers of rows may differ.  At least two rows each; finite numbers.
+        sample_weight : array-like of shape (n_source_samples,), default=None
+            Weights of the rows of `X0`, not negative and not all zero.
+        target_sample_weight : array-like of shape (n_target_samples,), default=None
+            Weights of the rows of `X1`.
+
+        Returns
+        -------
+        self
+        """
+        with all_or_nothing(self):
+            warm = self.warm_start and hasattr(self, "_field")
+            rows0: NDArray[Any] = validate_data(self, X0, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=not warm)
+            rows1: NDArray[Any] = check_array(X1, dtype=[np.float64, np.float32], ensure_min_samples=2, input_name="X1")
+            if rows0.shape[1] != rows1.shape[1]:
+                raise ValueError(
+                    f"X0 has {rows0.shape[1]} columns and X1 has {rows1.shape[1]}; a map that can be inverted needs as many on both sides."
+                )
+            sides = [weighted_rows(rows0, sample_weight), weighted_rows(rows1, target_sample_weight)]
+            device = resolve_device(self.device)
+            Solver(self.solver, float(self.atol), float(self.rtol))
+            with seeded(private_random_state(self.random_state).randint(2**31), device):
+                given = [self._source, self._target] if warm else [None, None]
+                source, target = (
+                    self._reader(*side, device, scaling, [f"{name} column {k}" for k in range(rows0.shape[1])])
+                    for side, scaling, name in zip(sides, given, ("X0", "X1"), strict=True)
+                )
+                self._fit_rows(source, target, warm)
+        return self
+
+    def _fit_rows(self, source: Reader, target: Reader, warm: bool) -> None:
+        n_features = source.X.shape[1]
+        n_rows = min(len(source.X), len(target.X))
+        nobody = torch.empty(0, dtype=torch.int64)
+        fold = Fold(training_rows(source, nobody), training_rows(target, nobody), target.read(nobody))
+        recipe = resolve_recipe(
+            n_rows=n_rows,
+            cross_fitted=False,
+            coupling=self.coupling,
+            end_time=1.0,
+            alpha=self.alpha,
+            batch_size=self.batch_size,
+            learning_rate_init=self.learning_rate_init,
+            max_iter=self.max_iter,
+            n_iter_no_change=1,
+            tol=0.0,
+            verbose=bool(self.verbose),
+        )
+        objectives = self._objectives(1, n_features, self._path(n_features, warm), Compose([]), warm)
+        trained = self._train(objectives, [fold], recipe, source.device)
+        self._keep(trained, trained.field, source=source.scaling, target=target.scaling, fold=fold)
+
+    def transform(self, X0: ArrayLike) -> NDArray[Any]:
+        """Carry rows of the source to the target.
+
+        Parameters
+        ----------
+        X0 : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        X1 : ndarray of shape (n_samples, n_features), of the dtype of `X0`
+        """
+        return self._by_blocks(self._validated(X0), lambda x, model: model.push(x, 1.0))[0]
+
+    def inverse_transform(self, X1: ArrayLike) -> NDArray[Any]:
+        """Carry rows of the target back to the source: the inverse of :meth:`transform`.
+
+        Parameters
+        ----------
+        X1 : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        X0 : ndarray of shape (n_samples, n_features), of the dtype of `X1`
+        """
+        return self._by_blocks(self._validated_other(X1, "X1", "target"), lambda x, model: model.pull(x, 1.0))[0]
+
+    def log_abs_det_jacobian(self, X0: ArrayLike) -> NDArray[Any]:
+        """``log |det dT/dx|`` of the map :meth:`transform` at rows of the source.
+
+        Parameters
+        ----------
+        X0 : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        log_det : ndarray of shape (n_samples,), of the dtype of `X0`
+        """
+        return self._by_blocks(self._validated(X0), lambda x, model: model.push_log_det(x, 1.0))[0]
+
+    def target_log_density(self, X1: ArrayLike, source_density: DensityEstimator) -> NDArray[Any]:
+        """Log-density of the target at its rows, from a fitted density of the source.
+
+        Parameters
+        ----------
+        X1 : array-like of shape (n_samples, n_features)
+        source_density : fitted estimator with `score_samples`, of the rows `X0`
+            Ours, scikit-learn's KernelDensity or GaussianMixture, or any other.
+
+        Returns
+        -------
+        log_density : ndarray of shape (n_samples,), in nats per row
+        """
+        _check_density("source_density", source_density)
+        rows = self._validated_other(X1, "X1", "target")
+        start = self.inverse_transform(rows)
+        log_det = self._by_blocks(rows, lambda x, model: model.pull_log_det(x, 1.0))[0]
+        return np.asarray(source_density.score_samples(start)) + log_det
+
+    def source_log_density(self, X0: ArrayLike, target_density: DensityEstimator) -> NDArray[Any]:
+        """Log-density of the source at its rows, from a fitted density of the target.
+
+        Parameters
+        ----------
+        X0 : array-like of shape (n_samples, n_features)
+        target_density : fitted estimator with `score_samples`, of the rows `X1`
+
+        Returns
+        -------
+        log_density : ndarray of shape (n_samples,), in nats per row
+        """
+        _check_density("target_density", target_density)
+        rows = self._validated(X0)
+        return np.asarray(target_density.score_samples(self.transform(rows))) + self.log_abs_det_jacobian(rows)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.target_tags.required = True
+        return tags
+
+
+def _check_density(name: str, density: object) -> None:
+    if not isinstance(density, DensityEstimator):
+        raise TypeError(
+            f"{name} must be a fitted density estimator with score_samples, got {density!r}; "
+            "use InterpolantFlowDensity, KernelDensity or GaussianMixture, for example."
+        )

@@ -1,0 +1,76 @@
+"""Diagnostics against closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from skinterflow._diagnostics import energy_distance_to_normal
+from skinterflow.interflow.diagnostics import lipschitz_constant, path_statistics
+from skinterflow.interflow.fields import VelocityField
+from skinterflow.interflow.interpolants import Linear, Trigonometric
+
+from .oracles import gaussian
+from .test_fields import points
+
+
+class RowWise(VelocityField):
+    """An oracle that takes one time for all rows, asked row by row."""
+
+    def __init__(self, field):
+        super().__init__()
+        self.field, self.n_features = field, field.n_features
+
+    def forward(self, t, x):
+        return torch.func.vmap(lambda time, row: self.field(time, row[None])[0])(t.expand(len(x)), x)
+
+    def value_and_divergence(self, t, x):
+        raise NotImplementedError
+
+
+def pairs(n, mean, root):
+    generator = torch.Generator().manual_seed(0)
+    x0, x1 = torch.randn(2, n, len(mean), generator=generator, dtype=torch.float64)
+    return x0, mean + x1 @ root.T
+
+
+def test_statistics_of_the_true_velocity():
+    """N(0, I) to N(m, 4 I) along straight lines: G = -E|v|^2, and the action is an integral in closed form."""
+    mean, root = torch.tensor([1.0, -2.0], dtype=torch.float64), 2.0 * torch.eye(2, dtype=torch.float64)
+    field = RowWise(gaussian(mean, root @ root.T, Linear()))
+    statistics = path_statistics(field, Linear(), *pairs(20_000, mean, root))
+    # v = m + (c'/2c)(x - t m) with c = (1-t)^2 + 4 t^2, so that E|v|^2 = |m|^2 + 2 c'^2 / (4 c)
+    t = np.linspace(0, 1, 100_001)
+    c, rate = (1 - t) ** 2 + 4 * t**2, 10 * t - 2
+    action = 5 + np.trapezoid(2 * rate**2 / (4 * c), t)
+    length = np.trapezoid(np.sqrt(5 + 2 * rate**2 / (4 * c)), t)
+    assert statistics.action == pytest.approx(action, rel=0.02)
+    assert statistics.length == pytest.approx(length, rel=0.02)
+    assert statistics.loss == pytest.approx(-action, rel=0.03)
+    # what is left of the regression loss is the variance of the rate given the point: E|rate|^2 = 5 + 2 (1 + 4)
+    assert statistics.regression == pytest.approx(15 - action, rel=0.05)
+
+
+def test_slope_of_a_gaussian_flow():
+    """The Jacobian of the velocity is c'/2c times the identity."""
+    mean = torch.zeros(2, dtype=torch.float64)
+    field = RowWise(gaussian(mean, 4.0 * torch.eye(2, dtype=torch.float64), Linear()))
+    slope = lipschitz_constant(field, Linear(), *pairs(400, mean, 2.0 * torch.eye(2, dtype=torch.float64)))
+    t = (np.arange(400) + 0.5) / 400
+    assert slope == pytest.approx(np.abs((10 * t - 2) / (2 * ((1 - t) ** 2 + 4 * t**2))).max(), rel=1e-6)
+
+
+def test_few_rows():
+    field = RowWise(gaussian(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)))
+    assert math.isfinite(path_statistics(field, Trigonometric(), points(3, 2), points(3, 2, 1)).length)
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_energy_distance_to_the_normal(d):
+    """Near zero for normal rows; for a point mass at zero it is 2 E|Y| - E|Y - Y'| = (2 - sqrt(2)) E|Y|."""
+    random = np.random.default_rng(0)
+    assert 0 < energy_distance_to_normal(random.standard_normal((2000, d))) < 0.01
+    assert energy_distance_to_normal(random.standard_normal((500, d)) + 1.0) > 0.1
+    mean_norm = math.sqrt(2) * math.gamma((d + 1) / 2) / math.gamma(d / 2)
+    assert energy_distance_to_normal(np.zeros((4, d))) == pytest.approx((2 - math.sqrt(2)) * mean_norm)

@@ -1,0 +1,169 @@
+"""The map between two data sets."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from sklearn.base import clone
+from sklearn.mixture import GaussianMixture
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skinterflow import InterpolantFlowDensity, InterpolantTransport
+from skinterflow.datasets import EightGaussians, Moons
+
+QUICK = {"hidden_layer_sizes": (16, 16), "max_iter": 60, "batch_size": 64, "random_state": 0}
+SOURCE, TARGET = EightGaussians(radius=1.5, deviation=0.4, n_components=3), EightGaussians(radius=2.0, deviation=0.3, n_components=5)
+
+
+@pytest.fixture(scope="module")
+def sides():
+    return SOURCE.sample(400, random_state=0), TARGET.sample(300, random_state=1) * [5.0, 1.0]
+
+
+@pytest.fixture(scope="module")
+def transport(sides):
+    return InterpolantTransport(**QUICK, atol=1e-5).fit(*sides)
+
+
+class ToItself(InterpolantTransport):
+    """scikit-learn's checks hand over rows and labels; here rows are carried to the same rows in reverse order."""
+
+    def fit(self, X, y=None, sample_weight=None):
+        reverse = X[::-1] if isinstance(X, np.ndarray) else X
+        return super().fit(X, reverse, sample_weight)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = False
+        return tags
+
+
+def expected_failures(estimator):
+    return {
+        "check_sample_weight_equivalence_on_dense_data": (
+            "stochastic training: a row of weight two is not drawn into batches as two rows are; "
+            "scikit-learn grants this to its own stochastic estimators"
+        )
+    }
+
+
+@parametrize_with_checks([ToItself(hidden_layer_sizes=(8,), max_iter=2, batch_size=16)], expected_failed_checks=expected_failures)
+@pytest.mark.filterwarnings("ignore::skinterflow.DegenerateDataWarning")
+def test_common_checks(estimator, check):
+    check(estimator)
+
+
+def test_inverse_undoes_the_map(transport, sides):
+    there = transport.transform(sides[0])
+    assert there.shape == sides[0].shape
+    np.testing.assert_allclose(transport.inverse_transform(there), sides[0], atol=1e-3)
+
+
+def test_log_det_equals_finite_differences(transport, sides):
+    X, h = sides[0][:5], 1e-4
+    columns = [(transport.transform(X + step) - transport.transform(X - step)) / (2 * h) for step in h * np.eye(2)]
+    expected = np.linalg.slogdet(np.stack(columns, axis=-1))[1]
+    np.testing.assert_allclose(transport.log_abs_det_jacobian(X), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_density_of_either_side_gives_the_other(transport, sides):
+    """Carried there and back, a density is itself; and it integrates to one."""
+    mixture = GaussianMixture(3, random_state=0).fit(sides[0])
+    x, y = np.linspace(-20, 20, 121), np.linspace(-5, 5, 121)
+    grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    carried = copy.deepcopy(transport).set_params(atol=1e-2).target_log_density(grid, mixture)
+    assert np.exp(carried).sum() * (x[1] - x[0]) * (y[1] - y[0]) == pytest.approx(1.0, abs=2e-2)
+
+    class Carried:
+        def score_samples(self, X):
+            return transport.target_log_density(X, mixture)
+
+    back = transport.source_log_density(sides[0][:20], Carried())
+    np.testing.assert_allclose(back, mixture.score_samples(sides[0][:20]), atol=1e-2)
+
+
+def test_our_density_serves_too(transport, sides):
+    density = InterpolantFlowDensity(hidden_layer_sizes=(8,), max_iter=10, random_state=0).fit(sides[1])
+    assert np.isfinite(transport.source_log_density(sides[0][:5], density)).all()
+
+
+@pytest.mark.slow
+def test_transported_rows_are_like_rows_of_the_target():
+    """Energy distance to a fresh sample at most 1.5 times that of two fresh samples, and the log-density within 0.05 nats on average."""
+    n = 4000
+    transport = InterpolantTransport(hidden_layer_sizes=(64, 64, 64), max_iter=2500, random_state=0)
+    transport.fit(SOURCE.sample(20_000, random_state=0), TARGET.sample(20_000, random_state=1))
+    carried = transport.transform(SOURCE.sample(n, random_state=2))
+    fresh = [TARGET.sample(n, random_state=seed) for seed in (3, 4)]
+
+    def energy_distance(x, y):
+        return 2 * cdist(x, y).mean() - cdist(x, x).mean() - cdist(y, y).mean()
+
+    assert energy_distance(carried, fresh[0]) < 1.5 * energy_distance(fresh[1], fresh[0])
+    log_density = transport.target_log_density(fresh[0][:1000], SOURCE)
+    assert abs(log_density.mean() - TARGET.score_samples(fresh[0][:1000]).mean()) < 0.05
+
+
+def test_weights_choose_the_rows(sides):
+    X0, X1 = sides
+    right = X1[:, 0] > 0
+    chosen = InterpolantTransport(**QUICK).fit(X0, X1, target_sample_weight=right.astype(float))
+    alone = InterpolantTransport(**QUICK).fit(X0, X1[right])
+    np.testing.assert_array_equal(chosen.transform(X0[:5]), alone.transform(X0[:5]))
+    heavy = InterpolantTransport(**QUICK).fit(X0, X1, sample_weight=np.where(X0[:, 0] > 0, 5.0, 1.0))
+    assert not np.allclose(heavy.transform(X0[:5]), InterpolantTransport(**QUICK).fit(X0, X1).transform(X0[:5]))
+
+
+@pytest.mark.parametrize(
+    "choice", [{"interpolant": "fourier"}, {"coupling": "optimal_transport"}, {"interpolant": "trigonometric"}, {"divergence": 4}]
+)
+def test_choices(choice, sides):
+    transport = InterpolantTransport(**QUICK | {"max_iter": 300}, **choice).fit(*sides)
+    there = transport.transform(sides[0][:5].astype(np.float32))
+    assert there.dtype == np.float32
+    assert np.isfinite(transport.log_abs_det_jacobian(sides[0][:5])).all()
+    assert (transport.initial_action_ is not None) == (choice == {"interpolant": "fourier"})
+
+
+def test_copies_and_repeats(transport, sides):
+    X = sides[0][:5]
+    again = InterpolantTransport(**QUICK, atol=1e-5).fit(*sides)
+    for other in (again, pickle.loads(pickle.dumps(transport)), copy.deepcopy(transport)):
+        np.testing.assert_array_equal(other.transform(X), transport.transform(X))
+    assert clone(transport).get_params() == transport.get_params()
+
+
+def test_warm_start_goes_on(sides):
+    transport = InterpolantTransport(**QUICK, warm_start=True).fit(*sides)
+    first = transport.loss_
+    assert transport.fit(*sides).loss_ < first
+
+
+def test_verbose(sides, capsys):
+    InterpolantTransport(**QUICK, verbose=True).fit(*sides)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("step 60/60: loss ")
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda t, X: t.fit(X, X[:, :1]), ValueError, r"X0 has 2 columns and X1 has 1; a map that can be inverted needs as many"),
+        (lambda t, X: t.fit(X, X[:1]), ValueError, r"minimum of 2 is required"),
+        (lambda t, X: t.fit(X, X * np.nan), ValueError, r"Input X1 contains NaN"),
+        (lambda t, X: t.fit(X, X, target_sample_weight=np.full(len(X), -1.0)), ValueError, r"sample_weight must not be negative"),
+        (lambda t, X: t.inverse_transform(X[:, :1]), ValueError, r"X1 has 1 columns, but the target has 2"),
+        (
+            lambda t, X: t.target_log_density(X, Moons()),
+            TypeError,
+            r"source_density must be a fitted density estimator with score_samples, got Moons",
+        ),
+        (lambda t, X: t.source_log_density(X, None), TypeError, r"target_density must be a fitted density estimator .*got None"),
+    ],
+)
+def test_impossible_arguments_are_refused_and_nothing_is_lost(transport, sides, call, error, message):
+    before = copy.deepcopy(transport)
+    with pytest.raises(error, match=message):
+        call(before, sides[0])
+    np.testing.assert_array_equal(before.transform(sides[0][:3]), transport.transform(sides[0][:3]))
