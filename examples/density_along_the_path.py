@@ -20,7 +20,7 @@ TIMES = (0.0, 0.4, 0.7, 0.9, 1.0)
 def plot(density, path):
     axis = np.linspace(-3, 3, 120)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    figure, axes = plt.subplots(1, len(TIMES) + 1, figsize=(16, 3), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, len(TIMES) + 1, figsize=(16, 3.4), layout="constrained", sharey=True)
     fine = np.linspace(0.0, 1.0, 41)
     ways = density.trajectory(density.sample(12, random_state=1, t=0.0), fine)
     for panel, t in zip(axes, TIMES, strict=False):
@@ -37,7 +37,7 @@ def plot(density, path):
     plt.close(figure)
 
 
-def main(path="density_along_the_path.png", max_iter=2000):
+def main(path="density_along_the_path.png", max_iter=1500):
     target = Checkerboard()
     density = InterpolantFlowDensity(max_iter=int(max_iter), end_time=1.0, atol=2e-2, random_state=0)
     density.fit(target.sample(50_000, random_state=0))

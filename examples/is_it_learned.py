@@ -1,6 +1,7 @@
 """Is the field learned?  A diagnosis by rows that it has not seen.
 
-At the optimum ``G + E|v|^2`` is zero, and the latents of test rows are standard normal.  One fit here had enough steps, the other had not.
+At the optimum ``G + E|v|^2`` is zero, and the latents of test rows are standard normal.  One fit here had enough steps, the other had
+not.  The first test is necessary, not sufficient: a field that is still almost zero passes it.  The latents tell.
 
 Run with ``python examples/is_it_learned.py``; the plot goes to ``is_it_learned.png`` or to the path given as argument.
 """

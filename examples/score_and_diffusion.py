@@ -21,7 +21,7 @@ NOISE = (0.0, 0.5, 2.0, "decreasing")
 def plot(density, samples, path):
     axis = np.linspace(-2.5, 2.5, 90)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    figure, axes = plt.subplots(1, 1 + len(samples), figsize=(15, 3.3), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 1 + len(samples), figsize=(15, 3.7), layout="constrained", sharey=True)
     heights = density.score_samples(grid.astype(np.float32), t=0.6).reshape(90, 90)
     axes[0].imshow(np.exp(heights), origin="lower", extent=(-2.5, 2.5, -2.5, 2.5), cmap="Blues")
     places = grid.reshape(90, 90, 2)[4::9, 4::9].reshape(-1, 2)

@@ -25,7 +25,7 @@ CHOICES = {
 
 
 def plot(densities, path):
-    figure, axes = plt.subplots(1, len(densities), figsize=(13, 3.4), layout="constrained", sharex=True, sharey=True)
+    figure, axes = plt.subplots(1, len(densities), figsize=(13, 4.1), layout="constrained", sharex=True, sharey=True)
     for panel, (name, density) in zip(axes, densities.items(), strict=True):
         ways = density.trajectory(density.sample(60, random_state=2, t=0.0), np.linspace(0.0, 1.0, 31))
         panel.plot(ways[:, :, 0], ways[:, :, 1], color="tab:gray", linewidth=0.6)

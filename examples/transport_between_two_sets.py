@@ -16,7 +16,7 @@ from skinterflow.datasets import EightGaussians, Rings
 
 
 def plot(source, carried, target, back, path):
-    figure, axes = plt.subplots(1, 4, figsize=(13, 3.5), layout="constrained", sharex=True, sharey=True)
+    figure, axes = plt.subplots(1, 4, figsize=(13, 3.9), layout="constrained", sharex=True, sharey=True)
     color = np.arctan2(*source.T)  # each point keeps its colour on the way
     axes[0].scatter(*source.T, s=3, c=color, cmap="twilight")
     axes[1].scatter(*carried.T, s=3, c=color, cmap="twilight")

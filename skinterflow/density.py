@@ -441,7 +441,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             "sde" adds noise and the score: ``dX = (v + epsilon s) dt + sqrt(2 epsilon) dW`` has the law of the ODE at every time, whatever
             the noise ([1]_, section 1; [2]_, section 2).  It needs a path that is affine in its ends.
         epsilon : float, callable or {"decreasing", "sine"}, default="decreasing"
-            Noise level of "sde": not negative; a function of the time; or ``1 - t`` and ``sin(pi t)^2`` by name.
+            Noise level of "sde": not negative; a function of the time; or ``1 - t`` and ``sin(pi t)^2`` by name.  It fades where the weight
+            of the base on the path is below 0.2, because the error of a learned score does not.
         n_steps : int or None, default=None
             Steps of "sde", by Heun's method; None is 200 times the largest noise level, and at least 200.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skinterflow import InterpolantFlowDensity
+from skinterflow import InterpolantFlowDensity, InterpolantTransport
 
 from .conftest import QUICK
 
@@ -30,3 +30,26 @@ def test_global_state_of_the_gpu_is_untouched(iris):
     before = torch.cuda.get_rng_state()
     InterpolantFlowDensity(**QUICK, device="auto").fit(iris)
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_uses_of_the_path_agree_with_the_cpu(iris):
+    density = InterpolantFlowDensity(**QUICK, device="cuda", interpolant="fourier", base="learned", end_time=1.0).fit(iris)
+    elsewhere = pickle.loads(pickle.dumps(density)).set_params(device="cpu")
+    for use in (
+        lambda d: d.score_samples(iris, t=0.5),
+        lambda d: d.score_gradient(iris[:5]),
+        lambda d: d.score_gradient(iris[:5], t=0.5),
+        lambda d: d.velocity(iris[:5], 0.5),
+        lambda d: d.trajectory(iris[:5], [1.0, 0.0]),
+        lambda d: d.sample(5, random_state=0, method="sde", epsilon=0.0),
+        lambda d: d.diagnose(iris, random_state=0).latent_ks,
+    ):
+        np.testing.assert_allclose(use(density), use(elsewhere), rtol=1e-5, atol=1e-6)
+    assert density.sample(5, random_state=0, method="sde").shape == (5, 4)
+
+
+def test_transport_agrees_with_the_cpu(iris):
+    transport = InterpolantTransport(**QUICK, device="cuda", coupling="optimal_transport").fit(iris[:80], iris[80:])
+    elsewhere = pickle.loads(pickle.dumps(transport)).set_params(device="cpu")
+    np.testing.assert_allclose(transport.transform(iris), elsewhere.transform(iris), atol=1e-6)
+    np.testing.assert_allclose(transport.log_abs_det_jacobian(iris), elsewhere.log_abs_det_jacobian(iris), atol=1e-6)

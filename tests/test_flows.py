@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from skinterflow.interflow.fields import ResidualMLP
+from skinterflow.interflow.fields import ResidualMLP, VelocityField
 from skinterflow.interflow.flows import AccuracyWarning, Diffusion, Flow, Pushforward, base_log_prob, standard_normal_log_prob
 from skinterflow.interflow.interpolants import Linear, Trigonometric, VariancePreserving
 from skinterflow.interflow.ode import Solver
@@ -163,10 +163,10 @@ def test_score_carried_along_the_flow(interpolant, t):
 
 
 def test_score_of_a_network_is_the_gradient_of_its_log_density():
-    density, x, h = Pushforward(Flow(network(), TIGHT), learned_gaussian()), points(3, 2), 1e-4
+    density, x, h = Pushforward(Flow(network(), Solver(atol=1e-6)), learned_gaussian()), points(3, 2), 1e-3
     steps = h * torch.eye(2, dtype=torch.float64)
     differences = [(density.log_prob(x + step) - density.log_prob(x - step)) / (2 * h) for step in steps]
-    torch.testing.assert_close(density.score(x).value, torch.stack(differences, dim=1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(density.score(x).value, torch.stack(differences, dim=1), rtol=1e-3, atol=1e-3)
 
 
 def test_learned_base_is_the_gaussian_that_it_says():
@@ -222,3 +222,29 @@ def test_diffusion_without_noise_is_the_flow():
     field, x0 = mixture(2), points(5, 2)
     pushed = Diffusion(field, Trigonometric(), noise_free, Compose([])).push(x0, 0.8, StochasticSolver(n_steps=400), torch.Generator())
     torch.testing.assert_close(pushed, Flow(field, TIGHT, 0.8).push(x0), rtol=1e-4, atol=1e-4)
+
+
+def test_errors_of_the_field_do_not_grow_with_the_noise():
+    """A velocity that is a little wrong: its score is wrong by that over alpha, and noise up to the end would collapse the samples."""
+
+    class Wrong(VelocityField):
+        n_features = 2
+
+        def __init__(self, field):
+            super().__init__()
+            self.field = field
+
+        def forward(self, t, x):
+            return self.field(t, x) - 0.05 * x
+
+        def value_and_divergence(self, t, x):
+            raise NotImplementedError
+
+    field = mixture(2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        x0, fresh = torch.randn(1000, 2, dtype=torch.float64), draws_of_mixture(field, 1000)
+    pushed = Diffusion(Wrong(field), Trigonometric(), lambda t: 2.0).push(
+        x0, 1.0, StochasticSolver(n_steps=300), torch.Generator().manual_seed(1)
+    )
+    assert energy_distance(pushed, fresh) < 0.02

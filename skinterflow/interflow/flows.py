@@ -28,6 +28,8 @@ from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
 from skinterflow.interflow.scaling import Compose, Scaling
 from skinterflow.interflow.sde import NoiseLevel, StochasticSolver
 
+_FADING_ALPHA = 0.2
+
 
 class AccuracyWarning(UserWarning):
     """Some rows were left with an estimated error above the tolerance."""
@@ -214,19 +216,22 @@ class Diffusion:
     def push(self, x0: Tensor, t1: float, solver: StochasticSolver, generator: torch.Generator) -> Tensor:
         """Carry base points, shape (B, D), to time `t1`, each on a random path of its own.
 
-        Where the path has left the base altogether, at ``t = 1``, the formula of the score divides by zero: there is no noise there.
+        The formula of the score divides by ``alpha(t)``, and with it the error of a learned field.  Where ``alpha`` is below 0.2 the noise
+        fades in proportion to it, to none at ``t = 1``; the law is that of the flow for any noise level, and so for this one.
         """
-        return solver.solve(self._drift, self._level, x0, 0.0, t1, generator)
+
+        def level(t: float) -> float:
+            alpha = float(self.interpolant.alpha(torch.tensor(t, dtype=x0.dtype, device=x0.device)))
+            return self.epsilon(t) * min(1.0, max(0.0, alpha) / _FADING_ALPHA) if t < 1.0 else 0.0
+
+        def drift(t: Tensor, x: Tensor) -> Tensor:
+            v, noise = self.field(t, x), level(float(t))
+            return v if noise == 0.0 else v + noise * self._score(t, x, v)
+
+        return solver.solve(drift, level, x0, 0.0, t1, generator)
 
     def _score(self, t: Tensor, x: Tensor, v: Tensor) -> Tensor:
         return base_score(self.base, self.interpolant.expected_base(t, x, v)) / self.interpolant.alpha(t)
-
-    def _level(self, t: float) -> float:
-        return self.epsilon(t) if t < 1.0 else 0.0
-
-    def _drift(self, t: Tensor, x: Tensor) -> Tensor:
-        v, level = self.field(t, x), self._level(float(t))
-        return v if level == 0.0 else v + level * self._score(t, x, v)
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
