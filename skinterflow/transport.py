@@ -115,6 +115,9 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
     (50, 4)
     """
 
+    # Rows, not metadata to be routed.
+    __metadata_request__fit: ClassVar[dict[str, str]] = {"X0": UNUSED, "X1": UNUSED}
+    __metadata_request__transform: ClassVar[dict[str, str]] = {"X0": UNUSED}
     __metadata_request__inverse_transform: ClassVar[dict[str, str]] = {"X1": UNUSED}
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = dict(PARAMETER_CONSTRAINTS)
 

@@ -8,6 +8,8 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.base import clone
 from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
@@ -133,6 +135,17 @@ def test_copies_and_repeats(transport, sides):
     for other in (again, pickle.loads(pickle.dumps(transport)), copy.deepcopy(transport)):
         np.testing.assert_array_equal(other.transform(X), transport.transform(X))
     assert clone(transport).get_params() == transport.get_params()
+
+
+def test_in_a_pipeline_and_with_routed_weights(sides):
+    """The rows of both sides are no metadata, and the weights are."""
+    X0, X1 = sides
+    carried = make_pipeline(StandardScaler(), InterpolantTransport(**QUICK)).fit(X0, X1).transform(X0)
+    alone = InterpolantTransport(**QUICK).fit(StandardScaler().fit_transform(X0), X1)
+    np.testing.assert_array_equal(carried, alone.transform(StandardScaler().fit_transform(X0)))
+    requests = InterpolantTransport().get_metadata_routing()
+    assert set(requests.fit.requests) == {"sample_weight", "target_sample_weight"}
+    assert not requests.transform.requests
 
 
 def test_warm_start_goes_on(sides):
