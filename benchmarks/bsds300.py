@@ -38,6 +38,7 @@ from skinterflow.interflow import (
     Beta,
     Compose,
     Flow,
+    PathObjective,
     Pushforward,
     ResidualMLP,
     Scaling,
@@ -45,7 +46,6 @@ from skinterflow.interflow import (
     Standardize,
     Trigonometric,
     VelocityField,
-    VelocityObjective,
     Whiten,
 )
 from skinterflow.interflow.training import make_optimizers
@@ -120,7 +120,7 @@ class Training:
         self.device = torch.device(options.device)
         self.settings = {"hidden": list(options.hidden), "batch_size": options.batch_size, "train_patches": options.train_patches}
         field = ResidualMLP(_SIDE**2 - 1, options.hidden)
-        self.objective = VelocityObjective(field, Trigonometric(), Beta(1.0, 0.5)).to(self.device)
+        self.objective = PathObjective(field, Trigonometric(), Beta(1.0, 0.5)).to(self.device)
         self.optimizers = make_optimizers(self.objective, field.hidden_weights(), (), options.learning_rate, _WEIGHT_DECAY)
         self.rates = [group["lr"] for group in self._groups()]
         self.averaged = AveragedModel(self.objective, multi_avg_fn=get_ema_multi_avg_fn(_EMA_DECAY))
@@ -129,7 +129,7 @@ class Training:
     @property
     def field(self) -> VelocityField:
         """The field with averaged weights."""
-        return cast(VelocityObjective, self.averaged.module).field
+        return cast(PathObjective, self.averaged.module).field
 
     def step(self, u: Tensor, factor: float) -> Tensor:
         """One gradient step on a batch of the rows `u`, at so much of the learning rate, and its loss."""

@@ -4,7 +4,7 @@
     python benchmarks/training_step.py --widths 64 64 64 --seconds 30
 
 Both see the same batches, of the same size, with hidden layers of the same widths, and take whole steps: loss, gradient, optimiser.
-Ours is `train` with `VelocityObjective` and `ResidualMLP`, as the estimator trains a single field; the CNF has zuko's tolerances
+Ours is `train` with `PathObjective` and `ResidualMLP`, as the estimator trains a single field; the CNF has zuko's tolerances
 (1e-6 absolute, 1e-5 relative) and Adam at 1e-3, with the exact trace and with the unbiased one (Hutchinson, one probe).
 An untrained CNF is nearly the identity and cheap to integrate, so that steps are measured twice: the first ones, and those after
 `--seconds` of training, which is a short training still.  The data are drawn from a mixture of ten Gaussians with random
@@ -23,7 +23,7 @@ import torch
 from _common import Record, environment, parser, report, rounded, save_table, shuffled_batches, synchronize, write_table
 from torch import Tensor, nn
 
-from skinterflow.interflow import Beta, ResidualMLP, Trigonometric, VelocityObjective, train
+from skinterflow.interflow import Beta, PathObjective, ResidualMLP, Trigonometric, train
 
 _WIDTHS = ((64, 64, 64), (512, 512), (128, 128, 128, 128))
 _N_ROWS = 20_000
@@ -50,7 +50,7 @@ def batches(options: argparse.Namespace) -> Iterator[Tensor]:
 def our_steps(widths: Sequence[int], options: argparse.Namespace) -> tuple[nn.Module, Iterator[object]]:
     """The field and a stream of its training steps."""
     field = ResidualMLP(options.dimension, widths)
-    objective = VelocityObjective(field, Trigonometric(), Beta(1.0, 0.5)).to(options.device)
+    objective = PathObjective(field, Trigonometric(), Beta(1.0, 0.5)).to(options.device)
     pairs = (((torch.randn_like(x1), x1), None) for x1 in batches(options))
     return field, train(objective, pairs, max_iter=10**9, hidden_weights=field.hidden_weights())
 

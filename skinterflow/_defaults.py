@@ -17,14 +17,19 @@ from torch import Tensor
 from skinterflow._fitting import Recipe
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
+from skinterflow.interflow.heads import HeadedDrift, SharedTrunk, check_targets
 from skinterflow.interflow.interpolants import (
+    EncodingDecoding,
     Fourier,
     Interpolant,
     Linear,
+    Mirror,
     Trigonometric,
     VariancePreserving,
     check_endpoints,
 )
+from skinterflow.interflow.latent import Brownian, Gamma, Quadratic, Sigmoid, SineSquared, StochasticInterpolant, check_gamma
+from skinterflow.interflow.scaling import Compose, Scaling
 from skinterflow.interflow.times import Beta
 
 INTERPOLANTS: dict[str, type[Interpolant]] = {
@@ -32,6 +37,14 @@ INTERPOLANTS: dict[str, type[Interpolant]] = {
     "linear": Linear,
     "variance_preserving": VariancePreserving,
     "fourier": Fourier,
+    "encoding_decoding": EncodingDecoding,
+    "mirror": Mirror,
+}
+GAMMAS: dict[str, type[Gamma]] = {
+    "brownian": Brownian,
+    "quadratic": Quadratic,
+    "sine_squared": SineSquared,
+    "sigmoid": Sigmoid,
 }
 COUPLINGS: dict[str, type[Coupling]] = {"independent": Independent, "optimal_transport": OptimalTransport}
 CROSS_FIT_BELOW = 2_000
@@ -56,17 +69,54 @@ def held_out_rows(n_rows: int, early_stopping: str | bool, validation_fraction: 
     return [order[: min(n_rows - 1, _MAX_HELD_OUT, max(1, round(validation_fraction * n_rows)))]]
 
 
-def resolve_interpolant(interpolant: str | Interpolant, n_features: int) -> Interpolant:
+def resolve_path(interpolant: str | Interpolant, gamma: str | Gamma | None, n_features: int) -> StochasticInterpolant:
     """A path of one's own, to be trained with the field if it has parameters.
 
     Raises
     ------
     ValueError
-        If it misses its endpoints.
+        If it misses its endpoints, if the scale of its latent is not zero there, or if it needs a latent and has none.
     """
     path = INTERPOLANTS[interpolant]() if isinstance(interpolant, str) else copy.deepcopy(interpolant)
-    check_endpoints(path, n_features)
-    return path
+    scale = GAMMAS[gamma]() if isinstance(gamma, str) else copy.deepcopy(gamma)
+    if scale is not None:
+        check_gamma(scale)
+    elif isinstance(path, Mirror | EncodingDecoding):
+        raise ValueError(
+            f"{path!r} needs a latent, without which {'nothing moves' if isinstance(path, Mirror) else 'all paths meet in one point'}; "
+            "set gamma='sine_squared', for example."
+        )
+    if not isinstance(path, Mirror):
+        check_endpoints(path, n_features)
+    return StochasticInterpolant(path, scale)
+
+
+def resolve_targets(targets: str | Sequence[str], path: StochasticInterpolant, base: Scaling | None) -> tuple[str, ...]:
+    """The quantities to learn; "auto" is what the drift and the score follow from.
+
+    Parameters
+    ----------
+    targets : str or sequence of str
+    path : StochasticInterpolant
+    base : Scaling that makes the Gaussian base of standard normal points, or None where the source is no Gaussian
+
+    Raises
+    ------
+    ValueError
+        If the drift does not follow from them, or if there is no noise to learn one of them from.
+    """
+    if targets == "auto":
+        if base is not None or path.gamma is None:
+            return ("b",)
+        return ("eta",) if isinstance(path.interpolant, Mirror) else ("b", "eta")
+    chosen = (targets,) if isinstance(targets, str) else tuple(targets)
+    check_targets(chosen, path)
+    standard = isinstance(base, Compose) and not len(base.parts)
+    if path.gamma is None and not standard and {"s", "eta"} & set(chosen):
+        raise ValueError(
+            f"targets={chosen!r} need noise of a known law on the path: the standard normal base, or a latent; set gamma='brownian'."
+        )
+    return chosen
 
 
 def resolve_time_law(time_beta: Sequence[float]) -> Beta:
@@ -82,8 +132,15 @@ def resolve_time_law(time_beta: Sequence[float]) -> Beta:
     return Beta(*map(float, time_beta))
 
 
-def new_fields(n_fields: int, n_features: int, hidden_layer_sizes: str | Sequence[int], activation: str) -> list[VelocityField]:
-    """Untrained fields.
+def new_fields(
+    n_fields: int,
+    n_features: int,
+    hidden_layer_sizes: str | Sequence[int],
+    activation: str,
+    targets: tuple[str, ...],
+    path: StochasticInterpolant,
+) -> list[VelocityField]:
+    """Untrained drifts, by a network of one head for each target.
 
     Raises
     ------
@@ -93,7 +150,9 @@ def new_fields(n_fields: int, n_features: int, hidden_layer_sizes: str | Sequenc
     if isinstance(hidden_layer_sizes, str):
         hidden_layer_sizes = (64,) * 3 if n_fields > 1 else (128,) * 4
     widths = checked_widths("hidden_layer_sizes", hidden_layer_sizes)
-    return [ResidualMLP(n_features, widths, activation) for _ in range(n_fields)]
+    if targets == ("b",):
+        return [ResidualMLP(n_features, widths, activation) for _ in range(n_fields)]
+    return [HeadedDrift(SharedTrunk(n_features, len(targets), widths, activation), targets, path) for _ in range(n_fields)]
 
 
 def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> list[int]:
@@ -112,10 +171,14 @@ def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> 
     return widths.tolist()
 
 
-def continued_fields(n_fields: int, previous: VelocityField) -> list[VelocityField]:
-    """Copies of the members of a fitted field, to train on."""
+def continued_fields(n_fields: int, previous: VelocityField, path: StochasticInterpolant) -> list[VelocityField]:
+    """Copies of the members of a fitted field, to train on, on the given copy of its path."""
     members = list(cast(Sequence[VelocityField], previous.members)) if isinstance(previous, AveragedField) else [previous]
-    return [copy.deepcopy(members[k % len(members)]) for k in range(n_fields)]
+    copies = [copy.deepcopy(members[k % len(members)]) for k in range(n_fields)]
+    for field in copies:
+        if isinstance(field, HeadedDrift):
+            field.path = path
+    return copies
 
 
 def resolve_recipe(

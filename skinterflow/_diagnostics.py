@@ -22,12 +22,20 @@ _ENERGY_ROWS = 2_000
 
 
 def diagnose_density(model: FittedFlow, rows: NDArray[Any], noise: NDArray[np.float64], latent: NDArray[Any]) -> Bunch:
-    """See :meth:`InterpolantFlowDensity.diagnose`; `noise` is standard normal, of the shape of the rows, and `latent` their latents."""
+    """See :meth:`InterpolantFlowDensity.diagnose`.
+
+    Parameters
+    ----------
+    model : FittedFlow
+    rows : array of shape (n, D)
+    noise : array of shape (2, n, D), standard normal, to make base points and latents of the path from
+    latent : array of shape (n, D), what the flow carries the rows to
+    """
     device = next(model.flow.field.parameters()).device
-    x, z = (torch.from_numpy(np.array(part[:_MAX_ROWS], dtype=np.float64)).to(device) for part in (rows, noise))
-    x0, x1 = model.source(z), model.target(x)
-    statistics = path_statistics(model.flow.field, model.interpolant, x0, x1)
-    slope = lipschitz_constant(model.flow.field, model.interpolant, x0[:_LIPSCHITZ_ROWS], x1[:_LIPSCHITZ_ROWS])
+    x, start, z = (torch.from_numpy(np.array(part[:_MAX_ROWS], dtype=np.float64)).to(device) for part in (rows, *noise))
+    x0, x1, path = model.source(start), model.target(x), model.quantities.path
+    statistics = path_statistics(model.flow.field, path, x0, x1, z)
+    slope = lipschitz_constant(model.flow.field, path, *(part[:_LIPSCHITZ_ROWS] for part in (x0, x1, z)))
     latent = latent.astype(np.float64)
     with np.errstate(over="ignore"):
         bound = float(np.exp(0.5 + slope) * math.sqrt(statistics.regression))

@@ -18,7 +18,7 @@ from skinterflow._fitting import Fold, Trained, held_out_log_prob
 from skinterflow._rows import FlowRows, RowSource, shuffled_indices
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.flows import Flow, Pushforward
-from skinterflow.interflow.interpolants import Interpolant
+from skinterflow.interflow.latent import StochasticInterpolant
 from skinterflow.interflow.objectives import DistillationObjective
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Scaling
@@ -70,7 +70,7 @@ def distilled(
     """
     teacher = taught.field
     try:
-        trained = distil(student, teacher, folds[0].train, taught.end_time, taught.interpolant, taught.base, time_law, max_iter)
+        trained = distil(student, teacher, folds[0].train, taught.end_time, taught.path, taught.base, time_law, max_iter)
         by_teacher, by_student = (_judged(field, taught, folds) for field in (teacher, trained))
     except FloatingPointError as error:
         return _kept(teacher, f"diverged ({error})")
@@ -112,7 +112,7 @@ def distil(
     teacher: VelocityField,
     rows: RowSource,
     end_time: float,
-    interpolant: Interpolant,
+    path: StochasticInterpolant,
     base: Scaling,
     time_law: TimeLaw,
     max_iter: int,
@@ -125,7 +125,7 @@ def distil(
     teacher : VelocityField
     rows : RowSource, the data in flow units
     end_time : float in (0, 1], where the teacher's flow stops
-    interpolant : Interpolant
+    path : StochasticInterpolant
     base : Scaling, which carries standard normal points to base points
     time_law : TimeLaw, whose times are scaled to ``[0, end_time]``
     max_iter : int, number of steps
@@ -139,7 +139,7 @@ def distil(
     FloatingPointError
         If the student's loss is not finite at the end.
     """
-    targets = compute_targets(teacher, rows, end_time, interpolant, base, time_law, _POINTS_PER_STEP * max(max_iter, _ROWS_PER_TIME))
+    targets = compute_targets(teacher, rows, end_time, path, base, time_law, _POINTS_PER_STEP * max(max_iter, _ROWS_PER_TIME))
     errors = targets.v.square().sum(-1).mean(), targets.divergence.square().mean()
     objective = DistillationObjective(student, _DIVERGENCE_WEIGHT * float(errors[0] / errors[1]))
     for step in train(
@@ -161,7 +161,7 @@ def compute_targets(
     teacher: VelocityField,
     rows: RowSource,
     end_time: float,
-    interpolant: Interpolant,
+    path: StochasticInterpolant,
     base: Scaling,
     time_law: TimeLaw,
     n_points: int,
@@ -178,7 +178,7 @@ def compute_targets(
     t = end_time * time_law.quantile(stratified_uniform(n_times, data.device)).to(data.dtype)
     t = t[torch.randperm(n_times, device=data.device)]
     per_row = t.repeat_interleave(_ROWS_PER_TIME)
-    x = interpolant(per_row, base(torch.randn_like(x1)), x1)
+    x = path(per_row, base(torch.randn_like(x1)), x1, path.draw(x1))
     blocks = zip(per_row.split(_BLOCK_ROWS), x.split(_BLOCK_ROWS), strict=True)
     v, divergence = map(torch.cat, zip(*(teacher.value_and_divergence(*block) for block in blocks), strict=True))
     groups = (n_times, _ROWS_PER_TIME)

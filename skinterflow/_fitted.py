@@ -5,7 +5,6 @@ Rows come and go as float64; the flow between the two scalings works in its own 
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor
 
 from skinterflow.interflow.flows import Diffusion, Flow, Measured, Pushforward
-from skinterflow.interflow.interpolants import AffineInterpolant, Interpolant
 from skinterflow.interflow.ode import Solution
+from skinterflow.interflow.quantities import LearnedQuantities
 from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.sde import NoiseLevel, StochasticSolver
 
@@ -27,14 +26,14 @@ class FittedFlow:
     Parameters
     ----------
     flow : Flow
-    interpolant : Interpolant, the path that the field was trained on
+    quantities : LearnedQuantities of the path that the field was trained on; its base is None where the source is no Gaussian
     source : Scaling, float64: rows of the source, or standard normal latents, to flow units
     target : Scaling, float64: rows of the target to flow units
     dtype : torch.dtype of the flow
     """
 
     flow: Flow
-    interpolant: Interpolant
+    quantities: LearnedQuantities
     source: Scaling
     target: Scaling
     dtype: torch.dtype
@@ -67,11 +66,10 @@ class FittedFlow:
         return measured._replace(value=measured.value + self.target.log_abs_det(x))
 
     def score(self, x: Tensor, t: float) -> Measured:
-        """Gradient of :meth:`log_prob`: from the velocity before ``t = 1`` where the path is affine, else through the ODE."""
+        """Score at time `t`, per unit of the target: the learned one, or that which follows from the drift, or else through the ODE."""
         u = self.target(x).to(self.dtype)
-        if t < 1.0 and isinstance(self.interpolant, AffineInterpolant):
-            score = self._diffusion(lambda t: 0.0).score(torch.tensor(t, dtype=self.dtype, device=u.device), u)
-            measured = Measured(score, torch.zeros_like(score[:, 0]), torch.zeros_like(score[:, 0], dtype=torch.bool))
+        if self.quantities.knows_score(t):
+            measured = without_error(self.quantities.score(torch.tensor(t, dtype=self.dtype, device=u.device), u))
         else:
             measured = self._density().score(u, t)
         with torch.enable_grad():
@@ -80,7 +78,7 @@ class FittedFlow:
             return measured._replace(value=torch.autograd.grad(total, x)[0])
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
-        """Velocity at time `t`, in units of the target per unit of time."""
+        """Velocity of the flow, the drift, at time `t`, in units of the target per unit of time."""
         u = self.target(x)
         v = self.flow.field(torch.tensor(t, dtype=self.dtype, device=u.device), u.to(self.dtype))
         return torch.func.jvp(self.target.inverse, (u,), (v.double(),))[1]
@@ -97,23 +95,22 @@ class FittedFlow:
 
     def diffuse(self, z: Tensor, t: float, epsilon: NoiseLevel, solver: StochasticSolver, generator: torch.Generator) -> Tensor:
         """Rows of the source, carried to time `t` by the diffusion of noise level `epsilon`, in units of the target."""
-        u = self._diffusion(epsilon).push(self.source(z).to(self.dtype), t, solver, generator)
+        u = Diffusion(self.quantities, epsilon).push(self.source(z).to(self.dtype), 0.0, t, solver, generator)
         return self.target.inverse(u.double())
 
+    def diffuse_back(self, x: Tensor, t: float, epsilon: NoiseLevel, solver: StochasticSolver, generator: torch.Generator) -> Tensor:
+        """Rows in units of the target at time `t`, carried to the source by the backward diffusion."""
+        u = Diffusion(self.quantities, epsilon).push(self.target(x).to(self.dtype), t, 0.0, solver, generator)
+        return self.source.inverse(u.double())
+
     def _density(self) -> Pushforward:
-        return Pushforward(self.flow, self._base())
-
-    def _diffusion(self, epsilon: NoiseLevel) -> Diffusion:
-        if not isinstance(self.interpolant, AffineInterpolant):
-            raise ValueError(
-                f"The score of {self.interpolant!r} does not follow from its velocity, because the path is not alpha(t) x0 + beta(t) x1; "
-                "use method='ode', or fit with an AffineInterpolant."
-            )
-        return Diffusion(self.flow.field, self.interpolant, epsilon, self._base())
-
-    def _base(self) -> Scaling:
-        return copy.deepcopy(self.source).to(self.dtype)
+        return Pushforward(self.flow, self.quantities.base)
 
     def _split(self, solution: Solution) -> tuple[Tensor, Measured]:
         u, log_det, standard_error = self.flow.split(solution.y)
         return u, Measured(log_det, solution.error + standard_error, solution.unresolved)
+
+
+def without_error(value: Tensor) -> Measured:
+    """What needs no solve, shape (B, ...)."""
+    return Measured(value, value.new_zeros(len(value)), torch.zeros(len(value), dtype=torch.bool, device=value.device))

@@ -26,8 +26,9 @@ from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.diagnostics import PathStatistics, path_statistics
 from skinterflow.interflow.fields import AveragedField, VelocityField
 from skinterflow.interflow.flows import Flow, Pushforward
-from skinterflow.interflow.interpolants import Interpolant, learned_parameters
-from skinterflow.interflow.objectives import Ensemble, VelocityObjective
+from skinterflow.interflow.interpolants import learned_parameters
+from skinterflow.interflow.latent import StochasticInterpolant
+from skinterflow.interflow.objectives import Ensemble, PathObjective
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.training import OPPONENT_START, train
@@ -86,18 +87,18 @@ class Trained(NamedTuple):
     """What a fit gives: the field, the path and the base that it was trained with, where its flow ends, and how it went."""
 
     field: VelocityField
-    interpolant: Interpolant
+    path: StochasticInterpolant
     base: Scaling
     end_time: float
     history: History
 
 
-def fit_field(members: Sequence[VelocityObjective], folds: Sequence[Fold], recipe: Recipe) -> Trained:
+def fit_field(members: Sequence[PathObjective], folds: Sequence[Fold], recipe: Recipe) -> Trained:
     """Train the members, one per fold, and choose weights and end time by held-out log-likelihood.
 
     Parameters
     ----------
-    members : sequence of VelocityObjective, trained in place; only a single one may have a path or a base with parameters
+    members : sequence of PathObjective, trained in place; only a single one may have a path or a base with parameters
     folds : sequence of Fold
     recipe : Recipe
 
@@ -108,7 +109,7 @@ def fit_field(members: Sequence[VelocityObjective], folds: Sequence[Fold], recip
         Ctrl-C ends the training early, with a warning and the same result.
     """
     history = History()
-    best: Sequence[VelocityObjective] = members
+    best: Sequence[PathObjective] = members
     waited, started = 0, time.monotonic()
     try:
         for current in _checks(members, folds, recipe, history):
@@ -130,18 +131,16 @@ def fit_field(members: Sequence[VelocityObjective], folds: Sequence[Fold], recip
         )
     fields = [member.field for member in best]
     field = fields[0] if len(fields) == 1 else AveragedField(fields)
-    return Trained(field, best[0].interpolant, best[0].base, _choose_end_time(best, folds, recipe), history)
+    return Trained(field, best[0].path, best[0].base, _choose_end_time(best, folds, recipe), history)
 
 
-def _checks(
-    members: Sequence[VelocityObjective], folds: Sequence[Fold], recipe: Recipe, history: History
-) -> Iterator[list[VelocityObjective]]:
+def _checks(members: Sequence[PathObjective], folds: Sequence[Fold], recipe: Recipe, history: History) -> Iterator[list[PathObjective]]:
     """Train all members together and yield copies of them with averaged weights at every check."""
     # Denser early, because small data overfit soon.
     check_steps = {math.ceil(recipe.max_iter * (k / N_CHECKS) ** 2) for k in range(1, N_CHECKS + 1)}
     alone = len(members) == 1
     together = members[0] if alone else Ensemble(members)
-    path = learned_parameters(members[0].interpolant, members[0].base)
+    path = learned_parameters(members[0].path, members[0].base)
     losses: list[Tensor] = []
     for step in train(
         together,
@@ -158,7 +157,7 @@ def _checks(
             history.loss_curve.append(float(torch.stack(losses).mean()))
             losses.clear()
             trained = step.averaged.objectives() if isinstance(step.averaged, Ensemble) else [copy.deepcopy(step.averaged)]
-            checked = [cast(VelocityObjective, objective) for objective in trained]
+            checked = [cast(PathObjective, objective) for objective in trained]
             if path and step.number <= max(1, OPPONENT_START * recipe.max_iter):
                 history.before = statistics_of(checked[0], folds[0], recipe)
             yield checked
@@ -179,11 +178,11 @@ def _pairs(fold: Fold, n_rows: int, coupling: Coupling) -> Iterator[tuple[Tensor
 
 
 @torch.no_grad()
-def statistics_of(objective: VelocityObjective, fold: Fold, recipe: Recipe) -> PathStatistics:
+def statistics_of(objective: PathObjective, fold: Fold, recipe: Recipe) -> PathStatistics:
     """Loss, action and length of the path that training rows travel."""
     batches = itertools.islice(_pairs(fold, recipe.batch_size, recipe.coupling), -(-_STATISTICS_ROWS // recipe.batch_size))
     x0, x1, _ = map(torch.cat, zip(*batches, strict=True))
-    return path_statistics(objective.field, objective.interpolant, objective.base(x0), x1)
+    return path_statistics(objective.field, objective.path, objective.base(x0), x1, objective.path.draw(x1))
 
 
 def _end_times_at_check(folds: Sequence[Fold], recipe: Recipe) -> Sequence[float]:
@@ -192,7 +191,7 @@ def _end_times_at_check(folds: Sequence[Fold], recipe: Recipe) -> Sequence[float
     return _CHECKED_END_TIMES if len(folds) > 1 else _CHECKED_END_TIMES[:1]
 
 
-def _choose_end_time(members: Sequence[VelocityObjective], folds: Sequence[Fold], recipe: Recipe) -> float:
+def _choose_end_time(members: Sequence[PathObjective], folds: Sequence[Fold], recipe: Recipe) -> float:
     """The end time asked for or, where "auto", the first maximum of the held-out log-likelihood on the way to the Gaussian.
 
     The Gaussian itself is looked at in any case, so that the flow is not worse than it on the held-out rows.
@@ -209,7 +208,7 @@ def _choose_end_time(members: Sequence[VelocityObjective], folds: Sequence[Fold]
 
 
 def judge(
-    members: Sequence[VelocityObjective], folds: Sequence[Fold], end_times: Sequence[float], solver: Solver = _JUDGING_SOLVER
+    members: Sequence[PathObjective], folds: Sequence[Fold], end_times: Sequence[float], solver: Solver = _JUDGING_SOLVER
 ) -> list[tuple[float, float]]:
     """Mean held-out log-likelihood, in nats per row, and end time, for each end time.
 

@@ -15,7 +15,17 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skinterflow._defaults import COUPLINGS, INTERPOLANTS, continued_fields, new_fields, resolve_interpolant, resolve_time_law
+from skinterflow._arguments import checked_noise, stochastic_solver
+from skinterflow._defaults import (
+    COUPLINGS,
+    GAMMAS,
+    INTERPOLANTS,
+    continued_fields,
+    new_fields,
+    resolve_path,
+    resolve_targets,
+    resolve_time_law,
+)
 from skinterflow._estimator import RandomStateLike, map_blocks, on_device, resolve_device_or_cpu
 from skinterflow._fitted import FittedFlow
 from skinterflow._fitting import Fold, Recipe, Trained, fit_field, statistics_of
@@ -25,9 +35,12 @@ from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ACTIVATIONS, VelocityField
 from skinterflow.interflow.flows import Flow, Measured, warn_unresolved
+from skinterflow.interflow.heads import HeadedDrift
 from skinterflow.interflow.interpolants import Interpolant
-from skinterflow.interflow.objectives import VelocityObjective
+from skinterflow.interflow.latent import QUANTITIES, Gamma, StochasticInterpolant
+from skinterflow.interflow.objectives import PathObjective
 from skinterflow.interflow.ode import ADAPTIVE_METHODS, FIXED_GRID_ORDERS, Calibration, Solver
+from skinterflow.interflow.quantities import LearnedQuantities
 from skinterflow.interflow.scaling import Scaling
 
 _CALIBRATION_ROWS = 64
@@ -36,6 +49,8 @@ Work = Callable[[torch.Tensor, FittedFlow], Measured]
 
 PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "interpolant": [StrOptions(set(INTERPOLANTS)), Interpolant],
+    "gamma": [StrOptions(set(GAMMAS)), Gamma, None],
+    "targets": [StrOptions({"auto", *QUANTITIES}), tuple, list],
     "coupling": [StrOptions(set(COUPLINGS)), Coupling],
     "time_beta": [tuple, list],
     "scaling": [StrOptions({"power", "whiten", "standardize"}), Scaling, None],
@@ -62,6 +77,8 @@ class FlowEstimator(BaseEstimator):
     """An estimator that is a flow between the units of a source and those of a target."""
 
     interpolant: str | Interpolant
+    gamma: str | Gamma | None
+    targets: str | Sequence[str]
     coupling: str | Coupling
     time_beta: Sequence[float]
     scaling: str | Scaling | None
@@ -79,11 +96,12 @@ class FlowEstimator(BaseEstimator):
 
     _source: Scaling
     _target: Scaling
-    _interpolant: Interpolant
+    _path: StochasticInterpolant
     _trained: VelocityField
     _field: VelocityField
     _calibration: Calibration | None
 
+    _gaussian_source: ClassVar[bool]
     _doc_link_module: ClassVar[str] = "skinterflow"
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -98,20 +116,31 @@ class FlowEstimator(BaseEstimator):
         scaling = scaling or estimate_scaling(copy.deepcopy(self.scaling), rows, weight, widths)
         return Reader(rows, weight, widths, scaling, device)
 
-    def _path(self, n_features: int, warm: bool) -> Interpolant:
+    def _new_path(self, n_features: int, warm: bool) -> StochasticInterpolant:
         """The path to train on: new, or a copy of what was learned."""
-        return copy.deepcopy(self._interpolant) if warm else resolve_interpolant(self.interpolant, n_features)
+        return copy.deepcopy(self._path) if warm else resolve_path(self.interpolant, self.gamma, n_features)
 
-    def _objectives(self, n: int, n_features: int, path: Interpolant, base: Scaling, warm: bool) -> list[VelocityObjective]:
+    def _new_targets(self, path: StochasticInterpolant, base: Scaling | None, warm: bool) -> tuple[str, ...]:
+        """The quantities to learn, or those that were learned; `base` is None where the source is no Gaussian."""
+        if warm:
+            return self._trained.targets if isinstance(self._trained, HeadedDrift) else ("b",)
+        return resolve_targets(self.targets, path, base)
+
+    def _objectives(
+        self, n: int, n_features: int, path: StochasticInterpolant, targets: tuple[str, ...], base: Scaling, warm: bool
+    ) -> list[PathObjective]:
         """What is trained, one for each member: new fields, or copies of what was trained."""
-        fields = continued_fields(n, self._trained) if warm else new_fields(n, n_features, self.hidden_layer_sizes, self.activation)
-        return [VelocityObjective(field, path, resolve_time_law(self.time_beta), base) for field in fields]
+        if warm:
+            fields = continued_fields(n, self._trained, path)
+        else:
+            fields = new_fields(n, n_features, self.hidden_layer_sizes, self.activation, targets, path)
+        return [PathObjective(field, path, resolve_time_law(self.time_beta), base) for field in fields]
 
-    def _train(self, objectives: Sequence[VelocityObjective], folds: Sequence[Fold], recipe: Recipe, device: torch.device) -> Trained:
+    def _train(self, objectives: Sequence[PathObjective], folds: Sequence[Fold], recipe: Recipe, device: torch.device) -> Trained:
         """Train, and set the fitted attributes that tell how it went."""
         trained = fit_field([objective.to(device) for objective in objectives], folds, recipe)
         history = trained.history
-        objective = VelocityObjective(trained.field, trained.interpolant, objectives[0].time_law, trained.base)
+        objective = PathObjective(trained.field, trained.path, objectives[0].time_law, trained.base)
         after = statistics_of(objective, folds[0], recipe)
         self.n_iter_, self.loss_curve_ = history.n_iter, history.loss_curve
         self.loss_ = history.loss_curve[-1] if history.loss_curve else float("nan")
@@ -124,7 +153,7 @@ class FlowEstimator(BaseEstimator):
         """Set the fitted model, on the CPU; `field` is the trained one or its student."""
         self._calibration = self._calibrated(field, fold, trained.end_time)
         self._source, self._target = source.cpu(), target
-        self._interpolant = trained.interpolant.cpu() if isinstance(trained.interpolant, torch.nn.Module) else trained.interpolant
+        self._path = trained.path.cpu()
         self._trained, self._field, self.end_time_ = trained.field.cpu(), field.cpu(), trained.end_time
         self._n_features_out = self.n_features_in_
 
@@ -157,15 +186,31 @@ class FlowEstimator(BaseEstimator):
         warn_unresolved(int(unresolved.sum()), len(X), model.flow.solver)
         return value.astype(X.dtype), error.astype(X.dtype)
 
+    def _diffused(
+        self,
+        rows: NDArray[Any],
+        random: np.random.RandomState,
+        epsilon: float | str | Callable[[float], float],
+        n_steps: int | None,
+        diffuse: Callable[..., torch.Tensor],
+    ) -> NDArray[np.float64]:
+        """Rows that a diffusion carries, by ``diffuse(model, rows, level, solver, generator)``."""
+        level = checked_noise(epsilon)
+        solver, device = stochastic_solver(n_steps, level), resolve_device_or_cpu(self.device)
+        generator = torch.Generator(device).manual_seed(int(random.randint(2**31)))
+        model = self._fitted_flow(device, torch.float64)
+        model.quantities.check_score()
+        # One generator draws for all blocks, one after the other.
+        parts = map_blocks(lambda x: diffuse(model, x, level, solver, generator), rows, device, n_jobs=1)
+        return torch.cat(parts).cpu().numpy()
+
     def _fitted_flow(self, device: torch.device, dtype: torch.dtype) -> FittedFlow:
-        field = on_device(self._field, device, dtype)
-        if self.divergence != "exact":
-            field = Hutchinson(field, int(self.divergence))
-        interpolant = self._interpolant
-        if isinstance(interpolant, torch.nn.Module):
-            interpolant = on_device(interpolant, device, dtype)
+        drift, path = on_device(self._field, device, dtype), on_device(self._path, device, dtype)
+        base = on_device(self._source, device, dtype) if self._gaussian_source else None
+        field = drift if self.divergence == "exact" else Hutchinson(drift, int(self.divergence))
         source, target = (on_device(scaling, device, torch.float64) for scaling in (self._source, self._target))
-        return FittedFlow(Flow(field, self._solver(), self.end_time_), interpolant, source, target, dtype)
+        flow = Flow(field, self._solver(), self.end_time_)
+        return FittedFlow(flow, LearnedQuantities(drift, path, base), source, target, dtype)
 
     def _solver(self) -> Solver:
         atol, rtol = float(self.atol), float(self.rtol)

@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skinterflow._arguments import checked_noise, checked_time, checked_times, stochastic_solver
+from skinterflow._arguments import checked_time, checked_times
 from skinterflow._defaults import checked_widths, held_out_rows, resolve_recipe
 from skinterflow._diagnostics import diagnose_density
 from skinterflow._distillation import distilled
@@ -24,20 +24,20 @@ from skinterflow._estimator import (
     RandomStateLike,
     all_or_nothing,
     checked_weight,
-    map_blocks,
     private_random_state,
     resolve_device,
     resolve_device_or_cpu,
     seeded,
     weighted_rows,
 )
+from skinterflow._fitted import without_error
 from skinterflow._fitting import Fold
 from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, FlowEstimator
 from skinterflow._rows import NormalRows, Reader, training_rows
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.fields import ResidualMLP
-from skinterflow.interflow.flows import Measured
-from skinterflow.interflow.interpolants import Interpolant, learned_parameters
+from skinterflow.interflow.interpolants import Interpolant, Mirror, learned_parameters
+from skinterflow.interflow.latent import Gamma
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Compose, LearnedGaussian, Scaling
 
@@ -54,7 +54,14 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     interpolant : {"trigonometric", "linear", "variance_preserving", "fourier"} or Interpolant, default="trigonometric"
         Path that joins a base point to a data point.  One with parameters, such as "fourier", is learned: it shortens the way
         ([1]_, appendix H).  For both "fourier" and "variance_preserving", `time_beta` is best ``(1, 1)``: what a learned path lowers is the
-        transport action weighted by the law of the times.
+        transport action weighted by the law of the times.  "encoding_decoding" needs a `gamma`.
+    gamma : {"brownian", "quadratic", "sine_squared", "sigmoid"}, Gamma or None, default=None
+        Scale of a latent that is added to the path, ``x_t = I_t + gamma(t) z`` ([2]_, table 8): ``sqrt(t (1 - t))``, ``t (1 - t)``,
+        ``sin^2(pi t)``, or a hump of sigmoids.  None is no latent ([1]_).  From the Gaussian base here a latent is one more schedule of the
+        noise; between two data sets (`InterpolantTransport`) it does more.
+    targets : "auto", {"b", "eta", "s"} or tuple of them and "v", default="auto"
+        Quantities that are learned ([2]_, section 2.3): the drift "b", from which all others follow here, and which "auto" is; the denoiser
+        "eta" or the score "s", alone (without `gamma`) or beside "b" or, with `gamma`, beside the velocity "v".
     base : {"normal", "learned"}, default="normal"
         Density that the flow starts from: standard normal in the units of the flow, or a Gaussian whose mean and covariance are learned
         with the path.
@@ -93,7 +100,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         True holds out `validation_fraction` of the rows, keeps the weights with the best held-out log-likelihood, and stops when it
         no longer rises.  False trains on all rows for `max_iter` steps.  "auto" is True from 2,000 rows; below, four
         fields are trained, each judged on its own quarter of the rows, and the model is the mean of the fields (cross-fitting).
-        A path or a base that is learned belongs to one field, and "auto" is True with it.
+        A path or a base that is learned, and several `targets`, belong to one field, and "auto" is True with them.
     validation_fraction : float in (0, 1), default=0.1
         Part of the rows that is held out when nothing is cross-fitted.
     n_iter_no_change : int, default=3
@@ -173,6 +180,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     """
 
     __metadata_request__inverse_transform: ClassVar[dict[str, str]] = {"Z": UNUSED}
+    _gaussian_source: ClassVar[bool] = True
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **PARAMETER_CONSTRAINTS,
         "base": [StrOptions({"normal", "learned"})],
@@ -188,6 +196,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self,
         *,
         interpolant: str | Interpolant = "trigonometric",
+        gamma: str | Gamma | None = None,
+        targets: str | Sequence[str] = "auto",
         base: str = "normal",
         coupling: str | Coupling = "independent",
         time_beta: tuple[float, float] = (1.0, 0.5),
@@ -215,6 +225,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         n_jobs: int | None = None,
     ) -> None:
         self.interpolant = interpolant
+        self.gamma = gamma
+        self.targets = targets
         self.base = base
         self.coupling = coupling
         self.time_beta = time_beta
@@ -274,8 +286,12 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         n_rows, n_features = reader.X.shape
         sizes = self.student_layer_sizes
         student_widths = None if sizes is None else checked_widths("student_layer_sizes", sizes, most=2)
-        path, base = self._path(n_features, warm), self._base(n_features, warm)
-        held_out = held_out_rows(n_rows, self.early_stopping, self.validation_fraction, one_member=bool(learned_parameters(path, base)))
+        path, base = self._new_path(n_features, warm), self._base(n_features, warm)
+        if isinstance(path.interpolant, Mirror):
+            raise ValueError("A mirror path leads from a data set to itself, not from a normal base; use InterpolantTransport.")
+        targets = self._new_targets(path, base, warm)
+        one_member = bool(learned_parameters(path, base)) or targets != ("b",)
+        held_out = held_out_rows(n_rows, self.early_stopping, self.validation_fraction, one_member)
         source = NormalRows(n_features, reader.device)
         folds = [Fold(source, training_rows(reader, rows), reader.read(rows)) for rows in held_out]
         recipe = resolve_recipe(
@@ -291,7 +307,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             tol=self.tol,
             verbose=bool(self.verbose),
         )
-        objectives = self._objectives(len(folds), n_features, path, base, warm)
+        objectives = self._objectives(len(folds), n_features, path, targets, base, warm)
         trained = self._train(objectives, folds, recipe, reader.device)
         field, lost = trained.field, None
         if student_widths is not None and trained.end_time > 0:
@@ -364,9 +380,9 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def score_gradient(self, X: ArrayLike, *, t: float | None = None) -> NDArray[Any]:
         r"""Score: gradient of the log-density with respect to `X`.
 
-        Before ``t = 1`` it follows from the velocity, in closed form: for the trigonometric path
-        ``-u + (2 / pi) tan(pi t / 2) v_t(u)`` in the units of the flow ([1]_, proposition 4, with the sign mended).  At ``t = 1``,
-        and for paths that are not affine, the gradient of :meth:`score_samples` is carried along the flow.
+        The learned one, if "s" or "eta" is among the `targets`.  Else, before ``t = 1``, it follows from the drift, in closed form: for the
+        trigonometric path ``-u + (2 / pi) tan(pi t / 2) v_t(u)`` in the units of the flow ([1]_, proposition 4, with the sign mended).
+        Else, at ``t = 1`` and for paths that are not affine, the gradient of :meth:`score_samples` is carried along the flow.
 
         Parameters
         ----------
@@ -386,7 +402,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return self._by_blocks(rows, lambda x, model: model.score(x, time))[0]
 
     def velocity(self, X: ArrayLike, t: float) -> NDArray[Any]:
-        """Velocity of the flow at the rows of `X`.
+        """Velocity of the flow, the drift ``b``, at the rows of `X`.
 
         Parameters
         ----------
@@ -399,7 +415,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         velocity : ndarray of the shape and dtype of `X`, in units of each column per unit of time
         """
         rows, time = self._validated(X), self._time(t)
-        return self._by_blocks(rows, lambda x, model: _without_error(model.velocity(x, time)))[0]
+        return self._by_blocks(rows, lambda x, model: without_error(model.velocity(x, time)))[0]
 
     def trajectory(self, X: ArrayLike, times: Sequence[float]) -> NDArray[Any]:
         """Where the flow carries rows.
@@ -438,11 +454,12 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         t : float in [0, 1] or None, default=None
             Time on the path; None is the model's own, `end_time_`.
         method : {"ode", "sde"}, default="ode"
-            "sde" adds noise and the score: ``dX = (v + epsilon s) dt + sqrt(2 epsilon) dW`` has the law of the ODE at every time, whatever
-            the noise ([1]_, section 1; [2]_, section 2).  It needs a path that is affine in its ends.
+            "sde" adds noise and the score: ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW`` has the law of the ODE at every time, whatever
+            the noise ([1]_, section 1; [2]_, section 2).  It needs a path that is affine in its ends, or a learned score.
         epsilon : float, callable or {"decreasing", "sine"}, default="decreasing"
-            Noise level of "sde": not negative; a function of the time; or ``1 - t`` and ``sin(pi t)^2`` by name.  It fades where the weight
-            of the base on the path is below 0.2, because the error of a learned score does not.
+            Noise level of "sde": not negative; a function of the time; or ``1 - t`` and ``sin(pi t)^2`` by name.  Where the score is
+            divided by the scale of the noise on the path, the level fades below a scale of 0.2, because the error of what was learned
+            does not.
         n_steps : int or None, default=None
             Steps of "sde", by Heun's method; None is 200 times the largest noise level, and at least 200.
 
@@ -469,13 +486,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         latent = random.standard_normal((int(n_samples), self.n_features_in_))
         if method == "ode":
             return self._by_blocks(latent, lambda z, model: model.push(z, time))[0]
-        level = checked_noise(epsilon)
-        solver, device = stochastic_solver(n_steps, level), resolve_device_or_cpu(self.device)
-        generator = torch.Generator(device).manual_seed(int(random.randint(2**31)))
-        model = self._fitted_flow(device, torch.float64)
-        # One generator draws for all blocks, one after the other.
-        parts = map_blocks(lambda z: model.diffuse(z, time, level, solver, generator), latent, device, n_jobs=1)
-        return torch.cat(parts).cpu().numpy()
+        return self._diffused(latent, random, epsilon, n_steps, lambda model, z, *how: model.diffuse(z, time, *how))
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
         """Latent of each row of `X`: the point of the standard normal base that the flow carries to it.
@@ -535,7 +546,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         rows = self._validated(X)
         device = resolve_device_or_cpu(self.device)
-        noise = private_random_state(random_state).standard_normal(rows.shape)
+        noise = private_random_state(random_state).standard_normal((2, *rows.shape))
         return diagnose_density(self._fitted_flow(device, torch.float64), rows, noise, self.transform(rows))
 
     def _time(self, t: float | None) -> float:
@@ -549,7 +560,3 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def _without_error(value: torch.Tensor) -> Measured:
-    return Measured(value, torch.zeros_like(value[:, 0]), torch.zeros_like(value[:, 0], dtype=torch.bool))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -13,13 +13,17 @@ from sklearn.utils import Tags, check_array
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import validate_data
 
+from skinterflow._arguments import checked_time
 from skinterflow._defaults import resolve_recipe
 from skinterflow._estimator import RandomStateLike, all_or_nothing, private_random_state, resolve_device, seeded, weighted_rows
+from skinterflow._fitted import FittedFlow
 from skinterflow._fitting import Fold
 from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, FlowEstimator
 from skinterflow._rows import Reader, training_rows
 from skinterflow.interflow.couplings import Coupling
-from skinterflow.interflow.interpolants import Interpolant
+from skinterflow.interflow.flows import Measured
+from skinterflow.interflow.interpolants import Interpolant, Mirror
+from skinterflow.interflow.latent import Gamma, StochasticInterpolant
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Compose, Scaling
 
@@ -40,8 +44,18 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
 
     Parameters
     ----------
-    interpolant : {"trigonometric", "linear", "variance_preserving", "fourier"} or Interpolant, default="linear"
+    interpolant : {"trigonometric", "linear", "variance_preserving", "fourier", "encoding_decoding", "mirror"} or Interpolant, \
+            default="linear"
         Path that joins a row of `X0` to a row of `X1`.  One with parameters, such as "fourier", is learned: it shortens the way.
+        "encoding_decoding" and "mirror" need a `gamma`; "mirror" leads from one data set to itself, and :meth:`sample` resamples it.
+    gamma : {"brownian", "quadratic", "sine_squared", "sigmoid"}, Gamma or None, default=None
+        Scale of a latent that is added to the path, ``x_t = I_t + gamma(t) z`` ([2]_, table 8): ``sqrt(t (1 - t))``, ``t (1 - t)``,
+        ``sin^2(pi t)``, or a hump of sigmoids.  It smooths the densities between the two, and makes the score, and with it
+        :meth:`sample`, available.  None is no latent ([1]_).
+    targets : "auto", "b" or tuple of "b", "v", "s", "eta", default="auto"
+        Quantities that are learned, by one network with a head for each ([2]_, section 2.3): the drift "b", or the velocity "v", beside the
+        score "s" or the denoiser "eta"; the drift alone, where no score is wanted; one of "s" and "eta" alone on a mirror path.
+        "auto" is "b" without `gamma`, "eta" on a mirror path, and else ``("b", "eta")``.
     coupling : {"independent", "optimal_transport"} or Coupling, default="independent"
         Which row of `X0` meets which row of `X1` in training.  "optimal_transport", within parts of a batch, shortens straight paths, at
         dearer training steps.
@@ -103,6 +117,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
     References
     ----------
     .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023.
+    .. [2] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023.
 
     Examples
     --------
@@ -119,12 +134,15 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
     __metadata_request__fit: ClassVar[dict[str, str]] = {"X0": UNUSED, "X1": UNUSED}
     __metadata_request__transform: ClassVar[dict[str, str]] = {"X0": UNUSED}
     __metadata_request__inverse_transform: ClassVar[dict[str, str]] = {"X1": UNUSED}
+    _gaussian_source: ClassVar[bool] = False
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = dict(PARAMETER_CONSTRAINTS)
 
     def __init__(
         self,
         *,
         interpolant: str | Interpolant = "linear",
+        gamma: str | Gamma | None = None,
+        targets: str | Sequence[str] = "auto",
         coupling: str | Coupling = "independent",
         time_beta: tuple[float, float] = (1.0, 1.0),
         scaling: str | Scaling | None = "whiten",
@@ -145,6 +163,8 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         n_jobs: int | None = None,
     ) -> None:
         self.interpolant = interpolant
+        self.gamma = gamma
+        self.targets = targets
         self.coupling = coupling
         self.time_beta = time_beta
         self.scaling = scaling
@@ -168,7 +188,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
     def fit(
         self,
         X0: ArrayLike,
-        X1: ArrayLike,
+        X1: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
         target_sample_weight: ArrayLike | None = None,
     ) -> Self:
@@ -180,7 +200,8 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         ----------
         X0 : array-like of shape (n_source_samples, n_features)
         X1 : array-like of shape (n_target_samples, n_features)
-            Of equal width; the numbers of rows may differ.  At least two rows each; finite numbers.
+            Of equal width; the numbers of rows may differ.  At least two rows each; finite numbers.  None, and `target_sample_weight` too,
+            for a mirror path.
         sample_weight : array-like of shape (n_source_samples,), default=None
             Weights of the rows of `X0`, not negative and not all zero.
         target_sample_weight : array-like of shape (n_target_samples,), default=None
@@ -193,6 +214,18 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         with all_or_nothing(self):
             warm = self.warm_start and hasattr(self, "_field")
             rows0: NDArray[Any] = validate_data(self, X0, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=not warm)
+            path = self._new_path(rows0.shape[1], warm)
+            targets = self._new_targets(path, None, warm)
+            if isinstance(path.interpolant, Mirror) and X1 is not None:
+                raise ValueError(
+                    "A mirror path resamples one data set: fit(X0), without X1; for two, take interpolant='linear', for example."
+                )
+            if isinstance(path.interpolant, Mirror):
+                X1, target_sample_weight = X0, sample_weight
+            elif X1 is None:
+                raise ValueError(
+                    f"X1, the rows of the target, is missing; only interpolant='mirror' does without, not {self.interpolant!r}."
+                )
             rows1: NDArray[Any] = check_array(X1, dtype=[np.float64, np.float32], ensure_min_samples=2, input_name="X1")
             if rows0.shape[1] != rows1.shape[1]:
                 raise ValueError(
@@ -207,10 +240,10 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
                     self._reader(*side, device, scaling, [f"{name} column {k}" for k in range(rows0.shape[1])])
                     for side, scaling, name in zip(sides, given, ("X0", "X1"), strict=True)
                 )
-                self._fit_rows(source, target, warm)
+                self._fit_rows(source, target, path, targets, warm)
         return self
 
-    def _fit_rows(self, source: Reader, target: Reader, warm: bool) -> None:
+    def _fit_rows(self, source: Reader, target: Reader, path: StochasticInterpolant, targets: tuple[str, ...], warm: bool) -> None:
         n_features = source.X.shape[1]
         n_rows = min(len(source.X), len(target.X))
         nobody = torch.empty(0, dtype=torch.int64)
@@ -228,7 +261,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
             tol=0.0,
             verbose=bool(self.verbose),
         )
-        objectives = self._objectives(1, n_features, self._path(n_features, warm), Compose([]), warm)
+        objectives = self._objectives(1, n_features, path, targets, Compose([]), warm)
         trained = self._train(objectives, [fold], recipe, source.device)
         self._keep(trained, trained.field, source=source.scaling, target=target.scaling, fold=fold)
 
@@ -257,6 +290,97 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         X0 : ndarray of shape (n_samples, n_features), of the dtype of `X1`
         """
         return self._by_blocks(self._validated_other(X1, "X1", "target"), lambda x, model: model.pull(x, 1.0))[0]
+
+    def sample(
+        self,
+        X0: ArrayLike,
+        random_state: RandomStateLike = None,
+        *,
+        epsilon: float | str | Callable[[float], float] = 1.0,
+        n_steps: int | None = None,
+    ) -> NDArray[np.float64]:
+        r"""Carry rows of the source to random rows of the target, by the diffusion of a noise level.
+
+        ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW`` has the law of :meth:`transform`, whatever the noise ([1]_, section 2.4).  One row
+        can be given many times.  On a mirror path the rows come back as other rows of the same density: near them for little noise.
+
+        Parameters
+        ----------
+        X0 : array-like of shape (n_samples, n_features)
+        random_state : int, RandomState instance or None, default=None
+            Seed of the noise; None draws anew at every call.
+        epsilon : float, callable or {"decreasing", "sine"}, default=1.0
+            Noise level, in squared flow units per unit of time: not negative; a function of the time; or ``1 - t`` and ``sin(pi t)^2`` by
+            name.  Where the denoiser is divided by `gamma`, the level fades below a `gamma` of 0.2.
+        n_steps : int or None, default=None
+            Steps, by Heun's method; None is 200 times the largest noise level, and at least 200.
+
+        Returns
+        -------
+        X1 : ndarray of shape (n_samples, n_features)
+
+        Raises
+        ------
+        ValueError
+            If no score was learned.
+        FloatingPointError
+            If the diffusion leaves the finite numbers, with the time and the number of rows.
+
+        References
+        ----------
+        .. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023.
+        """
+        rows, random = self._validated(X0), private_random_state(random_state)
+        return self._diffused(rows, random, epsilon, n_steps, lambda model, x, *how: model.diffuse(x, 1.0, *how))
+
+    def inverse_sample(
+        self,
+        X1: ArrayLike,
+        random_state: RandomStateLike = None,
+        *,
+        epsilon: float | str | Callable[[float], float] = 1.0,
+        n_steps: int | None = None,
+    ) -> NDArray[np.float64]:
+        """Carry rows of the target to random rows of the source, by the backward diffusion: see :meth:`sample`.
+
+        Parameters
+        ----------
+        X1 : array-like of shape (n_samples, n_features)
+        random_state, epsilon, n_steps : see :meth:`sample`
+
+        Returns
+        -------
+        X0 : ndarray of shape (n_samples, n_features)
+        """
+        rows, random = self._validated_other(X1, "X1", "target"), private_random_state(random_state)
+        return self._diffused(rows, random, epsilon, n_steps, lambda model, x, *how: model.diffuse_back(x, 1.0, *how))
+
+    def score_gradient(self, X: ArrayLike, *, t: float) -> NDArray[Any]:
+        """Score on the path: gradient of the log-density at a time with respect to `X`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows in units of the target.
+        t : float in [0, 1]
+            0 is the source, 1 the target.
+
+        Returns
+        -------
+        score : ndarray of the shape and dtype of `X`, in nats per unit of each column
+
+        Raises
+        ------
+        ValueError
+            If no score was learned.
+        """
+        rows, time = self._validated_other(X, "X", "target"), checked_time(t, 1.0)
+
+        def score(x: torch.Tensor, model: FittedFlow) -> Measured:
+            model.quantities.check_score()
+            return model.score(x, time)
+
+        return self._by_blocks(rows, score)[0]
 
     def log_abs_det_jacobian(self, X0: ArrayLike) -> NDArray[Any]:
         """``log |det dT/dx|`` of the map :meth:`transform` at rows of the source.

@@ -1,5 +1,7 @@
 """Shared fixtures: small data, a quick fitted estimator, and a watch over global state."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,9 @@ from hypothesis import settings
 from sklearn.datasets import load_iris
 
 from skinterflow import InterpolantFlowDensity
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # there is a worker for every core
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("repeatable")

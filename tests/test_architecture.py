@@ -10,8 +10,10 @@ import skinterflow
 ROOT = Path(skinterflow.__file__).parent
 ORDER = [
     ["interflow.interpolants", "interflow.times", "interflow.scaling", "interflow.fields", "interflow.ode", "interflow.muon"],
-    ["interflow.couplings", "interflow.divergence", "interflow.diagnostics", "interflow.objectives", "interflow.training", "interflow.sde"],
-    ["interflow.flows"],
+    ["interflow.couplings", "interflow.divergence", "interflow.latent", "interflow.training", "interflow.sde"],
+    ["interflow.heads", "interflow.diagnostics"],
+    ["interflow.objectives", "interflow.quantities"],
+    ["interflow.flows", "interflow.mixtures"],
     ["interflow"],
     ["_arguments", "_estimator", "_fitted", "_scaling"],
     ["_rows", "_diagnostics", "datasets"],

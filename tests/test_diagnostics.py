@@ -10,6 +10,7 @@ from skinterflow._diagnostics import energy_distance_to_normal
 from skinterflow.interflow.diagnostics import lipschitz_constant, path_statistics
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.interpolants import Linear, Trigonometric
+from skinterflow.interflow.latent import StochasticInterpolant
 
 from .oracles import gaussian
 from .test_fields import points
@@ -39,7 +40,7 @@ def test_statistics_of_the_true_velocity():
     """N(0, I) to N(m, 4 I) along straight lines: G = -E|v|^2, and the action is an integral in closed form."""
     mean, root = torch.tensor([1.0, -2.0], dtype=torch.float64), 2.0 * torch.eye(2, dtype=torch.float64)
     field = RowWise(gaussian(mean, root @ root.T, Linear()))
-    statistics = path_statistics(field, Linear(), *pairs(20_000, mean, root))
+    statistics = path_statistics(field, StochasticInterpolant(Linear()), *pairs(20_000, mean, root))
     # v = m + (c'/2c)(x - t m) with c = (1-t)^2 + 4 t^2, so that E|v|^2 = |m|^2 + 2 c'^2 / (4 c)
     t = np.linspace(0, 1, 100_001)
     c, rate = (1 - t) ** 2 + 4 * t**2, 10 * t - 2
@@ -56,14 +57,14 @@ def test_slope_of_a_gaussian_flow():
     """The Jacobian of the velocity is c'/2c times the identity."""
     mean = torch.zeros(2, dtype=torch.float64)
     field = RowWise(gaussian(mean, 4.0 * torch.eye(2, dtype=torch.float64), Linear()))
-    slope = lipschitz_constant(field, Linear(), *pairs(400, mean, 2.0 * torch.eye(2, dtype=torch.float64)))
+    slope = lipschitz_constant(field, StochasticInterpolant(Linear()), *pairs(400, mean, 2.0 * torch.eye(2, dtype=torch.float64)))
     t = (np.arange(400) + 0.5) / 400
     assert slope == pytest.approx(np.abs((10 * t - 2) / (2 * ((1 - t) ** 2 + 4 * t**2))).max(), rel=1e-6)
 
 
 def test_few_rows():
     field = RowWise(gaussian(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)))
-    assert math.isfinite(path_statistics(field, Trigonometric(), points(3, 2), points(3, 2, 1)).length)
+    assert math.isfinite(path_statistics(field, StochasticInterpolant(Trigonometric()), points(3, 2), points(3, 2, 1)).length)
 
 
 @pytest.mark.parametrize("d", [1, 3])

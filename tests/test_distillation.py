@@ -11,6 +11,7 @@ from skinterflow._distillation import DistillationWarning, compute_targets
 from skinterflow._rows import FlowRows, ShuffledRows
 from skinterflow.interflow.fields import ResidualMLP
 from skinterflow.interflow.interpolants import Trigonometric
+from skinterflow.interflow.latent import StochasticInterpolant
 from skinterflow.interflow.objectives import DistillationObjective
 from skinterflow.interflow.scaling import Compose
 from skinterflow.interflow.times import Beta
@@ -91,7 +92,7 @@ def test_targets_are_the_teacher_on_the_path():
     rows = ShuffledRows(FlowRows(x1, torch.ones(50), torch.zeros(50)))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        targets = compute_targets(teacher, rows, 0.6, Trigonometric(), Compose([]), Beta(1.0, 0.5), 4000)
+        targets = compute_targets(teacher, rows, 0.6, StochasticInterpolant(Trigonometric()), Compose([]), Beta(1.0, 0.5), 4000)
     assert targets.x.shape == targets.v.shape == (250, 16, 2)
     assert targets.t.shape == (250, 1)
     assert targets.t.max() <= 0.6

@@ -103,11 +103,11 @@ def test_path_keeps_unit_covariance(make):
 
 @pytest.mark.parametrize("make", [Trigonometric, Linear, VariancePreserving, learned])
 @given(shape=SHAPES, seed=st.integers(0, 99), time=st.floats(0.01, 0.99))
-def test_expected_base_of_a_single_pair_is_its_base_point(make, shape, seed, time):
+def test_expected_ends_of_a_single_pair_are_its_ends(make, shape, seed, time):
     """Where only one path passes, the point and its rate tell both ends."""
     x0, x1 = ends(shape, seed)
     t = torch.full(shape[:1], time, dtype=torch.float64)
-    torch.testing.assert_close(make().expected_base(t, *make().path(t, x0, x1)), x0, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(make().expected_ends(t, *make().path(t, x0, x1)), (x0, x1), rtol=1e-6, atol=1e-6)
 
 
 def test_rate_of_the_variance_preserving_path_is_finite_at_its_end():

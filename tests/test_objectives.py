@@ -5,7 +5,8 @@ import torch
 
 from skinterflow.interflow.fields import ResidualMLP, VelocityField
 from skinterflow.interflow.interpolants import Linear, Trigonometric
-from skinterflow.interflow.objectives import Ensemble, VelocityObjective, velocity_loss
+from skinterflow.interflow.latent import StochasticInterpolant
+from skinterflow.interflow.objectives import Ensemble, PathObjective, path_loss
 from skinterflow.interflow.times import Beta
 from skinterflow.interflow.training import train
 
@@ -29,10 +30,7 @@ class Scaled(VelocityField):
 
 
 def draws_of_mixture(field, n):
-    component = torch.multinomial(field.weights, n, replacement=True)
-    roots = torch.linalg.cholesky(field.covariances)
-    noise = torch.randn(n, field.n_features, dtype=torch.float64)
-    return field.means[component] + (roots[component] @ noise[:, :, None])[:, :, 0]
+    return field.target.sample(n, torch.default_generator)
 
 
 @pytest.fixture
@@ -57,7 +55,7 @@ def test_loss_is_stationary_at_the_true_velocity(interpolant):
         wrong = 2 * (v * (1.5 * v - rate)).sum(-1)
     assert slopes.mean().abs() < 4 * slopes.std() / n**0.5
     assert wrong.mean().abs() > 4 * wrong.std() / n**0.5
-    loss = velocity_loss(field, interpolant, t, x0, x1).mean()
+    loss = path_loss(field, StochasticInterpolant(interpolant), t, x0, x1).mean()
     loss.backward()
     torch.testing.assert_close(field.scale.grad, slopes.mean())
 
@@ -66,19 +64,20 @@ def test_loss_is_that_of_the_formula():
     with torch.random.fork_rng():
         field = ResidualMLP(3, (4,)).double()
     x0, x1, t = points(4, 3, 1), points(4, 3, 2), torch.linspace(0, 1, 4, dtype=torch.float64)
+    path = StochasticInterpolant(Trigonometric())
     xt, rate = Trigonometric().path(t, x0, x1)
     v = field(t, xt)
     expected = v.square().sum(-1) - 2 * (v * rate).sum(-1)
-    torch.testing.assert_close(velocity_loss(field, Trigonometric(), t, x0, x1), expected)
-    grouped = velocity_loss(field, Trigonometric(), t[:2, None], x0.reshape(2, 2, 3), x1.reshape(2, 2, 3))
-    repeated = velocity_loss(field, Trigonometric(), t[:2].repeat_interleave(2), x0, x1)
+    torch.testing.assert_close(path_loss(field, path, t, x0, x1), expected)
+    grouped = path_loss(field, path, t[:2, None], x0.reshape(2, 2, 3), x1.reshape(2, 2, 3))
+    repeated = path_loss(field, path, t[:2].repeat_interleave(2), x0, x1)
     torch.testing.assert_close(grouped.flatten(), repeated)
 
 
 @pytest.mark.parametrize("n_rows", [1, 5, 16, 48])
 @pytest.mark.usefixtures("seeded")
 def test_objective_gives_one_loss_per_row(n_rows):
-    objective = VelocityObjective(ResidualMLP(2, (4,)), Trigonometric(), Beta(1.0, 0.5))
+    objective = PathObjective(ResidualMLP(2, (4,)), Trigonometric(), Beta(1.0, 0.5))
     x = torch.randn(n_rows, 2)
     assert objective(x, x).shape == (n_rows,)
 
@@ -91,7 +90,7 @@ def batches(x, n):
 
 @pytest.mark.usefixtures("seeded")
 def test_training_lowers_the_loss_and_yields_every_step():
-    objective = VelocityObjective(ResidualMLP(2, (16, 16)), Trigonometric(), Beta())
+    objective = PathObjective(ResidualMLP(2, (16, 16)), Trigonometric(), Beta())
     x = torch.randn(200, 2) * 0.1 + torch.tensor([2.0, -1.0])
     steps = list(train(objective, batches(x, 64), max_iter=120, learning_rate=1e-2))
     assert [step.number for step in steps] == list(range(1, 121))
@@ -101,7 +100,7 @@ def test_training_lowers_the_loss_and_yields_every_step():
 
 @pytest.mark.usefixtures("seeded")
 def test_training_stops_with_its_caller():
-    objective = VelocityObjective(ResidualMLP(2, (4,)), Trigonometric(), Beta())
+    objective = PathObjective(ResidualMLP(2, (4,)), Trigonometric(), Beta())
     steps = train(objective, batches(torch.randn(20, 2), 8), max_iter=100)
     assert next(steps).number == 1
     before = [p.clone() for p in objective.parameters()]
@@ -115,12 +114,12 @@ def test_weights_scale_the_loss():
     x = torch.randn(16, 2)
     x0 = torch.randn(16, 2)
     weight = torch.tensor([2.0, 0.0]).repeat(8)
-    objective = VelocityObjective(ResidualMLP(2, (4,)), Trigonometric(), Beta())
+    objective = PathObjective(ResidualMLP(2, (4,)), Trigonometric(), Beta())
     poisoned = torch.where(weight[:, None] > 0, x, 1e3)
     results = []
     for x1 in (x, poisoned):
         torch.manual_seed(1)
-        fresh = VelocityObjective(ResidualMLP(2, (4,)), Trigonometric(), Beta())
+        fresh = PathObjective(ResidualMLP(2, (4,)), Trigonometric(), Beta())
         fresh.load_state_dict(objective.state_dict())
         for _ in train(fresh, [((x0, x1), weight)] * 3, max_iter=3):
             pass
@@ -130,7 +129,7 @@ def test_weights_scale_the_loss():
 
 @pytest.mark.usefixtures("seeded")
 def test_averaged_weights_lag_behind():
-    objective = VelocityObjective(ResidualMLP(2, (4,)), Trigonometric(), Beta())
+    objective = PathObjective(ResidualMLP(2, (4,)), Trigonometric(), Beta())
     for step in train(objective, batches(torch.randn(20, 2) + 3, 16), max_iter=50, learning_rate=0.05):
         averaged = step.averaged
     live, mean = objective.field.out.bias.detach(), averaged.field.out.bias.detach()
@@ -146,7 +145,7 @@ def test_ensemble_computes_what_its_members_do():
         def quantile(self, u):
             return torch.full_like(u, 0.5)
 
-    members = [VelocityObjective(ResidualMLP(3, (5, 5)), Trigonometric(), AtHalf()) for _ in range(3)]
+    members = [PathObjective(ResidualMLP(3, (5, 5)), Trigonometric(), AtHalf()) for _ in range(3)]
     for member in members:
         torch.nn.init.normal_(member.field.out.weight)
     together = Ensemble(members)

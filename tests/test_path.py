@@ -98,7 +98,7 @@ def test_path_that_is_not_affine_has_a_score_by_the_flow_and_no_diffusion(blobs)
     density = InterpolantFlowDensity(**SMALL, interpolant=Curved(), atol=1e-6).fit(blobs)
     expected = differences(lambda X: density.score_samples(X, t=0.5), blobs[:3])
     np.testing.assert_allclose(density.score_gradient(blobs[:3], t=0.5), expected, rtol=1e-2, atol=1e-3)
-    with pytest.raises(ValueError, match=r"The score of .*Curved.* does not follow from its velocity.*use method='ode'"):
+    with pytest.raises(ValueError, match=r"The score of .*Curved.* does not follow from its drift.*use method='ode'"):
         density.sample(3, method="sde")
 
 
@@ -182,13 +182,13 @@ class Tilted(Linear, torch.nn.Module):
 def test_path_of_a_user_learns_and_the_object_given_stays(blobs):
     given = Tilted()
     density = InterpolantFlowDensity(**SMALL, interpolant=given, warm_start=True).fit(blobs)
-    learned = density._interpolant.tilt.item()
+    learned = density._path.interpolant.tilt.item()
     assert learned != 0.0
     assert given.tilt.item() == 0.0
     before = copy.deepcopy(density)
     density.fit(blobs)
-    assert density._interpolant.tilt.item() != learned
-    assert before._interpolant.tilt.item() == learned
+    assert density._path.interpolant.tilt.item() != learned
+    assert before._path.interpolant.tilt.item() == learned
 
 
 def test_optimal_transport_coupling_shortens_straight_paths(blobs):

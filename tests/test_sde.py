@@ -62,6 +62,23 @@ def test_impossible_noise_is_refused(level):
         StochasticSolver().solve(lambda t, y: y, level, torch.zeros(2, 2), 0.0, 1.0, generator())
 
 
+def test_noise_of_the_wrong_shape_is_refused():
+    with pytest.raises(ValueError, match=r"epsilon must give a single number for a time, but gives \(2,\) of them at t=0"):
+        StochasticSolver().solve(lambda t, y: y, lambda t: torch.ones(2), torch.zeros(2, 2), 0.0, 1.0, generator())
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_integrals_beside_the_path_get_no_noise(forward):
+    solver = StochasticSolver(n_steps=50)
+
+    def drift(t, y):
+        return torch.cat([torch.zeros_like(y[:, :1]), torch.ones_like(y[:, :1])], dim=1)
+
+    y = solver.solve(drift, lambda t: 2.0, torch.zeros(4000, 2), 1.0 - forward, float(forward), generator(), n_noisy=1)
+    torch.testing.assert_close(y[:, 1], torch.full((4000,), 1.0 if forward else -1.0))
+    assert float(y[:, 0].var()) == pytest.approx(4.0, rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("choice", "message"), [({"method": "milstein"}, "Unknown stochastic solver"), ({"n_steps": 0}, "at least 1, got 0")]
 )

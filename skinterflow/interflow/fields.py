@@ -97,32 +97,34 @@ class VelocityField(nn.Module, ABC):
         return []
 
 
-class ResidualMLP(VelocityField):
-    r"""Residual multilayer perceptron whose layers are modulated by time.
+class ModulatedMLP(nn.Module):
+    r"""Residual multilayer perceptron whose layers are modulated by time: what networks of one field and of several share.
 
     .. math::
-        h \leftarrow h + a(s_l(t) \circ (W_l h + b_l) + c_l(t)), \qquad v_t(x) = W_{out} h + b_{out} + g(t)\, x
+        h \leftarrow h + a(s_l(t) \circ (W_l h + b_l) + c_l(t)), \qquad f_t(x) = W_{out} h + b_{out} + g(t)\, x
 
-    without the residual ``h`` where the width changes.  The scales ``s_l``, shifts ``c_l`` and the gain ``g`` come from a small network
-    on Fourier features of the time.  Its last layer and ``W_out, b_out`` start at zero, so the untrained field is zero and its
-    flow the identity.
+    without the residual ``h`` where the width changes, and with a ``W_out, b_out, g`` for each head.  The scales ``s_l``, shifts ``c_l``
+    and the gains ``g`` come from a small network on Fourier features of the time.  Its last layer and ``W_out, b_out`` start at zero, so
+    the untrained fields are zero.
 
     Parameters
     ----------
     n_features : int, dimension D
     hidden_layer_sizes : sequence of positive int, one per hidden layer
     activation : key of `ACTIVATIONS`
+    n_heads : int, number of fields
     """
 
-    def __init__(self, n_features: int, hidden_layer_sizes: Sequence[int] = (128,) * 4, activation: str = "silu") -> None:
+    def __init__(self, n_features: int, hidden_layer_sizes: Sequence[int], activation: str, n_heads: int) -> None:
         super().__init__()
         widths = (n_features, *hidden_layer_sizes)
         self.n_features = n_features
         self.hidden_layer_sizes = tuple(hidden_layer_sizes)
         self.activation = activation
+        self.n_heads = n_heads
         self.layers = nn.ModuleList(nn.Linear(*shape) for shape in itertools.pairwise(widths))
-        self.out = nn.Linear(widths[-1], n_features)
-        modulations = nn.Linear(_TIME_WIDTH, 2 * sum(hidden_layer_sizes) + 1)
+        self.out = nn.Linear(widths[-1], n_heads * n_features)
+        modulations = nn.Linear(_TIME_WIDTH, 2 * sum(hidden_layer_sizes) + n_heads)
         self.time = nn.Sequential(nn.Linear(1 + 2 * _N_FREQUENCIES, _TIME_WIDTH), nn.SiLU(), modulations)
         for layer in (self.out, modulations):
             nn.init.zeros_(layer.weight)
@@ -132,37 +134,17 @@ class ResidualMLP(VelocityField):
     def extra_repr(self) -> str:
         return f"n_features={self.n_features}, hidden_layer_sizes={self.hidden_layer_sizes}, activation={self.activation!r}"
 
-    def forward(self, t: Tensor, x: Tensor) -> Tensor:
-        scales, shifts, gain = self._modulations(t)
-        activate = ACTIVATIONS[self.activation].value
-        h = x
-        for index, (layer, scale, shift) in enumerate(zip(self.layers, scales, shifts, strict=True)):
-            a = activate(torch.addcmul(shift, layer(h), scale))
-            h = h + a if self._is_residual(index) else a
-        return torch.addcmul(self.out(h), gain, x)
-
-    def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        if len(self.layers) <= 2:
-            if t.ndim == 0 and not torch.is_grad_enabled():
-                return self._shallow_at(t, x)
-            return self._shallow(self._modulations(t), x)
-        n_rows = max(1, _TANGENT_ELEMENTS // (self.n_features * max(self.hidden_layer_sizes)))
-        chunks = x.split(n_rows)
-        times = t.split(n_rows) if t.ndim else [t] * len(chunks)
-        values, divergences = zip(*(self._deep(self._modulations(t), x) for t, x in zip(times, chunks, strict=True)), strict=True)
-        return torch.cat(values), torch.cat(divergences)
-
     def hidden_weights(self) -> list[nn.Parameter]:
         return [cast(nn.Parameter, self._weight(index)) for index in range(len(self.layers))]
 
     def _modulations(self, t: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
-        """Scale and shift of every layer, of shape ``t.shape + (H_l,)``, and the gain ``g``, of shape ``t.shape + (1,)``."""
+        """Scale and shift of every layer, of shape ``t.shape + (H_l,)``, and the gain of each head, of shape ``t.shape + (n_heads,)``."""
         t = t.to(self.out.weight.dtype)
         angles = t[..., None] * (math.pi * torch.arange(1, _N_FREQUENCIES + 1, dtype=t.dtype, device=t.device))
         features = self.time(torch.cat([t[..., None], angles.cos(), angles.sin()], dim=-1))
-        *parts, gain = features.split([*self.hidden_layer_sizes * 2, 1], dim=-1)
+        *parts, gains = features.split([*self.hidden_layer_sizes * 2, self.n_heads], dim=-1)
         n_layers = len(self.layers)
-        return parts[:n_layers], parts[n_layers:], gain
+        return parts[:n_layers], parts[n_layers:], gains
 
     def _is_residual(self, index: int) -> bool:
         return index > 0 and self.hidden_layer_sizes[index] == self.hidden_layer_sizes[index - 1]
@@ -175,6 +157,60 @@ class ResidualMLP(VelocityField):
         z = torch.addcmul(shift, self.layers[index](h), scale)
         a, slope = ACTIVATIONS[self.activation].with_slope(z)
         return a, slope * scale
+
+    def _hidden(self, scales: Sequence[Tensor], shifts: Sequence[Tensor], x: Tensor) -> Tensor:
+        """Last hidden layer, (B, H)."""
+        activate = ACTIVATIONS[self.activation].value
+        h = x
+        for index, (layer, scale, shift) in enumerate(zip(self.layers, scales, shifts, strict=True)):
+            a = activate(torch.addcmul(shift, layer(h), scale))
+            h = h + a if self._is_residual(index) else a
+        return h
+
+    def _hidden_with_tangents(self, scales: Sequence[Tensor], shifts: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        """Last hidden layer, (B, H), and its tangents along every coordinate, (D, B, H)."""
+        h, slope = self._layer(0, scales[0], shifts[0], x)
+        # Contiguous and in place: the tangents are the whole cost, and it is memory traffic as much as arithmetic.
+        grow = torch.addcmul if torch.is_grad_enabled() else Tensor.addcmul_
+        tangents = self._weight(0).T.contiguous()[:, None, :] * slope
+        for index in range(1, len(self.layers)):
+            a, slope = self._layer(index, scales[index], shifts[index], h)
+            moved = tangents @ self._weight(index).T
+            h, tangents = (h + a, grow(tangents, moved, slope)) if self._is_residual(index) else (a, moved.mul_(slope))
+        return h, tangents
+
+    def _in_chunks(self, work: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Results of `work` on parts of the rows whose tangents stay in the cache, put together."""
+        n_rows = max(1, _TANGENT_ELEMENTS // (self.n_features * max(self.hidden_layer_sizes)))
+        chunks = x.split(n_rows)
+        times = t.split(n_rows) if t.ndim else [t] * len(chunks)
+        values, divergences = zip(*(work(t, x) for t, x in zip(times, chunks, strict=True)), strict=True)
+        return torch.cat(values), torch.cat(divergences)
+
+
+class ResidualMLP(ModulatedMLP, VelocityField):
+    """One field by a :class:`ModulatedMLP`: untrained it is zero, and its flow the identity.
+
+    Parameters
+    ----------
+    n_features : int, dimension D
+    hidden_layer_sizes : sequence of positive int, one per hidden layer
+    activation : key of `ACTIVATIONS`
+    """
+
+    def __init__(self, n_features: int, hidden_layer_sizes: Sequence[int] = (128,) * 4, activation: str = "silu") -> None:
+        super().__init__(n_features, hidden_layer_sizes, activation, n_heads=1)
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        scales, shifts, gain = self._modulations(t)
+        return torch.addcmul(self.out(self._hidden(scales, shifts, x)), gain, x)
+
+    def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        if len(self.layers) <= 2:
+            if t.ndim == 0 and not torch.is_grad_enabled():
+                return self._shallow_at(t, x)
+            return self._shallow(self._modulations(t), x)
+        return self._in_chunks(self._deep, t, x)
 
     def _shallow(self, modulations: tuple[Sequence[Tensor], Sequence[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         """One or two hidden layers: the closed form."""
@@ -219,17 +255,10 @@ class ResidualMLP(VelocityField):
             torch.addmm(self.out.bias, h, out, out=value).addcmul_(rows, gain)
         return values, divergences
 
-    def _deep(self, modulations: tuple[Sequence[Tensor], Sequence[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    def _deep(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Any number of hidden layers: tangents of shape (D, B, H) beside the values of shape (B, H)."""
-        scales, shifts, gain = modulations
-        h, slope = self._layer(0, scales[0], shifts[0], x)
-        # Contiguous and in place: the tangents are the whole cost, and it is memory traffic as much as arithmetic.
-        grow = torch.addcmul if torch.is_grad_enabled() else Tensor.addcmul_
-        tangents = self._weight(0).T.contiguous()[:, None, :] * slope
-        for index in range(1, len(self.layers)):
-            a, slope = self._layer(index, scales[index], shifts[index], h)
-            moved = tangents @ self._weight(index).T
-            h, tangents = (h + a, grow(tangents, moved, slope)) if self._is_residual(index) else (a, moved.mul_(slope))
+        scales, shifts, gain = self._modulations(t)
+        h, tangents = self._hidden_with_tangents(scales, shifts, x)
         divergence = torch.bmm(tangents, self.out.weight[:, :, None]).sum(dim=(0, 2))
         return torch.addcmul(self.out(h), gain, x), divergence + self.n_features * gain[..., 0]
 

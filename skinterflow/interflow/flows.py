@@ -7,8 +7,9 @@ r"""The flow ``X_t`` of a velocity field and the density that it pushes forward.
 A flow may stop before ``t = 1``: its end time plays the part of a bandwidth, from the base at 0 to the full flow at 1.
 
 The score ``grad log rho_t`` belongs to both.  Along the flow it is carried by ``dS/dt = -(grad v)^T S - grad div v``, exactly and at every
-time (:meth:`Pushforward.score`).  Where the path is affine and the base Gaussian, the velocity itself tells it before ``t = 1``
-(:meth:`Diffusion.score`), for the price of one evaluation, and so turns the flow into a diffusion.
+time (:meth:`Pushforward.score`).  Where it was learned, or follows from the drift, it costs one evaluation
+(:class:`~skinterflow.interflow.quantities.LearnedQuantities`), and turns the flow into a diffusion: forward or backward, with a noise level
+that is chosen after training, and with a density of its own.
 """
 
 from __future__ import annotations
@@ -16,19 +17,17 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skinterflow.interflow.fields import VelocityField
-from skinterflow.interflow.interpolants import AffineInterpolant
 from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
+from skinterflow.interflow.quantities import Quantities
 from skinterflow.interflow.scaling import Compose, Scaling
 from skinterflow.interflow.sde import NoiseLevel, StochasticSolver
-
-_FADING_ALPHA = 0.2
 
 
 class AccuracyWarning(UserWarning):
@@ -188,50 +187,94 @@ class Pushforward:
         return self.flow.push(self.base(torch.randn(n, self.flow.field.n_features, device=device, dtype=dtype)))
 
 
+class PathEstimate(NamedTuple):
+    """Log-density of a diffusion by a mean over random paths, shape (B,): value, its standard error, and Jensen's lower bound."""
+
+    value: Tensor
+    standard_error: Tensor
+    lower_bound: Tensor
+
+
 class Diffusion:
-    r"""``dX = (v + epsilon s) dt + sqrt(2 epsilon) dW``: noise without a change of law (paper 1, section 1; paper 2, equation 2.33).
+    r"""``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW``: noise without a change of law (paper 1, section 1; paper 2, equation 2.33).
+
+    Backward in time it is ``dX = (b - epsilon s) dt + sqrt(2 epsilon) dW`` (equation 2.35).
 
     Parameters
     ----------
-    field : VelocityField
-    interpolant : AffineInterpolant, the path whose velocity the field is
+    quantities : Quantities, for drift and score
     epsilon : callable, noise level at a time, not negative
-    base : Scaling, which carries standard normal points to base points; the identity by default
     """
 
-    def __init__(self, field: VelocityField, interpolant: AffineInterpolant, epsilon: NoiseLevel, base: Scaling | None = None) -> None:
-        self.field = field
-        self.interpolant = interpolant
+    def __init__(self, quantities: Quantities, epsilon: NoiseLevel) -> None:
+        self.quantities = quantities
         self.epsilon = epsilon
-        self.base = base or Compose([])
 
-    def score(self, t: Tensor, x: Tensor) -> Tensor:
-        r"""``grad log rho_t = grad log rho_0(E[x0 | x_t = x]) / alpha(t)`` at points `x`, shape (B, D), and times before 1.
+    def level(self, t: float) -> float:
+        """Noise level at a time.
 
-        For the standard normal base and the trigonometric path it is ``-x + (2 / pi) tan(pi t / 2) v_t(x)``; the sign in proposition 4
-        of paper 1 is a misprint.
+        Where the score's formula divides by little, and with it the error of what was learned, the noise fades, in proportion to the
+        divisor below 0.2; the law is that of the flow for any noise level, and so for this one.
         """
-        return self._score(t, x, self.field(t, x))
+        trust = self.quantities.trust(t)
+        return self.epsilon(t) * trust if trust > 0.0 else 0.0
 
-    def push(self, x0: Tensor, t1: float, solver: StochasticSolver, generator: torch.Generator) -> Tensor:
-        """Carry base points, shape (B, D), to time `t1`, each on a random path of its own.
+    def push(self, x: Tensor, t0: float, t1: float, solver: StochasticSolver, generator: torch.Generator) -> Tensor:
+        """Carry points at time `t0`, shape (B, D), to time `t1`, forward or backward, each on a random path of its own."""
+        sign = 1.0 if t1 >= t0 else -1.0
+        return solver.solve(lambda t, x: self._drift(t, x, sign), self.level, x, t0, t1, generator)
 
-        The formula of the score divides by ``alpha(t)``, and with it the error of a learned field.  Where ``alpha`` is below 0.2 the noise
-        fades in proportion to it, to none at ``t = 1``; the law is that of the flow for any noise level, and so for this one.
+    def log_prob(
+        self, x: Tensor, t: float, base: Scaling, n_paths: int, solver: StochasticSolver, generator: torch.Generator
+    ) -> PathEstimate:
+        r"""Log-density, at time `t`, of this diffusion started from a Gaussian base (paper 2, section 2.5).
+
+        With the forward drift ``f = b + epsilon s`` it is the logarithm of a mean over the paths of ``dY = f dt + sqrt(2 epsilon) dW``,
+        which are run backward in time from ``Y_t = x``:
+
+        .. math:: \rho_t(x) = E\left[\exp\left(-\int_0^t \nabla\cdot f_\tau(Y_\tau)\, d\tau\right) \rho_0(Y_0)\right] .
+
+        The mean of the logarithms is a lower bound of it (Jensen), and so bounds the cross-entropy from above.  For exact quantities
+        it is the density of the flow; for learned ones it is the diffusion's own.  The paths spread against the score, so that the
+        variance grows fast with epsilon, and with the number of features.
+
+        Parameters
+        ----------
+        x : Tensor of shape (B, D)
+        t : float in (0, 1]
+        base : Scaling, which carries standard normal points to base points
+        n_paths : int, at least 2, of each row
+        solver : StochasticSolver
+        generator : torch.Generator on the device of `x`
         """
+        n_features = x.shape[1]
 
-        def level(t: float) -> float:
-            alpha = float(self.interpolant.alpha(torch.tensor(t, dtype=x0.dtype, device=x0.device)))
-            return self.epsilon(t) * min(1.0, max(0.0, alpha) / _FADING_ALPHA) if t < 1.0 else 0.0
+        def drift_and_divergence(time: Tensor, y: Tensor) -> Tensor:
+            return torch.cat(_with_divergence(lambda x: self._drift(time, x, 1.0), y[:, :n_features]), dim=1)
 
-        def drift(t: Tensor, x: Tensor) -> Tensor:
-            v, noise = self.field(t, x), level(float(t))
-            return v if noise == 0.0 else v + noise * self._score(t, x, v)
+        start = nn.functional.pad(x.repeat_interleave(n_paths, dim=0), (0, 1))
+        end = solver.solve(drift_and_divergence, self.level, start, t, 0.0, generator, n_noisy=n_features)
+        log_weights = (base_log_prob(base, end[:, :n_features]) + end[:, n_features]).reshape(len(x), n_paths)
+        value = log_weights.logsumexp(dim=1) - math.log(n_paths)
+        relative = (log_weights - value[:, None]).exp()
+        return PathEstimate(value, relative.std(dim=1) / math.sqrt(n_paths), log_weights.mean(dim=1))
 
-        return solver.solve(drift, level, x0, 0.0, t1, generator)
+    def _drift(self, t: Tensor, x: Tensor, sign: float) -> Tensor:
+        noise = sign * self.level(float(t))
+        if noise == 0.0:
+            return self.quantities.drift(t, x)
+        drift, score = self.quantities.drift_and_score(t, x)
+        return drift + noise * score
 
-    def _score(self, t: Tensor, x: Tensor, v: Tensor) -> Tensor:
-        return base_score(self.base, self.interpolant.expected_base(t, x, v)) / self.interpolant.alpha(t)
+
+def _with_divergence(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Values of any `f`, shape (B, D), and its divergence, shape (B, 1), by one forward-mode derivative per column."""
+
+    def slope(direction: Tensor) -> Tensor:
+        return torch.func.jvp(f, (x,), (direction.expand_as(x),))[1] @ direction
+
+    directions = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    return f(x), torch.func.vmap(slope, out_dims=1)(directions).sum(dim=1, keepdim=True)
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class Weights(NamedTuple):
 class AffineInterpolant(Interpolant):
     """``I_t = alpha(t) x0 + beta(t) x1`` with ``alpha(0) = beta(1) = 1`` and ``alpha(1) = beta(0) = 0`` (equation B.2).
 
-    Only such paths tell, by their velocity, what base point to expect at a place (:meth:`expected_base`), and with it the score.
+    Only such paths tell, by their velocity, what ends to expect at a place (:meth:`expected_ends`).
     """
 
     @abstractmethod
@@ -98,22 +98,23 @@ class AffineInterpolant(Interpolant):
         a, b, a_rate, b_rate = self.weights(t)
         return _combine(a, b, x0, x1), _combine(a_rate, b_rate, x0, x1)
 
-    def expected_base(self, t: Tensor, x: Tensor, v: Tensor) -> Tensor:
-        r"""Expected base point ``E[x0 | x_t = x]`` of paths that pass `x`, where the velocity is `v`.
+    def expected_ends(self, t: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Expected ends ``E[x0 | x_t]`` and ``E[x1 | x_t]``, from those of the path, `y`, and of its rate, `v`.
 
-        It solves ``x = alpha E[x0] + beta E[x1]`` and ``v = alpha' E[x0] + beta' E[x1]``.
+        They solve ``y = alpha E[x0] + beta E[x1]`` and ``v = alpha' E[x0] + beta' E[x1]``.
 
         Parameters
         ----------
         t : Tensor of shape () or (B,), in [0, 1]
-        x, v : Tensors of shape ``(B, *event)``
+        y, v : Tensors of shape ``(B, *event)``; without a latent, `y` is the point ``x_t`` itself
 
         Returns
         -------
-        Tensor of shape ``(B, *event)``
+        Two tensors of shape ``(B, *event)``
         """
         a, b, a_rate, b_rate = self.weights(t)
-        return _combine(-b_rate, b, x, v) / expand_as_leading(a_rate * b - a * b_rate, x)
+        determinant = expand_as_leading(a_rate * b - a * b_rate, y)
+        return _combine(-b_rate, b, y, v) / determinant, _combine(a_rate, -a, y, v) / determinant
 
 
 def _combine(a: Tensor, b: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
@@ -194,6 +195,25 @@ class EncodingDecoding(AffineInterpolant):
 
     def beta(self, t: Tensor) -> Tensor:
         return torch.where(t > 0.5, torch.cos(math.pi * t).square(), 0.0)
+
+
+@dataclass(frozen=True)
+class Mirror(AffineInterpolant):
+    """``I_t = x1``, with both ends the same row: what moves is the latent alone, and the path resamples a data set.
+
+    References
+    ----------
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, table 4.
+    """
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def beta(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def expected_ends(self, t: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return y, y
 
 
 class Fourier(AffineInterpolant, nn.Module):

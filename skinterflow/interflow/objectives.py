@@ -1,10 +1,14 @@
-r"""Objectives: quadratic losses whose minimiser is the velocity.
+r"""Objectives: quadratic losses whose minimisers are the quantities of a path.
 
 Paper 1, proposition 1: ``v_t(x) = E[d/dt I_t | x_t = x]`` is the unique minimiser of
 
 .. math:: G(\hat v) = E\left[ |\hat v_t(x_t)|^2 - 2\, \partial_t I_t \cdot \hat v_t(x_t) \right],
 
-with minimum ``-E|v_t(x_t)|^2``; nothing is simulated.  Losses here are per row; whoever wants the expectation takes the mean.
+with minimum ``-E|v_t(x_t)|^2``; nothing is simulated.  The other quantities of paper 2 are conditional expectations, too, and have losses
+of the same form (section 2.3; the paper halves them).  Losses here are per row; whoever wants the expectation takes the mean.
+
+Targets that divide by the scale of the noise have a variance without bound near the ends.  It is finite for the mean over the antithetic
+points ``I_t + gamma z`` and ``I_t - gamma z`` (section 6.1).
 """
 
 from __future__ import annotations
@@ -17,53 +21,72 @@ import torch
 from torch import Tensor, nn
 
 from skinterflow.interflow.fields import VelocityField
+from skinterflow.interflow.heads import HeadedDrift
 from skinterflow.interflow.interpolants import Interpolant
+from skinterflow.interflow.latent import StochasticInterpolant
 from skinterflow.interflow.scaling import Compose, Scaling
 from skinterflow.interflow.times import TimeLaw, stratified_uniform
 
 _MAX_ROWS_PER_TIME = 16
 
 
-def velocity_loss(field: VelocityField, interpolant: Interpolant, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
-    """Velocity loss per row, the ``G`` of paper 1 before its expectation (equations 8 to 11); draws nothing.
+def path_loss(field: VelocityField, path: StochasticInterpolant, t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None = None) -> Tensor:
+    """Loss per row, the ``G`` of paper 1 before its expectation (equations 8 to 11), summed over what is learned; draws nothing.
 
-    It is ``|v|^2 - 2 v dI/dt`` with the rate ``dI/dt`` of the path and an inner product.
+    It is ``|f|^2 - 2 f y`` with an inner product, where `y` has the quantity `f` for its conditional expectation; the mean over two
+    antithetic points where ``path.divides`` says so.
 
     Parameters
     ----------
-    field : VelocityField
-    interpolant : Interpolant
+    field : VelocityField; a `HeadedDrift` is trained by the losses of its heads, any other by that of the drift
+    path : StochasticInterpolant
     t : Tensor of shape (B,), or (K, 1) for K times shared by rows in K groups
     x0, x1 : Tensors of shape ``(B, *event)``, or ``(K, B / K, *event)``
+    z : Tensor of their shape, or None for a path without a latent
 
     Returns
     -------
     Tensor of the batch shape, (B,) or (K, B / K)
     """
-    xt, rate = interpolant.path(t, x0, x1)
-    v = field(t, xt)
-    return (v * (v - 2.0 * rate)).flatten(t.ndim).sum(-1)
+    quantities = field.targets if isinstance(field, HeadedDrift) else ("b",)
+    if not path.divides(quantities):
+        return _regression_loss(field, path, quantities, t, x0, x1, z)
+    t = t.clamp(*path.interior)
+    opposite = path.opposite(x0, z)
+    both = (_regression_loss(field, path, quantities, t, start, x1, latent) for start, latent in ((x0, z), opposite))
+    return 0.5 * sum(both, start=torch.zeros((), dtype=x1.dtype, device=x1.device))
 
 
-class VelocityObjective(nn.Module):
-    """The module that is trained: draws times and returns :func:`velocity_loss` per row.
+def _regression_loss(
+    field: VelocityField, path: StochasticInterpolant, quantities: tuple[str, ...], t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None
+) -> Tensor:
+    xt, targets = path.regression(t, x0, x1, z)
+    values = field.heads(t, xt) if isinstance(field, HeadedDrift) else (field(t, xt),)
+    losses = [(f * (f - 2.0 * targets[name])).flatten(t.ndim).sum(-1) for name, f in zip(quantities, values, strict=True)]
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
+
+
+class PathObjective(nn.Module):
+    """The module that is trained: draws times and latents and returns a loss per row.
 
     Times are stratified over the batch and shared by small groups of rows, so that the time network runs on few inputs.
     A path or a base with parameters is a module of the objective, too; see :func:`train` for who minimises and who maximises.
 
     Parameters
     ----------
-    field : VelocityField
-    interpolant : Interpolant
+    field : VelocityField, see :func:`path_loss`
+    path : StochasticInterpolant, or an Interpolant for one without a latent
     time_law : TimeLaw
     base : Scaling
         What carries the points `x0` that it is given to base points, such as `LearnedGaussian`; the identity by default.
     """
 
-    def __init__(self, field: VelocityField, interpolant: Interpolant, time_law: TimeLaw, base: Scaling | None = None) -> None:
+    def __init__(
+        self, field: VelocityField, path: StochasticInterpolant | Interpolant, time_law: TimeLaw, base: Scaling | None = None
+    ) -> None:
         super().__init__()
         self.field = field
-        self.interpolant = interpolant
+        self.path = path if isinstance(path, StochasticInterpolant) else StochasticInterpolant(path)
         self.time_law = time_law
         self.base = base or Compose([])
 
@@ -83,8 +106,47 @@ class VelocityObjective(nn.Module):
         n_times = n_rows // per_time
         t = self.time_law.quantile(stratified_uniform(n_times, x1.device)).to(x1.dtype)
         groups = (n_times, per_time, *x1.shape[1:])
-        x0 = self.base(x0)
-        return velocity_loss(self.field, self.interpolant, t[:, None], x0.reshape(groups), x1.reshape(groups)).flatten()
+        x0, x1 = self.base(x0).reshape(groups), x1.reshape(groups)
+        return self.loss(t[:, None], x0, x1, self.path.draw(x1)).flatten()
+
+    def loss(self, t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None) -> Tensor:
+        """:func:`path_loss` of the field on the path."""
+        return path_loss(self.field, self.path, t, x0, x1, z)
+
+
+class BridgeObjective(PathObjective):
+    r"""The max-min problem whose solution is a Schroedinger bridge (paper 2, theorem 3.10).
+
+    .. math:: \max_{I, \gamma} \min_u E\left[ |u|^2 - 2\, u \cdot (\partial_t I_t + (\dot\gamma - \epsilon / \gamma)\, z) \right]
+
+    On a given path the minimiser `u` is the forward drift ``b + epsilon s``.  Minus the minimum is ``E|u|^2``, ``4 epsilon`` times the
+    relative entropy of the diffusion ``dX = u dt + sqrt(2 epsilon) dW`` with respect to Brownian motion from the same start, so that the
+    path which maximises it is the bridge.  For ``epsilon`` to 0 it is the optimal transport.
+
+    Parameters
+    ----------
+    field : VelocityField, for the forward drift `u`
+    path : StochasticInterpolant with a latent; give its parameters to :func:`train` as `maximized`
+    time_law : TimeLaw, which should be uniform
+    epsilon : float, positive
+    """
+
+    def __init__(self, field: VelocityField, path: StochasticInterpolant, time_law: TimeLaw, epsilon: float) -> None:
+        super().__init__(field, path, time_law)
+        if path.gamma is None:
+            raise ValueError("A Schroedinger bridge needs a path with a latent; give its StochasticInterpolant a gamma.")
+        if not 0.0 < epsilon < math.inf:
+            raise ValueError(f"epsilon must be positive and finite, got {epsilon!r}; the limit of 0 is optimal transport.")
+        self.epsilon = epsilon
+
+    def loss(self, t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None) -> Tensor:
+        t = t.clamp(*self.path.interior)
+        losses = []
+        for start, latent in ((x0, z), self.path.opposite(x0, z)):
+            xt, targets = self.path.regression(t, start, x1, latent)
+            u = self.field(t, xt)
+            losses.append((u * (u - 2.0 * (targets["b"] + self.epsilon * targets["s"]))).flatten(t.ndim).sum(-1))
+        return 0.5 * torch.stack(losses).sum(0)
 
 
 class DistillationObjective(nn.Module):

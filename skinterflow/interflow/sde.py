@@ -2,7 +2,7 @@ r"""Integration of ``dX = d_t(X) dt + sqrt(2 epsilon(t)) dW``: diffusions with t
 
 For any ``epsilon(t) >= 0``, chosen after training, ``dX = (v + epsilon s) dt + sqrt(2 epsilon) dW`` has the law of ``dX/dt = v`` at every
 time, with `s` the score ``grad log rho_t`` (paper 1, section 1 and equation 29; paper 2, equation 2.33): noise forgets the past of a
-particle, and the score brings it back to where the density is.
+particle, and the score brings it back to where the density is.  Backward in time it is ``dX = (v - epsilon s) dt + sqrt(2 epsilon) dW``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skinterflow.interflow.ode import time_grid
 
@@ -50,16 +50,28 @@ class StochasticSolver:
             raise ValueError(f"n_steps must be at least 1, got {self.n_steps!r}.")
 
     @torch.no_grad()
-    def solve(self, drift: Drift, epsilon: NoiseLevel, y0: Tensor, t0: float, t1: float, generator: torch.Generator) -> Tensor:
-        """One path for each row.
+    def solve(
+        self,
+        drift: Drift,
+        epsilon: NoiseLevel,
+        y0: Tensor,
+        t0: float,
+        t1: float,
+        generator: torch.Generator,
+        n_noisy: int | None = None,
+    ) -> Tensor:
+        """One path for each row, forward or backward in time.
 
         Parameters
         ----------
-        drift : callable, ``drift(t, y)`` with scalar `t` and `y` of shape (B, D): with the term of the score
+        drift : callable, ``drift(t, y)`` with scalar `t` and `y` of shape (B, D): with the term of the score, whose sign is that of
+            the direction
         epsilon : callable, noise level at a time, not negative
         y0 : Tensor of shape (B, D)
-        t0, t1 : float, increasing times in [0, 1]
+        t0, t1 : float, times in [0, 1]
         generator : torch.Generator on the device of `y0`
+        n_noisy : int or None
+            Number of leading columns of `y` that noise moves; the others are integrals along the path.  None is all.
 
         Returns
         -------
@@ -78,7 +90,8 @@ class StochasticSolver:
         for k in range(self.n_steps):
             t, dt = grid[k], grid[k + 1] - grid[k]
             mean_level = 0.5 * (levels[k] + levels[k + 1]) if self.method == "heun" else levels[k]
-            noise = torch.randn(y.shape, generator=generator, device=y.device, dtype=y.dtype) * (2.0 * mean_level * dt).sqrt()
+            noise = torch.randn(y[:, :n_noisy].shape, generator=generator, device=y.device, dtype=y.dtype)
+            noise = nn.functional.pad(noise * (2.0 * mean_level * dt.abs()).sqrt(), (0, y.shape[1] - noise.shape[1]))
             slope = drift(t, y)
             if self.method == "heun":
                 slope = 0.5 * (slope + drift(grid[k + 1], y + slope * dt + noise))
@@ -98,9 +111,14 @@ def check_noise_levels(epsilon: NoiseLevel, times: list[float]) -> list[float]:
     Raises
     ------
     ValueError
-        If one is negative or not finite.
+        If one is not a single number, negative or not finite.
     """
-    levels = [float(epsilon(t)) for t in times]
+    levels = []
+    for t in times:
+        given = torch.as_tensor(epsilon(t))
+        if given.ndim:
+            raise ValueError(f"epsilon must give a single number for a time, but gives {tuple(given.shape)} of them at t={t:.4g}.")
+        levels.append(float(given))
     for t, level in zip(times, levels, strict=True):
         if not 0.0 <= level < math.inf:
             raise ValueError(f"epsilon must be finite and not negative on the whole of [0, 1], but is {level:g} at t={t:.4g}.")

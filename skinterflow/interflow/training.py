@@ -26,7 +26,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 _EMA_DECAY = 0.999
 _MUON_RATE = 2.0
 """Learning rate of Muon relative to that of AdamW."""
-_OPPONENT_RATE = 0.2
+OPPONENT_RATE = 0.2
 """Learning rate of the parameters that maximise, relative to that of AdamW: the field must follow."""
 OPPONENT_START = 0.5
 """Part of the steps before those parameters move: maximising against a field that knows nothing leads astray."""
@@ -60,6 +60,8 @@ def train(
     weight_decay: float = 1e-2,
     hidden_weights: Sequence[nn.Parameter] = (),
     maximized: Sequence[nn.Parameter] = (),
+    maximized_rate: float = OPPONENT_RATE,
+    maximized_from: float = OPPONENT_START,
 ) -> Iterator[Step]:
     """Minimise the weighted mean of ``objective(*inputs)`` and yield every step.
 
@@ -71,13 +73,15 @@ def train(
     learning_rate, weight_decay : float
     hidden_weights : sequence of nn.Parameter with two axes, those of the objective's parameters that Muon is to train
     maximized : sequence of nn.Parameter, those that are to raise the loss instead: of a path or a base
+    maximized_rate : float, their learning rate relative to that of the others
+    maximized_from : float in [0, 1], part of the steps before they move
 
     Yields
     ------
     Step
     """
-    optimizers = make_optimizers(objective, hidden_weights, maximized, learning_rate, weight_decay)
-    schedules = [_schedule(optimizer, max_iter) for optimizer in optimizers]
+    optimizers = make_optimizers(objective, hidden_weights, maximized, learning_rate, weight_decay, maximized_rate)
+    schedules = [_schedule(optimizer, max_iter, maximized_from) for optimizer in optimizers]
     averaged = AveragedModel(objective, multi_avg_fn=_update_average)
     for number, (inputs, weight) in zip(range(1, max_iter + 1), batches, strict=False):
         loss = objective(*inputs)
@@ -97,12 +101,13 @@ def make_optimizers(
     maximized: Sequence[nn.Parameter],
     learning_rate: float,
     weight_decay: float,
+    maximized_rate: float = OPPONENT_RATE,
 ) -> list[torch.optim.Optimizer]:
     """The optimisers of :func:`train`: AdamW, and Muon if there are hidden weights."""
     others = [p for p in objective.parameters() if p.requires_grad and p not in {*hidden_weights, *maximized}]
     groups: list[dict[str, Any]] = [{"params": others}]
     if maximized:
-        groups.append({"params": list(maximized), "maximize": True, "lr": _OPPONENT_RATE * learning_rate, "weight_decay": 0.0})
+        groups.append({"params": list(maximized), "maximize": True, "lr": maximized_rate * learning_rate, "weight_decay": 0.0})
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
     ]
@@ -112,12 +117,12 @@ def make_optimizers(
     return optimizers
 
 
-def _schedule(optimizer: torch.optim.Optimizer, max_iter: int) -> torch.optim.lr_scheduler.LambdaLR:
+def _schedule(optimizer: torch.optim.Optimizer, max_iter: int, maximized_from: float) -> torch.optim.lr_scheduler.LambdaLR:
     def factor(k: int) -> float:
         return _learning_rate_factor(k, max_iter)
 
     def opponent(k: int) -> float:
-        return factor(k) if k >= OPPONENT_START * max_iter else 0.0
+        return factor(k) if k >= maximized_from * max_iter else 0.0
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, [opponent if g.get("maximize") else factor for g in optimizer.param_groups])
 

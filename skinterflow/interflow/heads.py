@@ -1,0 +1,228 @@
+r"""Heads: several quantities of a path learned side by side, and the drift that follows from them.
+
+Any of these determine the drift ``b`` (paper 2, section 2.3): ``b`` itself, alone or beside ``s`` or ``eta``; ``v`` and ``s``, or ``v`` and
+``eta``; ``s`` or ``eta`` alone on a mirror path, whose velocity is zero, and on a one-sided path, whose base point is the noise.  They
+come from one network with several heads (:class:`SharedTrunk`) or from one network each (:class:`SeparateHeads`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from skinterflow.interflow.fields import ModulatedMLP, VelocityField
+from skinterflow.interflow.interpolants import AffineInterpolant, Mirror, expand_as_leading
+from skinterflow.interflow.latent import QUANTITIES, StochasticInterpolant
+
+_LEAST_BETA = 0.05
+"""Weight of the data on a one-sided path below which the drift is read at the nearest time outside."""
+_LOOKED_AT = 2_001
+
+
+class Heads(nn.Module, ABC):
+    """Several vector fields on the same points.
+
+    Attributes
+    ----------
+    n_features : int, dimension D
+    """
+
+    n_features: int
+
+    @abstractmethod
+    def forward(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        """Every field at time `t`, shape () or (B,), and points `x`, shape (B, D): each of shape (B, D)."""
+
+    @abstractmethod
+    def combined(self, t: Tensor, x: Tensor, weights: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+        """Value, shape (B, D), and divergence, shape (B,), of the sum of the fields with weights of the shape of `t`; None is zero."""
+
+    @abstractmethod
+    def hidden_weights(self) -> list[nn.Parameter]:
+        """Weight matrices between layers, which Muon trains."""
+
+
+class SeparateHeads(Heads):
+    """A network for each field.
+
+    Parameters
+    ----------
+    fields : sequence of VelocityField of the same dimension
+    """
+
+    def __init__(self, fields: Sequence[VelocityField]) -> None:
+        super().__init__()
+        self.fields = nn.ModuleList(fields)
+        self.n_features = fields[0].n_features
+
+    def forward(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(field(t, x) for field in self.fields)
+
+    def combined(self, t: Tensor, x: Tensor, weights: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+        value, divergence = torch.zeros_like(x), torch.zeros_like(x[:, 0])
+        for field, weight in zip(self.fields, weights, strict=True):
+            if weight is not None:
+                part, trace = cast(VelocityField, field).value_and_divergence(t, x)
+                value, divergence = value + expand_as_leading(weight, x) * part, divergence + weight * trace
+        return value, divergence
+
+    def hidden_weights(self) -> list[nn.Parameter]:
+        return [weight for field in self.fields for weight in cast(VelocityField, field).hidden_weights()]
+
+
+class SharedTrunk(ModulatedMLP, Heads):
+    """One network whose last hidden layer all fields share.
+
+    Parameters
+    ----------
+    n_features : int, dimension D
+    n_heads : int, number of fields
+    hidden_layer_sizes : sequence of positive int, one per hidden layer
+    activation : str, see `ResidualMLP`
+    """
+
+    def __init__(self, n_features: int, n_heads: int, hidden_layer_sizes: Sequence[int] = (128,) * 4, activation: str = "silu") -> None:
+        super().__init__(n_features, hidden_layer_sizes, activation, n_heads)
+
+    def forward(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        scales, shifts, gains = self._modulations(t)
+        return self._read_out(self._hidden(scales, shifts, x), gains, x).unbind(-2)
+
+    def combined(self, t: Tensor, x: Tensor, weights: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+        values, divergences = self._in_chunks(self._values_and_divergences, t, x)
+        mix = torch.stack([torch.zeros_like(t) if weight is None else weight for weight in weights], dim=-1).to(x)
+        return (mix[..., None] * values).sum(-2), (mix * divergences).sum(-1)
+
+    def _values_and_divergences(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """All fields, (B, K, D), and their divergences, (B, K), for the tangents of one."""
+        scales, shifts, gains = self._modulations(t)
+        h, tangents = self._hidden_with_tangents(scales, shifts, x)
+        out = self.out.weight.unflatten(0, (self.n_heads, self.n_features))
+        divergences = torch.bmm(tangents, out.permute(1, 2, 0)).sum(dim=0)
+        return self._read_out(h, gains, x), divergences + self.n_features * gains
+
+    def _read_out(self, h: Tensor, gains: Tensor, x: Tensor) -> Tensor:
+        values = self.out(h).unflatten(-1, (self.n_heads, self.n_features))
+        return torch.addcmul(values, gains[..., None], x[..., None, :])
+
+
+class HeadedDrift(VelocityField):
+    """The drift ``b`` of a path, from the quantities that were learned.
+
+    Parameters
+    ----------
+    heads : Heads
+    targets : sequence of quantities, one for each head
+    path : StochasticInterpolant
+
+    Raises
+    ------
+    ValueError
+        If the drift does not follow from them: see :func:`check_targets`.
+    """
+
+    def __init__(self, heads: Heads, targets: Sequence[str], path: StochasticInterpolant) -> None:
+        super().__init__()
+        check_targets(targets, path)
+        self.heads = heads
+        self.targets = tuple(targets)
+        self.path = path
+        self.n_features = heads.n_features
+
+    def extra_repr(self) -> str:
+        return f"targets={self.targets!r}"
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        return self._drift_and_values(t, x)[0]
+
+    def drift_and_score(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, shape (B, D), where "s" or "eta" was learned; where it would be divided by little, `eta` is that of the nearest time inside."""
+        drift, values = self._drift_and_values(t, x)
+        if "s" in values:
+            return drift, values["s"]
+        inside = t.clamp(*self.path.core)
+        if not torch.equal(inside, self._read_at(t)):
+            values = dict(zip(self.targets, self.heads(inside, x), strict=True))
+        return drift, -values["eta"] / expand_as_leading(self.path.noise_scale(inside), x)
+
+    def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        t = self._read_at(t)
+        own, weights = self._weights(t)
+        value, divergence = self.heads.combined(t, x, weights)
+        if own is None:
+            return value, divergence
+        return value + expand_as_leading(own, x) * x, divergence + self.n_features * own
+
+    def hidden_weights(self) -> list[nn.Parameter]:
+        return self.heads.hidden_weights()
+
+    def _drift_and_values(self, t: Tensor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The drift and the learned quantities that it comes from, in one pass."""
+        t = self._read_at(t)
+        values = self.heads(t, x)
+        own, weights = self._weights(t)
+        drift = torch.zeros_like(x) if own is None else expand_as_leading(own, x) * x
+        for value, weight in zip(values, weights, strict=True):
+            if weight is not None:
+                drift = drift + expand_as_leading(weight, x) * value
+        return drift, dict(zip(self.targets, values, strict=True))
+
+    def _read_at(self, t: Tensor) -> Tensor:
+        """The nearest time at which the formula of the drift does not divide by little."""
+        if "b" in self.targets:
+            return t
+        if self.path.gamma is None:
+            return t.clamp(min=self._first_time_of_data)
+        return t.clamp(*self.path.core) if "eta" in self.targets else t
+
+    def _weights(self, t: Tensor) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Weight of the point itself and of each head in the drift, of the shape of `t`; None is zero."""
+        if "b" in self.targets:
+            return None, [torch.ones_like(t) if name == "b" else None for name in self.targets]
+        if self.path.gamma is None:
+            return self._one_sided_weights(t)
+        gamma = self.path.gamma.at(t)
+        weights = {"v": torch.ones_like(t), "s": -gamma.product, "eta": gamma.rate}
+        return None, [weights[name] for name in self.targets]
+
+    def _one_sided_weights(self, t: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """``b = alpha' eta + beta' (x - alpha eta) / beta``, with ``eta = -alpha s``."""
+        alpha, beta, alpha_rate, beta_rate = cast(AffineInterpolant, self.path.interpolant).weights(t)
+        growth = beta_rate / beta
+        denoiser = alpha_rate - alpha * growth
+        return growth, [denoiser if name == "eta" else -alpha * denoiser for name in self.targets]
+
+    @cached_property
+    def _first_time_of_data(self) -> float:
+        t = torch.linspace(0.0, 1.0, _LOOKED_AT, dtype=torch.float64)
+        with torch.no_grad():
+            beta = cast(AffineInterpolant, self.path.interpolant).beta(t)
+        return float(t[beta >= _LEAST_BETA][0])
+
+
+def check_targets(targets: Sequence[str], path: StochasticInterpolant) -> None:
+    """Raise unless the drift of a path follows from the quantities named.
+
+    Raises
+    ------
+    ValueError
+        If one is unknown or named twice, or if there are too few, or too many, with what to name instead.
+    """
+    names = set(targets)
+    if not names <= set(QUANTITIES) or len(names) < len(targets):
+        raise ValueError(f"targets must be some of {', '.join(map(repr, QUANTITIES))}, each once, got {tuple(targets)!r}.")
+    noise = names & {"s", "eta"}
+    known = isinstance(path.interpolant, Mirror) or path.gamma is None
+    enough = [{"b"}, {"b", "s"}, {"b", "eta"}, *([{"s"}, {"eta"}] if known else [{"v", "s"}, {"v", "eta"}])]
+    if names not in enough:
+        choices = ", ".join(str(tuple(sorted(choice))) for choice in enough)
+        raise ValueError(f"The drift of {path!r} does not follow from targets={tuple(targets)!r}; learn one of {choices}.")
+    if path.gamma is None and noise and not isinstance(path.interpolant, AffineInterpolant):
+        raise ValueError(
+            f"{path!r} has no noise to learn {', '.join(map(repr, sorted(noise)))} from; give it a gamma, or take an AffineInterpolant."
+        )

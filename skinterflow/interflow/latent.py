@@ -1,0 +1,275 @@
+r"""The latent: ``x_t = I_t(x0, x1) + gamma(t) z`` with ``z ~ N(0, I)`` independent of both ends (paper 2, definition 2.1).
+
+A latent with ``gamma(0) = gamma(1) = 0`` leaves the ends where they are and smooths everything between them, which makes the score
+``grad log rho_t`` learnable whatever the ends are.  Four quantities belong to a path; each is a conditional expectation, so that each
+minimises a quadratic loss (section 2.3):
+
+==========  =====================  ==========================================
+name        symbol                 expectation, given ``x_t = x``
+==========  =====================  ==========================================
+drift       ``b``                  ``E[dI_t/dt + gamma'(t) z]``
+velocity    ``v``                  ``E[dI_t/dt]``
+score       ``s``                  ``-E[z] / gamma(t)``
+denoiser    ``eta``                ``E[z]``
+==========  =====================  ==========================================
+
+so that ``b = v - gamma gamma' s`` and ``s = -eta / gamma``.  Without a latent ``b = v``, and where the base is standard normal the
+base point itself is the noise, of scale ``alpha(t)`` (the one-sided paths of section 4.4).
+
+``gamma`` is given by its square, which is smooth at the ends where ``gamma`` is not.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from skinterflow.interflow.interpolants import AffineInterpolant, Interpolant, expand_as_leading
+
+QUANTITIES = ("b", "v", "s", "eta")
+_LEAST_SCALE = 0.01
+"""Scale of the noise below which times are not trained on where a target divides by it."""
+_LEAST_DIVISOR = 0.1
+"""Scale of the noise below which a learned denoiser is read at the nearest time outside: its error is divided, too."""
+_LOOKED_AT = 20_001
+
+
+class GammaAt(NamedTuple):
+    """``gamma``, its rate, and ``gamma gamma'``, which is finite at the ends; each of the shape of the times."""
+
+    value: Tensor
+    rate: Tensor
+    product: Tensor
+
+
+class Gamma(ABC):
+    """Scale of the latent: ``gamma(0) = gamma(1) = 0``, and positive between."""
+
+    @abstractmethod
+    def square(self, t: Tensor) -> Tensor:
+        """``gamma(t)^2``, of the shape of `t`, twice differentiable on [0, 1]."""
+
+    def at(self, t: Tensor) -> GammaAt:
+        """Scale and rates, by one forward-mode derivative of the square; the rate is not finite where the scale is zero."""
+        square, rate = torch.func.jvp(self.square, (t,), (torch.ones_like(t),))[:2]
+        value = square.clamp(min=0.0).sqrt()
+        return GammaAt(value, 0.5 * rate / value, 0.5 * rate)
+
+
+@dataclass(frozen=True)
+class Brownian(Gamma):
+    """``gamma = sqrt(a t (1 - t))``, the spread of a Brownian bridge: the one choice whose drift carries the scores of both ends.
+
+    Parameters
+    ----------
+    a : float, positive
+    """
+
+    a: float = 1.0
+
+    def square(self, t: Tensor) -> Tensor:
+        return self.a * t * (1.0 - t)
+
+
+@dataclass(frozen=True)
+class Quadratic(Gamma):
+    """``gamma = t (1 - t)``."""
+
+    def square(self, t: Tensor) -> Tensor:
+        return (t * (1.0 - t)).square()
+
+
+@dataclass(frozen=True)
+class SineSquared(Gamma):
+    """``gamma = sin^2(pi t)``: all of the variance in the middle, as :class:`EncodingDecoding` needs it."""
+
+    def square(self, t: Tensor) -> Tensor:
+        return torch.sin(math.pi * t) ** 4
+
+
+@dataclass(frozen=True)
+class Sigmoid(Gamma):
+    """``gamma = sigma(f (t - 1/2) + 1) - sigma(f (t - 1/2) - 1) - sigma(1 - f / 2) + sigma(-1 - f / 2)``: a hump in the middle.
+
+    Parameters
+    ----------
+    steepness : float, the `f` above
+    """
+
+    steepness: float = 10.0
+
+    def square(self, t: Tensor) -> Tensor:
+        return (self._hump(t) - self._hump(torch.zeros_like(t))).square()
+
+    def _hump(self, t: Tensor) -> Tensor:
+        centred = self.steepness * (t - 0.5)
+        return torch.sigmoid(centred + 1.0) - torch.sigmoid(centred - 1.0)
+
+
+class LearnedGamma(Gamma, nn.Module):
+    r"""A scale to be learned with the path: ``gamma^2 = t (1 - t) exp(sum_m c_m cos(m pi t))``, ``m = 0 ... M - 1``.
+
+    Untrained it is :class:`Brownian`.
+
+    Parameters
+    ----------
+    n_modes : int, the number M
+
+    Attributes
+    ----------
+    modes : Parameter of shape (M,)
+    """
+
+    def __init__(self, n_modes: int = 3) -> None:
+        super().__init__()
+        self.modes = nn.Parameter(torch.zeros(n_modes))
+
+    def extra_repr(self) -> str:
+        return f"n_modes={len(self.modes)}"
+
+    def square(self, t: Tensor) -> Tensor:
+        orders = math.pi * torch.arange(len(self.modes), dtype=t.dtype, device=t.device)
+        return t * (1.0 - t) * (torch.cos(t[..., None] * orders) * self.modes.to(t.dtype)).sum(-1).exp()
+
+
+class Normalized(AffineInterpolant, nn.Module):
+    """Any affine path with ``alpha^2 + beta^2 + gamma^2 = 1``: the variance-preserving form (paper 2, equation 4.10 and table 4).
+
+    Ends of zero mean and unit covariance keep both at every time.
+
+    Parameters
+    ----------
+    interpolant : AffineInterpolant
+    gamma : Gamma, at most 1; give the same to the path
+    """
+
+    def __init__(self, interpolant: AffineInterpolant, gamma: Gamma) -> None:
+        super().__init__()
+        self.interpolant = interpolant
+        self.gamma = gamma
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.interpolant.alpha(t) * self._factor(t)
+
+    def beta(self, t: Tensor) -> Tensor:
+        return self.interpolant.beta(t) * self._factor(t)
+
+    def _factor(self, t: Tensor) -> Tensor:
+        squares = self.interpolant.alpha(t).square() + self.interpolant.beta(t).square()
+        return ((1.0 - self.gamma.square(t)) / squares).sqrt()
+
+
+class StochasticInterpolant(nn.Module):
+    """The path ``x_t = I_t(x0, x1) + gamma(t) z``, with what each quantity is regressed on.
+
+    Parameters
+    ----------
+    interpolant : Interpolant
+    gamma : Gamma or None, no latent
+    """
+
+    def __init__(self, interpolant: Interpolant, gamma: Gamma | None = None) -> None:
+        super().__init__()
+        self.interpolant = interpolant
+        self.gamma = gamma
+
+    def extra_repr(self) -> str:
+        return f"{self.interpolant!r}, gamma={self.gamma!r}"
+
+    def draw(self, x: Tensor) -> Tensor | None:
+        """Latents for points `x`; None where the path has none."""
+        return None if self.gamma is None else torch.randn_like(x)
+
+    def forward(self, t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None) -> Tensor:
+        """Point on the path, shape ``(B, *event)``, at times of shape () or (B,)."""
+        point = self.interpolant(t, x0, x1)
+        return point if self.gamma is None else point + expand_as_leading(self.noise_scale(t), point) * cast(Tensor, z)
+
+    def regression(self, t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Point on the path and, by quantity, what has it for its conditional expectation there.
+
+        Parameters
+        ----------
+        t : Tensor of shape () or (B,), in :attr:`interior` for "s" and, with a latent, for "b"
+        x0, x1 : Tensors of shape ``(B, *event)``
+        z : Tensor of shape ``(B, *event)``, or None without a latent
+
+        Returns
+        -------
+        Tensor of shape ``(B, *event)``, and a dict of tensors of this shape
+        """
+        point, rate = self.interpolant.path(t, x0, x1)
+        if self.gamma is None:
+            targets = {"b": rate, "v": rate, "eta": x0}
+            if isinstance(self.interpolant, AffineInterpolant):
+                targets["s"] = -x0 / expand_as_leading(self.interpolant.alpha(t), x0)
+            return point, targets
+        value, value_rate, _ = (expand_as_leading(part, point) for part in self.gamma.at(t))
+        z = cast(Tensor, z)
+        return point + value * z, {"b": rate + value_rate * z, "v": rate, "s": -z / value, "eta": z}
+
+    def opposite(self, x0: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Base points and latents of the antithetic path, whose noise has the other sign (section 6.1)."""
+        return (-x0, None) if z is None else (x0, -z)
+
+    def divides(self, quantities: tuple[str, ...]) -> bool:
+        """Whether one of them has a target that divides by the scale of the noise, and so a variance that antithetic pairs must tame."""
+        return "s" in quantities or ("b" in quantities and self.gamma is not None)
+
+    def noise_scale(self, t: Tensor) -> Tensor:
+        """Scale of the noise that "s" and "eta" are about, of the shape of `t`: ``gamma`` or, without a latent, ``alpha``."""
+        if self.gamma is not None:
+            return self.gamma.square(t).clamp(min=0.0).sqrt()
+        if not isinstance(self.interpolant, AffineInterpolant):
+            raise ValueError(f"{self.interpolant!r} has no noise of a known scale, because it is not alpha(t) x0 + beta(t) x1; give gamma.")
+        return self.interpolant.alpha(t)
+
+    @cached_property
+    def interior(self) -> tuple[float, float]:
+        """First and last time at which the scale of the noise is at least 0.01."""
+        return self._times_of_scale(_LEAST_SCALE)
+
+    @cached_property
+    def core(self) -> tuple[float, float]:
+        """First and last time at which the scale of the noise is at least 0.1."""
+        return self._times_of_scale(_LEAST_DIVISOR)
+
+    @torch.no_grad()
+    def _times_of_scale(self, least: float) -> tuple[float, float]:
+        t = torch.linspace(0.0, 1.0, _LOOKED_AT, dtype=torch.float64)
+        inside = t[self.noise_scale(t) >= least]
+        return float(inside[0]), float(inside[-1])
+
+
+@torch.no_grad()
+def check_gamma(gamma: Gamma) -> None:
+    """Raise unless a scale is zero at both ends, and positive and finite between.
+
+    Raises
+    ------
+    ValueError
+        With the time and the value.
+    """
+    t = torch.linspace(0.0, 1.0, 101, dtype=torch.float64)
+    square = gamma.square(t)
+    if square.shape != t.shape:
+        raise ValueError(f"{gamma!r} must give one square for each time, shape {tuple(t.shape)}, but gives {tuple(square.shape)}.")
+    for end in (0, -1):
+        if not square[end].abs() <= 1e-8:
+            raise ValueError(
+                f"gamma must be zero at t={float(t[end]):g}, but the square of {gamma!r} is {float(square[end]):.3g} there; "
+                "multiply it by t (1 - t), for example."
+            )
+    inside = square[1:-1]
+    if not ((inside > 0) & torch.isfinite(inside)).all():
+        worst = int((~((inside > 0) & torch.isfinite(inside))).nonzero()[0])
+        raise ValueError(
+            f"gamma must be positive and finite between the ends, but the square of {gamma!r} is {float(inside[worst]):.3g} "
+            f"at t={float(t[worst + 1]):g}."
+        )
