@@ -53,3 +53,18 @@ def test_transport_agrees_with_the_cpu(iris):
     elsewhere = pickle.loads(pickle.dumps(transport)).set_params(device="cpu")
     np.testing.assert_allclose(transport.transform(iris), elsewhere.transform(iris), atol=1e-6)
     np.testing.assert_allclose(transport.log_abs_det_jacobian(iris), elsewhere.log_abs_det_jacobian(iris), atol=1e-6)
+
+
+@pytest.mark.parametrize("targets", [("b", "eta"), ("v", "s")])
+def test_latents_agree_with_the_cpu(iris, targets):
+    transport = InterpolantTransport(**QUICK, device="cuda", interpolant="fourier", gamma="brownian", targets=targets)
+    transport.fit(iris[:80], iris[80:])
+    elsewhere = pickle.loads(pickle.dumps(transport)).set_params(device="cpu")
+    for use in (
+        lambda t: t.transform(iris),
+        lambda t: t.score_gradient(iris, t=0.5),
+        lambda t: t.sample(iris, random_state=0, epsilon=0.0, n_steps=20),
+        lambda t: t.inverse_sample(iris, random_state=0, epsilon=0.0, n_steps=20),
+    ):
+        np.testing.assert_allclose(use(transport), use(elsewhere), rtol=1e-5, atol=1e-6)
+    assert np.isfinite(transport.sample(iris, random_state=0, n_steps=20)).all()

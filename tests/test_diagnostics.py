@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from skinterflow._diagnostics import energy_distance_to_normal
-from skinterflow.interflow.diagnostics import lipschitz_constant, path_statistics
+from skinterflow.interflow.diagnostics import best_epsilon, kl_bound, kl_bound_by_velocity, lipschitz_constant, path_statistics
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.interpolants import Linear, Trigonometric
-from skinterflow.interflow.latent import StochasticInterpolant
+from skinterflow.interflow.latent import Brownian, StochasticInterpolant
+from skinterflow.interflow.mixtures import MixtureField, NormalMixture
 
 from .oracles import gaussian
 from .test_fields import points
@@ -75,3 +76,33 @@ def test_energy_distance_to_the_normal(d):
     assert energy_distance_to_normal(random.standard_normal((500, d)) + 1.0) > 0.1
     mean_norm = math.sqrt(2) * math.gamma((d + 1) / 2) / math.gamma(d / 2)
     assert energy_distance_to_normal(np.zeros((4, d))) == pytest.approx((2 - math.sqrt(2)) * mean_norm)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.5, 2.0])
+def test_bound_holds_for_gaussians(epsilon):
+    """A drift and a score that are wrong by constants shift the mean of the diffusion; the KL of the end is known, and below the bound."""
+    path = StochasticInterpolant(Linear(), Brownian())
+    field = MixtureField(NormalMixture(torch.ones(1), torch.tensor([[1.0]]), torch.tensor([[[0.25]]])), path)
+    drift_error, score_error, n = 0.3, 0.2, 2000
+    mean = torch.zeros(1, 1)
+    for k in range(n):  # the mean of the wrong diffusion, by Euler's method: the equations are linear
+        drift, score = field.drift_and_score(torch.tensor((k + 0.5) / n), mean)
+        mean = mean + (drift + drift_error + epsilon * (score + score_error)) / n
+    divergence = float((mean - 1.0).square()) / (2 * 0.25)
+    bound = kl_bound(drift_error**2, score_error**2, epsilon)
+    assert 0.01 < divergence < bound
+    assert bound == pytest.approx(0.09 / (2 * epsilon) + epsilon / 2 * 0.04)
+
+
+def test_best_noise_makes_the_bound_least():
+    best = best_epsilon(0.09, 0.04)
+    assert best == pytest.approx(1.5)
+    assert all(kl_bound(0.09, 0.04, best) < kl_bound(0.09, 0.04, other) for other in (1.4, 1.6))
+    with pytest.raises(ValueError, match=r"epsilon must be positive, got 0\.0"):
+        kl_bound(0.09, 0.04, 0.0)
+
+
+def test_bound_with_a_learned_velocity():
+    """For ``gamma^2 = 2 t (1 - t)``, ``gamma gamma' = 1 - 2 t`` is from -1 to 1."""
+    expected = 0.09 / (2 * 0.5) + 1.5**2 / (2 * 0.5) * 0.04
+    assert kl_bound_by_velocity(0.09, 0.04, Brownian(2.0), 0.5) == pytest.approx(expected)

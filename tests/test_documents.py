@@ -13,7 +13,16 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/index.rst", "docs/user_guide.rst", "docs/one_field.rst", "docs/authors_code.rst", "docs/mathematics.rst"]
+    "name",
+    [
+        "README.md",
+        "docs/index.rst",
+        "docs/user_guide.rst",
+        "docs/one_field.rst",
+        "docs/latent.rst",
+        "docs/authors_code.rst",
+        "docs/mathematics.rst",
+    ],
 )
 def test_code_blocks_run(name):
     result = doctest.testfile(str(ROOT / name), module_relative=False, optionflags=FLAGS)

@@ -141,7 +141,7 @@ class HeadedDrift(VelocityField):
         return self._drift_and_values(t, x)[0]
 
     def drift_and_score(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, shape (B, D), where "s" or "eta" was learned; where it would be divided by little, `eta` is that of the nearest time inside."""
+        """Both, shape (B, D), where "s" or "eta" was learned; `eta` is read at the nearest time at which it is not divided by little."""
         drift, values = self._drift_and_values(t, x)
         if "s" in values:
             return drift, values["s"]
@@ -199,7 +199,7 @@ class HeadedDrift(VelocityField):
 
     @cached_property
     def _first_time_of_data(self) -> float:
-        t = torch.linspace(0.0, 1.0, _LOOKED_AT, dtype=torch.float64)
+        t = torch.linspace(0.0, 1.0, _LOOKED_AT, dtype=torch.float64, device=self.path.device)
         with torch.no_grad():
             beta = cast(AffineInterpolant, self.path.interpolant).beta(t)
         return float(t[beta >= _LEAST_BETA][0])

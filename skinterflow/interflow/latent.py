@@ -230,6 +230,12 @@ class StochasticInterpolant(nn.Module):
             raise ValueError(f"{self.interpolant!r} has no noise of a known scale, because it is not alpha(t) x0 + beta(t) x1; give gamma.")
         return self.interpolant.alpha(t)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are, if it has any."""
+        parameter = next(self.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
     @cached_property
     def interior(self) -> tuple[float, float]:
         """First and last time at which the scale of the noise is at least 0.01."""
@@ -242,7 +248,7 @@ class StochasticInterpolant(nn.Module):
 
     @torch.no_grad()
     def _times_of_scale(self, least: float) -> tuple[float, float]:
-        t = torch.linspace(0.0, 1.0, _LOOKED_AT, dtype=torch.float64)
+        t = torch.linspace(0.0, 1.0, _LOOKED_AT, dtype=torch.float64, device=self.device)
         inside = t[self.noise_scale(t) >= least]
         return float(inside[0]), float(inside[-1])
 

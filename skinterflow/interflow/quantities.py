@@ -112,7 +112,7 @@ class LearnedQuantities(Quantities):
     def trust(self, t: float) -> float:
         if not self._divided:
             return 1.0
-        time = torch.tensor(t, dtype=torch.float64)
+        time = torch.tensor(t, dtype=torch.float64, device=self.path.device)
         scale = self.path.noise_scale(time)
         if self.path.gamma is not None and not self._from_noise:  # base point and latent are both noise then
             scale = torch.hypot(scale, cast(AffineInterpolant, self.path.interpolant).alpha(time))
