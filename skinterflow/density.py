@@ -135,7 +135,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     n_iter_ : int
         Number of gradient steps that were run.
     loss_ : float
-        Training loss ``G`` at the last check.
+        Training loss ``G`` at the last check, summed over the `targets`.
     loss_curve_ : list of float
         Mean training loss between checks.
     validation_scores_ : list of float or None
@@ -145,7 +145,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     distillation_loss_ : float or None
         Held-out log-likelihood that the student lost against the trained field, in nats per row; None where there is no student.
     action_, path_length_ : float
-        Transport action ``E|v|^2`` and length, the mean over times of its root, of the path that was trained on; in units of the flow.
+        Transport action ``E|b|^2`` of the drift and length, the mean over times of its root, of the path that was trained on; in units of
+        the flow.
     initial_action_, initial_path_length_ : float or None
         The same of the path before it was learned; None where there was nothing to learn.
     n_features_in_ : int

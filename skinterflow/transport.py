@@ -99,11 +99,11 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
     n_iter_ : int
         Number of gradient steps that were run.
     loss_ : float
-        Training loss ``G`` at the last check.
+        Training loss ``G`` at the last check, summed over the `targets`.
     loss_curve_ : list of float
         Mean training loss between checks.
     action_, path_length_ : float
-        Transport action ``E|v|^2`` and length, the mean over times of its root, of the path that was trained on; in units of the flow.
+        Transport action ``E|b|^2`` and length, the mean over times of its root, of the path that was trained on; in units of the flow.
     initial_action_, initial_path_length_ : float or None
         The same of the path before it was learned; None where there was nothing to learn.
     n_features_in_ : int
@@ -216,11 +216,11 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
             rows0: NDArray[Any] = validate_data(self, X0, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=not warm)
             path = self._new_path(rows0.shape[1], warm)
             targets = self._new_targets(path, None, warm)
-            if isinstance(path.interpolant, Mirror) and X1 is not None:
-                raise ValueError(
-                    "A mirror path resamples one data set: fit(X0), without X1; for two, take interpolant='linear', for example."
-                )
             if isinstance(path.interpolant, Mirror):
+                if X1 is not None or target_sample_weight is not None:
+                    raise ValueError(
+                        "A mirror path resamples one data set: fit(X0), without X1 and its weights; for two, take interpolant='linear'."
+                    )
                 X1, target_sample_weight = X0, sample_weight
             elif X1 is None:
                 raise ValueError(
@@ -361,7 +361,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows in units of the target.
+            Rows in units of the target, into which its scaling carries what is on the way, at every time.
         t : float in [0, 1]
             0 is the source, 1 the target.
 
