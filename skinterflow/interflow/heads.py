@@ -221,7 +221,7 @@ def check_targets(targets: Sequence[str], path: StochasticInterpolant) -> None:
     enough = [{"b"}, {"b", "s"}, {"b", "eta"}, *([{"s"}, {"eta"}] if known else [{"v", "s"}, {"v", "eta"}])]
     if names not in enough:
         choices = ", ".join(str(tuple(sorted(choice))) for choice in enough)
-        raise ValueError(f"The drift of {path!r} does not follow from targets={tuple(targets)!r}; learn one of {choices}.")
+        raise ValueError(f"targets={tuple(targets)!r} are too few or too many for {path!r}; learn one of {choices}.")
     if path.gamma is None and noise and not isinstance(path.interpolant, AffineInterpolant):
         raise ValueError(
             f"{path!r} has no noise to learn {', '.join(map(repr, sorted(noise)))} from; give it a gamma, or take an AffineInterpolant."
