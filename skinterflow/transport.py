@@ -44,9 +44,9 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
 
     Parameters
     ----------
-    interpolant : {"trigonometric", "linear", "variance_preserving", "fourier", "encoding_decoding", "mirror"} or Interpolant, \
-            default="linear"
-        Path that joins a row of `X0` to a row of `X1`.  One with parameters, such as "fourier", is learned: it shortens the way.
+    interpolant : str or Interpolant, default="linear"
+        Path that joins a row of `X0` to a row of `X1`: "linear", "trigonometric", "variance_preserving", "fourier", "encoding_decoding",
+        "mirror", or one's own.  One with parameters, such as "fourier", is learned: it shortens the way.
         "encoding_decoding" and "mirror" need a `gamma`; "mirror" leads from one data set to itself, and :meth:`sample` resamples it.
     gamma : {"brownian", "quadratic", "sine_squared", "sigmoid"}, Gamma or None, default=None
         Scale of a latent that is added to the path, ``x_t = I_t + gamma(t) z`` ([2]_, table 8): ``sqrt(t (1 - t))``, ``t (1 - t)``,

@@ -95,7 +95,9 @@ class SineSquared(Gamma):
 
 @dataclass(frozen=True)
 class Sigmoid(Gamma):
-    """``gamma = sigma(f (t - 1/2) + 1) - sigma(f (t - 1/2) - 1) - sigma(1 - f / 2) + sigma(-1 - f / 2)``: a hump in the middle.
+    """A hump in the middle, the difference of two sigmoids.
+
+    It is ``gamma = sigma(f (t - 1/2) + 1) - sigma(f (t - 1/2) - 1) - sigma(1 - f / 2) + sigma(-1 - f / 2)``.
 
     Parameters
     ----------
@@ -113,7 +115,7 @@ class Sigmoid(Gamma):
 
 
 class LearnedGamma(Gamma, nn.Module):
-    r"""A scale to be learned with the path: ``gamma^2 = t (1 - t) exp(sum_m c_m cos(m pi t))``, ``m = 0 ... M - 1``.
+    r"""A scale to be learned with the path: ``gamma^2 = t (1 - t) exp(sum_m c_m cos(m pi t))``, with `m` from 0 to M - 1.
 
     Untrained it is :class:`Brownian`.
 
