@@ -126,7 +126,7 @@ def test_path_leaves_the_ends_where_they_are(make, seed, rows):
     for t, end in ((0.0, x0), (1.0, x1)):
         torch.testing.assert_close(path(torch.full((rows,), t, dtype=torch.float64), x0, x1, z), end, atol=1e-7, rtol=0)
     t = torch.linspace(0.1, 0.9, rows, dtype=torch.float64)
-    point, targets = path.regression(t, x0, x1, z)
+    point, targets = path.regression(QUANTITIES, t, x0, x1, z)
     torch.testing.assert_close(point, path(t, x0, x1, z))
     h = 1e-6
     torch.testing.assert_close(targets["b"], (path(t + h, x0, x1, z) - path(t - h, x0, x1, z)) / (2 * h), rtol=1e-4, atol=1e-4)
@@ -166,7 +166,7 @@ def test_quantities_are_the_conditional_expectations_of_their_targets(make, t):
     field = two_sided(path) if path.gamma is not None else mixture(2, path.interpolant)
     n = 20_000
     x0, x1, z = draw(field, n)
-    x, targets = path.regression(torch.full((n,), t, dtype=torch.float64), x0, x1, z)
+    x, targets = path.regression(QUANTITIES, torch.full((n,), t, dtype=torch.float64), x0, x1, z)
     truths = {
         "b": field.drift(time(t), x),
         "v": field.velocity(time(t), x),
@@ -201,7 +201,7 @@ def test_antithetic_pairs_tame_the_variance_near_the_ends():
 
     headed = HeadedDrift(SeparateHeads([Score(), Score()]), ("v", "s"), path)
     paired = path_loss(headed, path, t, x0, x1, z)
-    x, targets = path.regression(t, x0, x1, z)
+    x, targets = path.regression(QUANTITIES, t, x0, x1, z)
     s, v = field.score(t[0], x), targets["v"]
     single = (s * (s - 2 * targets["s"])).sum(-1) + (s * (s - 2 * v)).sum(-1)
     assert paired.std() < 0.2 * single.std()

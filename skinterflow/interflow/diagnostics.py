@@ -50,7 +50,7 @@ def path_statistics(field: VelocityField, path: StochasticInterpolant, x0: Tenso
     """
     n_times = min(_N_TIMES, len(x0))
     t = ((torch.arange(len(x0), device=x0.device) % n_times + 0.5) / n_times).to(x0)
-    xt, targets = path.regression(t, x0, x1, z)
+    xt, targets = path.regression(("b",), t, x0, x1, z)
     rate = targets["b"]
     v = field(t, xt)
     squares = v.square().sum(-1)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, cast
@@ -193,11 +194,14 @@ class StochasticInterpolant(nn.Module):
         point = self.interpolant(t, x0, x1)
         return point if self.gamma is None else point + expand_as_leading(self.noise_scale(t), point) * cast(Tensor, z)
 
-    def regression(self, t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Point on the path and, by quantity, what has it for its conditional expectation there.
+    def regression(
+        self, quantities: Sequence[str], t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Point on the path and, for each quantity, what has it for its conditional expectation there.
 
         Parameters
         ----------
+        quantities : sequence of "b", "v", "s", "eta"
         t : Tensor of shape () or (B,), in :attr:`interior` for "s" and, with a latent, for "b"
         x0, x1 : Tensors of shape ``(B, *event)``
         z : Tensor of shape ``(B, *event)``, or None without a latent
@@ -207,14 +211,15 @@ class StochasticInterpolant(nn.Module):
         Tensor of shape ``(B, *event)``, and a dict of tensors of this shape
         """
         point, rate = self.interpolant.path(t, x0, x1)
-        if self.gamma is None:
-            targets = {"b": rate, "v": rate, "eta": x0}
-            if isinstance(self.interpolant, AffineInterpolant):
-                targets["s"] = -x0 / expand_as_leading(self.interpolant.alpha(t), x0)
-            return point, targets
-        value, value_rate, _ = (expand_as_leading(part, point) for part in self.gamma.at(t))
-        z = cast(Tensor, z)
-        return point + value * z, {"b": rate + value_rate * z, "v": rate, "s": -z / value, "eta": z}
+        noise, drift = x0, rate
+        if self.gamma is not None:
+            noise = cast(Tensor, z)
+            scale, scale_rate, _ = (expand_as_leading(part, point) for part in self.gamma.at(t))
+            point, drift = point + scale * noise, rate + scale_rate * noise
+        targets = {"b": drift, "v": rate, "eta": noise}
+        if "s" in quantities:
+            targets["s"] = -noise / expand_as_leading(self.noise_scale(t), noise)
+        return point, {name: targets[name] for name in quantities}
 
     def opposite(self, x0: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Base points and latents of the antithetic path, whose noise has the other sign (section 6.1)."""

@@ -60,7 +60,7 @@ def path_loss(field: VelocityField, path: StochasticInterpolant, t: Tensor, x0: 
 def _regression_loss(
     field: VelocityField, path: StochasticInterpolant, quantities: tuple[str, ...], t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None
 ) -> Tensor:
-    xt, targets = path.regression(t, x0, x1, z)
+    xt, targets = path.regression(quantities, t, x0, x1, z)
     values = field.heads(t, xt) if isinstance(field, HeadedDrift) else (field(t, xt),)
     losses = [(f * (f - 2.0 * targets[name])).flatten(t.ndim).sum(-1) for name, f in zip(quantities, values, strict=True)]
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
@@ -143,7 +143,7 @@ class BridgeObjective(PathObjective):
         t = t.clamp(*self.path.interior)
         losses = []
         for start, latent in ((x0, z), self.path.opposite(x0, z)):
-            xt, targets = self.path.regression(t, start, x1, latent)
+            xt, targets = self.path.regression(("b", "s"), t, start, x1, latent)
             u = self.field(t, xt)
             losses.append((u * (u - 2.0 * (targets["b"] + self.epsilon * targets["s"]))).flatten(t.ndim).sum(-1))
         return 0.5 * torch.stack(losses).sum(0)

@@ -115,7 +115,7 @@ def check_noise_levels(epsilon: NoiseLevel, times: list[float]) -> list[float]:
     """
     levels = []
     for t in times:
-        given = torch.as_tensor(epsilon(t))
+        given = torch.as_tensor(epsilon(t), dtype=torch.float64)
         if given.ndim:
             raise ValueError(f"epsilon must give a single number for a time, but gives {tuple(given.shape)} of them at t={t:.4g}.")
         levels.append(float(given))
