@@ -151,6 +151,9 @@ def mixture(options: argparse.Namespace) -> list[Record]:
     generator = torch.Generator().manual_seed(3)
     pool = target.sample(100_000, generator).float()
     marginals = _marginals(target, target.sample(options.rows, generator).numpy())
+    for seed in range(3):  # what is left where nothing is wrong
+        divergence = _marginal_divergence(target.sample(options.rows, generator).numpy(), marginals)
+        table.append({"learned": "nothing: true samples", "seed": seed, "epsilon": 0.0, "KL, nats": rounded(divergence)})
     path = StochasticInterpolant(Linear(), Brownian())
     for seed in range(options.seeds):
         torch.manual_seed(seed)
