@@ -151,11 +151,17 @@ def test_warm_start_goes_on_with_the_heads(iris):
 
 
 class NotZero(Gamma):
+    def __repr__(self):
+        return "NotZero()"
+
     def square(self, t):
         return 1.0 + t
 
 
 class Curved(Interpolant):
+    def __repr__(self):
+        return "Curved()"
+
     def forward(self, t, x0, x1):
         t = t.reshape(t.shape + (1,) * (x0.ndim - t.ndim))
         return (1 - t) * x0 + t * x1 + t * (1 - t) * x0 * x1

@@ -102,7 +102,7 @@ def test_path_that_is_not_affine_has_a_score_by_the_flow_and_no_diffusion(blobs)
         density.sample(3, method="sde")
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 1.0, "decreasing", "sine", lambda t: t * (1 - t)], ids=str)
+@pytest.mark.parametrize("epsilon", [0.0, 1.0, "decreasing", "sine", lambda t: t * (1 - t)])
 def test_diffusion_samples(flow, epsilon):
     sample = flow.sample(200, random_state=0, method="sde", epsilon=epsilon, n_steps=50)
     assert sample.shape == (200, 2)
