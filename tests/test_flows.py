@@ -210,7 +210,7 @@ def energy_distance(x, y):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("epsilon", [0.5, 8.0])
+@pytest.mark.parametrize("epsilon", [0.0, 0.5, 2.0, 8.0])
 def test_diffusion_has_the_law_of_the_flow(epsilon):
     """Two moments within four standard errors, and an energy distance like that of two fresh samples; for any noise."""
     field, n = mixture(2), 4000
@@ -224,8 +224,9 @@ def test_diffusion_has_the_law_of_the_flow(epsilon):
         standard_error = ((x**power).var(0) / n + (fresh**power).var(0) / n).sqrt()
         assert (difference.abs() < 4 * standard_error).all()
     assert energy_distance(x, fresh) < energy_distance(fresh, other).abs() + 0.005
-    moved = (x - Flow(field, Solver(atol=1e-3)).push(x0)).norm(dim=1)
-    assert moved.median() > 0.5  # the noise did act
+    if epsilon > 0:
+        moved = (x - Flow(field, Solver(atol=1e-3)).push(x0)).norm(dim=1)
+        assert moved.median() > 0.5  # the noise did act
 
 
 def test_diffusion_without_noise_is_the_flow():

@@ -269,6 +269,26 @@ def test_formulas_that_divide_are_read_at_the_nearest_time_inside(name, targets,
     torch.testing.assert_close(field(time(t), x), drift)
 
 
+@pytest.mark.parametrize("scale", [Quadratic(), SineSquared(), Brownian(1e-6)], ids=repr)
+@pytest.mark.parametrize("t", [0.001, 0.02, 0.999])
+def test_drift_is_read_everywhere_where_the_scale_is_steady(scale, t):
+    """Small or smooth scales magnify nothing, near the ends as elsewhere."""
+    path = StochasticInterpolant(Linear(), scale)
+    truth, x = two_sided(path), points(3, 2)
+    field = HeadedDrift(Exact(truth, ("v", "eta")), ("v", "eta"), path)
+    torch.testing.assert_close(field(time(t), x), truth(time(t), x))
+    with torch.random.fork_rng():
+        objective = PathObjective(HeadedDrift(SharedTrunk(2, 2, (4,)), ("b", "s"), path), path, Beta())
+        assert torch.isfinite(objective(points(8, 2).float(), points(8, 2, 1).float())).all()
+    assert torch.isfinite(LearnedQuantities(field, path).score(time(t), x)).all()
+
+
+@pytest.mark.parametrize("path", [(Linear(), Brownian(8.0)), (EncodingDecoding(), Brownian())], ids=str)
+def test_paths_without_variance_to_scale_are_refused(path):
+    with pytest.raises(ValueError, match=r"cannot be scaled to unit variance with Brownian\(a=[18]\.0\): at t=0\.\d+ gamma is not below 1"):
+        Normalized(*path)
+
+
 @pytest.mark.parametrize("scale", [None, Brownian(), Quadratic()], ids=repr)
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.9])
 def test_score_follows_from_the_drift_of_a_gaussian_base(scale, t):

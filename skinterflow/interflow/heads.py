@@ -173,12 +173,12 @@ class HeadedDrift(VelocityField):
         return drift, dict(zip(self.targets, values, strict=True))
 
     def _read_at(self, t: Tensor) -> Tensor:
-        """The nearest time at which the formula of the drift does not divide by little."""
+        """The nearest time at which the formula of the drift does not magnify the error of what was learned."""
         if "b" in self.targets:
             return t
         if self.path.gamma is None:
             return t.clamp(min=self._first_time_of_data)
-        return t.clamp(*self.path.core) if "eta" in self.targets else t
+        return t.clamp(*self.path.steady) if "eta" in self.targets else t
 
     def _weights(self, t: Tensor) -> tuple[Tensor | None, list[Tensor | None]]:
         """Weight of the point itself and of each head in the drift, of the shape of `t`; None is zero."""

@@ -37,7 +37,9 @@ QUANTITIES = ("b", "v", "s", "eta")
 _LEAST_SCALE = 0.01
 """Scale of the noise below which times are not trained on where a target divides by it."""
 _LEAST_DIVISOR = 0.1
-"""Scale of the noise below which a learned denoiser is read at the nearest time outside: its error is divided, too."""
+"""Scale of the noise below which a learned denoiser is divided at the nearest time outside: its error is divided, too."""
+_LARGEST_RATE = 5.0
+"""Rate of the scale above which a learned denoiser is multiplied by it at the nearest time outside, for the same reason."""
 _LOOKED_AT = 20_001
 
 
@@ -149,13 +151,25 @@ class Normalized(AffineInterpolant, nn.Module):
     Parameters
     ----------
     interpolant : AffineInterpolant
-    gamma : Gamma, at most 1; give the same to the path
+    gamma : Gamma, below 1; give the same to the path
+
+    Raises
+    ------
+    ValueError
+        If `gamma` leaves no variance for the ends, or the path has none of them, with the time.
     """
 
     def __init__(self, interpolant: AffineInterpolant, gamma: Gamma) -> None:
         super().__init__()
         self.interpolant = interpolant
         self.gamma = gamma
+        t = torch.linspace(0.0, 1.0, 101, dtype=torch.float64)
+        lost = ~(self._factor(t) > 0) | ~torch.isfinite(self._factor(t))
+        if lost.any():
+            raise ValueError(
+                f"{interpolant!r} cannot be scaled to unit variance with {gamma!r}: at t={float(t[lost][0]):g} gamma is not below 1, or "
+                "nothing of either end is left; take a smaller gamma, or another path."
+            )
 
     def alpha(self, t: Tensor) -> Tensor:
         return self.interpolant.alpha(t) * self._factor(t)
@@ -245,19 +259,31 @@ class StochasticInterpolant(nn.Module):
 
     @cached_property
     def interior(self) -> tuple[float, float]:
-        """First and last time at which the scale of the noise is at least 0.01."""
+        """First and last time at which the scale of the noise is at least 0.01, or half of its largest value if that is less."""
         return self._times_of_scale(_LEAST_SCALE)
 
     @cached_property
     def core(self) -> tuple[float, float]:
-        """First and last time at which the scale of the noise is at least 0.1."""
+        """First and last time at which the scale of the noise is at least 0.1, or half of its largest value if that is less."""
         return self._times_of_scale(_LEAST_DIVISOR)
+
+    @cached_property
+    def steady(self) -> tuple[float, float]:
+        """First and last time at which the rate of the latent's scale is at most 5, in size."""
+        t = self._times()
+        with torch.no_grad():
+            inside = t[cast(Gamma, self.gamma).at(t).rate.abs() <= _LARGEST_RATE]
+        return float(inside[0]), float(inside[-1])
 
     @torch.no_grad()
     def _times_of_scale(self, least: float) -> tuple[float, float]:
-        t = torch.linspace(0.0, 1.0, _LOOKED_AT, dtype=torch.float64, device=self.device)
-        inside = t[self.noise_scale(t) >= least]
+        t = self._times()
+        scale = self.noise_scale(t)
+        inside = t[scale >= min(least, 0.5 * float(scale.max()))]
         return float(inside[0]), float(inside[-1])
+
+    def _times(self) -> Tensor:
+        return torch.linspace(0.0, 1.0, _LOOKED_AT, dtype=torch.float64, device=self.device)
 
 
 @torch.no_grad()
