@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from skinterflow._fitting import Recipe
+from skinterflow._rows import MAX_JUDGING
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
 from skinterflow.interflow.heads import HeadedDrift, SharedTrunk, check_targets
@@ -51,8 +52,7 @@ CROSS_FIT_BELOW = 2_000
 _N_FOLDS = 4
 _LARGE = 10_000
 _MAX_SHUFFLED = 2**20
-_MAX_HELD_OUT = 2**16
-"""Limits on row numbers in memory: longer data are drawn from, and a held-out part of this size says all that it can."""
+"""Limit on row numbers in memory: longer data are drawn from."""
 
 
 def held_out_rows(n_rows: int, early_stopping: str | bool, validation_fraction: float, one_member: bool = False) -> list[Tensor]:
@@ -60,13 +60,13 @@ def held_out_rows(n_rows: int, early_stopping: str | bool, validation_fraction: 
     if not early_stopping:
         return [torch.empty(0, dtype=torch.int64)]
     if n_rows > _MAX_SHUFFLED:
-        drawn = torch.randint(n_rows, (_MAX_HELD_OUT,)).unique()
+        drawn = torch.randint(n_rows, (MAX_JUDGING,)).unique()
         return [drawn[torch.randperm(len(drawn))][: max(1, round(validation_fraction * n_rows))]]
     order = torch.randperm(n_rows)
     if early_stopping == "auto" and n_rows < CROSS_FIT_BELOW and not one_member:
         n_folds = min(_N_FOLDS, n_rows)
         return [order[k::n_folds] for k in range(n_folds)]
-    return [order[: min(n_rows - 1, _MAX_HELD_OUT, max(1, round(validation_fraction * n_rows)))]]
+    return [order[: min(n_rows - 1, MAX_JUDGING, max(1, round(validation_fraction * n_rows)))]]
 
 
 def resolve_path(interpolant: str | Interpolant, gamma: str | Gamma | None, n_features: int) -> StochasticInterpolant:
@@ -190,7 +190,7 @@ def resolve_recipe(
     alpha: float,
     batch_size: str | int,
     learning_rate_init: str | float,
-    max_iter: str | int,
+    max_iter: str | int | None,
     n_iter_no_change: int,
     tol: float,
     verbose: bool,

@@ -6,6 +6,7 @@ data and half samples of the teacher.  Targets are computed once and carry no no
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from skinterflow._fitting import Fold, Trained, held_out_log_prob
-from skinterflow._rows import FlowRows, RowSource, shuffled_indices
+from skinterflow._rows import FlowRows, RowSource, ShuffledPasses
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.flows import Flow, Pushforward
 from skinterflow.interflow.latent import StochasticInterpolant
@@ -103,7 +104,7 @@ def _judged(field: VelocityField, taught: Trained, folds: Sequence[Fold]) -> flo
 
 
 def _fold_judged_by_training_rows(fold: Fold) -> Fold:
-    u, weight = next(fold.train.batches(_JUDGED_ROWS))
+    u, weight = fold.train.batch(0, _JUDGED_ROWS)
     return Fold(fold.source, fold.train, FlowRows(u, weight, torch.zeros_like(weight, dtype=torch.float64)))
 
 
@@ -169,7 +170,7 @@ def compute_targets(
     """At least `n_points` points of the path up to `end_time` with the teacher's velocity and divergence there."""
     n_times = -(-n_points // _ROWS_PER_TIME)
     n_points = n_times * _ROWS_PER_TIME
-    data = next(rows.batches(n_points // 2))[0]
+    data = rows.batch(0, n_points // 2)[0]
     x0 = base(torch.randn(-(-n_points // _POINTS_PER_SAMPLE), teacher.n_features, device=data.device, dtype=data.dtype))
     flow = Flow(teacher, _SAMPLING_SOLVER)
     samples = torch.cat([flow.push(block) for block in x0.split(_BLOCK_ROWS)])
@@ -187,5 +188,7 @@ def compute_targets(
 
 def _batches(targets: Targets) -> Iterator[tuple[Targets, None]]:
     """Endless batches of whole groups."""
-    for groups in shuffled_indices(len(targets.t), _BATCH_SIZE // _ROWS_PER_TIME, targets.t.device):
+    order = ShuffledPasses(len(targets.t), targets.t.device)
+    for number in itertools.count():
+        groups = order.batch(number, _BATCH_SIZE // _ROWS_PER_TIME)
         yield Targets(*(part[groups] for part in targets)), None

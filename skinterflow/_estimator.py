@@ -32,11 +32,24 @@ def private_random_state(random_state: RandomStateLike) -> np.random.RandomState
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch inside the block and restore its global random states after it; those of other devices are not touched at all."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+        reseed(seed, device)
         yield
+
+
+def reseed(seed: int, device: torch.device) -> None:
+    """Seed torch on the CPU and on the device, inside a block of :func:`seeded`."""
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+def step_seed(seed: int, number: int) -> int:
+    """Seed of one of many draws: numbers in a row give seeds that have nothing in common (splitmix64)."""
+    z = (seed + (number + 1) * 0x9E3779B97F4A7C15) % 2**64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+    return (z ^ (z >> 31)) >> 1
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -5,6 +5,9 @@ more members, each a field trained on its own rows and judged on the others; the
 One member with a held-out part serves large data.  On small data a held-out part says little and costs much, so every row is
 held out from one of several members (cross-fitting), and averaging the fields pays for the rows that each of them lacks.  A path that is
 learned belongs to one field: there is one member then.
+
+Everything that a step draws follows from the seed of the fit and the number of the step.  A fit that was cut off can so go on from what it
+had written down, to the same result.
 """
 
 from __future__ import annotations
@@ -14,13 +17,15 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from skinterflow._checkpoint import Checkpoint
+from skinterflow._estimator import reseed, step_seed
 from skinterflow._rows import FlowRows, RowSource
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.diagnostics import PathStatistics, path_statistics
@@ -31,7 +36,7 @@ from skinterflow.interflow.latent import StochasticInterpolant
 from skinterflow.interflow.objectives import Ensemble, PathObjective
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Scaling
-from skinterflow.interflow.training import OPPONENT_START, train
+from skinterflow.interflow.training import OPPONENT_START, Training
 
 END_TIMES = (1.0, 0.97, 0.93, 0.88, 0.8, 0.7, 0.6, 0.5, 0.3, 0.0)
 """End times that "auto" chooses from: the full flow first, the Gaussian last."""
@@ -39,23 +44,26 @@ END_TIMES = (1.0, 0.97, 0.93, 0.88, 0.8, 0.7, 0.6, 0.5, 0.3, 0.0)
 _CHECKED_END_TIMES = (1.0, 0.93, 0.8, 0.5)
 """Those that a check looks at when cross-fitting: small data need the family, as memorising rows spoils the full flow first."""
 
+State = dict[str, Any]
+"""Plain data and tensors: what a fit that is cut off needs to go on."""
+
 N_CHECKS = 10
 _JUDGED_ROW_TIMES = 512
 """Held-out rows, times end times, that one check looks at over all members: the bound on its cost."""
-_STATISTICS_ROWS = 8_192
+STATISTICS_ROWS = 8_192
 _JUDGING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
 """Six steps and an extrapolation: an error that stays the same from check to check."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Resolved parameters of a fit: see `InterpolantFlowDensity`; `end_time` is None where held-out rows choose it."""
+    """Resolved parameters of a fit: see `InterpolantFlowDensity`; `end_time` is None where held-out rows choose it, `max_iter` in a stream."""
 
     coupling: Coupling
     weight_decay: float
     batch_size: int
     learning_rate: float
-    max_iter: int
+    max_iter: int | None
     n_iter_no_change: int
     tol: float
     end_time: float | None
@@ -76,6 +84,8 @@ class History:
     """What a fit did: steps, mean loss and held-out log-likelihood (nats per row) per check, and the best of the latter."""
 
     n_iter: int = 0
+    steps: list[int] = field(default_factory=list)
+    """Number of the step of each check."""
     loss_curve: list[float] = field(default_factory=list)
     validation_scores: list[float] = field(default_factory=list)
     best_score: float = -math.inf
@@ -84,23 +94,161 @@ class History:
 
 
 class Trained(NamedTuple):
-    """What a fit gives: the field, the path and the base that it was trained with, where its flow ends, and how it went."""
+    """What a fit gives: the field, the path and the base that it was trained with, where its flow ends, and how it went.
+
+    `progress` is what a later fit goes on from: the state of the training at its last check, None if there was none.
+    """
 
     field: VelocityField
     path: StochasticInterpolant
     base: Scaling
     end_time: float
     history: History
+    progress: State | None
 
 
-def fit_field(members: Sequence[PathObjective], folds: Sequence[Fold], recipe: Recipe) -> Trained:
-    """Train the members, one per fold, and choose weights and end time by held-out log-likelihood.
+class Run:
+    """A fit on its way: the training, the best members so far, and how it went.
 
     Parameters
     ----------
-    members : sequence of PathObjective, trained in place; only a single one may have a path or a base with parameters
-    folds : sequence of Fold
+    members : sequence of PathObjective, on the device; only a single one may have a path or a base with parameters
+    folds : sequence of Fold, one for each member
     recipe : Recipe
+    seed : int
+    """
+
+    def __init__(self, members: Sequence[PathObjective], folds: Sequence[Fold], recipe: Recipe, seed: int) -> None:
+        alone = len(members) == 1
+        self.folds, self.recipe = folds, recipe
+        self.history, self.best, self.waited = History(), copy.deepcopy(members), 0
+        self._learned = learned_parameters(members[0].path, members[0].base)
+        self._training = Training(
+            members[0] if alone else Ensemble(members),
+            max_iter=recipe.max_iter,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            hidden_weights=members[0].field.hidden_weights() if alone else (),
+            maximized=self._learned,
+        )
+        self._seed, self._first = seed, 0
+        self._losses: list[Tensor] = []
+        self._device = next(members[0].parameters()).device
+
+    @property
+    def judged(self) -> bool:
+        """Whether rows are held out."""
+        return len(self.folds[0].judge.u) > 0
+
+    def steps(self) -> Iterator[int]:
+        """Train, and yield the number of each step."""
+        for step in self._training.steps(self._batches()):
+            self._losses.append(step.loss)
+            self.history.n_iter = step.number
+            yield step.number
+
+    def current(self) -> Sequence[PathObjective]:
+        """Copies of the members with averaged weights."""
+        averaged = self._training.averaged
+        members = averaged.objectives() if isinstance(averaged, Ensemble) else [copy.deepcopy(averaged)]
+        return [cast(PathObjective, member) for member in members]
+
+    def check(self) -> None:
+        """Look at the members as they are, and keep them if they are the best."""
+        history, members = self.history, self.current()
+        score = self._judge(members) if self.judged else None
+        if self._learned and history.n_iter <= max(1, OPPONENT_START * cast(int, self.recipe.max_iter)):
+            history.before = statistics_of(members[0], self.folds[0], self.recipe)
+        self._note_loss()
+        if score is None:
+            self.best = members
+            return
+        history.validation_scores.append(score)
+        self.waited = 0 if score > history.best_score + self.recipe.tol else self.waited + 1
+        if score > history.best_score:
+            history.best_score, self.best = score, members
+
+    def finish(self, progress: State | None) -> Trained:
+        """The best members so far as one model, and where its flow ends."""
+        reseed(step_seed(self._seed, -1), self._device)
+        fields = [member.field for member in self.best]
+        mean = fields[0] if len(fields) == 1 else AveragedField(fields)
+        end_time = _choose_end_time(self.best, self.folds, self.recipe)
+        return Trained(mean, self.best[0].path, self.best[0].base, end_time, self.history, progress)
+
+    def state_dict(self) -> State:
+        """All that a fit of the same rows needs to go on from here to the same end."""
+        return {
+            "training": self._training.state_dict(),
+            "history": asdict(self.history) | {"before": list(self.history.before) if self.history.before else None},
+            "best": [copy.deepcopy(member.state_dict()) for member in self.best],
+            "waited": self.waited,
+            "losses": [float(loss) for loss in self._losses],
+        }
+
+    def resume(self, state: State) -> None:
+        """Go on with the very fit that the state is from."""
+        self._load(state)
+        self.waited = state["waited"]
+        self._losses = [torch.tensor(loss, device=self._device) for loss in state["losses"]]
+        for member, weights in zip(self.best, state["best"], strict=True):
+            member.load_state_dict(weights)
+
+    def go_on(self, state: State) -> None:
+        """Go on from the end of an earlier fit, maybe with other rows: its model, the members at first, is the best so far."""
+        self._load(state)
+        self.history.best_score = self._judge(self.best) if self.judged else -math.inf
+
+    def stream(self, state: State | None) -> Trained:
+        """One pass over the rows of the first fold, as the steps that follow an earlier state, with one check at the end."""
+        if state is not None:
+            self._load(state)
+        n_steps = -(-len(self.folds[0].train) // self.recipe.batch_size)
+        self._first = self.history.n_iter
+        for _ in itertools.islice(self.steps(), n_steps):
+            pass
+        self._note_loss()
+        self.best = self.current()
+        return self.finish(self.state_dict())
+
+    def _load(self, state: State) -> None:
+        self._training.load_state_dict(state["training"])
+        before = state["history"]["before"]
+        self.history = History(**{**state["history"], "before": PathStatistics(*before) if before else None})
+
+    def _judge(self, members: Sequence[PathObjective]) -> float:
+        return max(judge(members, self.folds, _end_times_at_check(self.folds, self.recipe)))[0]
+
+    def _note_loss(self) -> None:
+        self.history.steps.append(self.history.n_iter)
+        self.history.loss_curve.append(float(torch.stack(self._losses).mean()))
+        self._losses.clear()
+
+    def _batches(self) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
+        """Batches ``(x0, x1), weight`` from the present step on: rows of shape (B, D) for one fold, (K, B, D) for K folds."""
+        for number in itertools.count(self.history.n_iter):
+            reseed(step_seed(self._seed, number), self._device)
+            parts = [_pairs(fold, number - self._first, self.recipe) for fold in self.folds]
+            x0, x1, weight = parts[0] if len(parts) == 1 else map(torch.stack, zip(*parts, strict=True))
+            yield (x0, x1), weight
+
+
+def _never(run: Run) -> bool:
+    return False
+
+
+def fit_field(
+    run: Run,
+    checkpoint: Checkpoint | None = None,
+    watch: Callable[[Run], bool] = _never,
+) -> Trained:
+    """Train to the end, choosing weights and end time by held-out log-likelihood.
+
+    Parameters
+    ----------
+    run : Run, at its start or wherever it got to
+    checkpoint : Checkpoint or None, where to note the progress
+    watch : function of the run, asked after every check whether to stop
 
     Returns
     -------
@@ -108,81 +256,54 @@ def fit_field(members: Sequence[PathObjective], folds: Sequence[Fold], recipe: R
         The mean of the members' fields as they were at their best check (at the end if nothing is held out), and where its flow ends.
         Ctrl-C ends the training early, with a warning and the same result.
     """
-    history = History()
-    best: Sequence[PathObjective] = members
-    waited, started = 0, time.monotonic()
-    try:
-        for current in _checks(members, folds, recipe, history):
-            if not len(folds[0].judge.u):
-                best = current
-            else:
-                score = max(judge(current, folds, _end_times_at_check(folds, recipe)))[0]
-                history.validation_scores.append(score)
-                waited = 0 if score > history.best_score + recipe.tol else waited + 1
-                if score > history.best_score:
-                    history.best_score, best = score, current
-            if recipe.verbose:
-                _report(history, recipe, started)
-            if waited >= recipe.n_iter_no_change:
-                break
-    except KeyboardInterrupt:
+    max_iter = cast(int, run.recipe.max_iter)
+    checks = check_steps(max_iter)
+    progress: State | None = None
+    started, first = time.monotonic(), run.history.n_iter
+    if first >= max_iter:
         warnings.warn(
-            f"Training was interrupted after {history.n_iter} of {recipe.max_iter} steps; the best weights so far are kept.", stacklevel=6
+            f"There is nothing left to train: the fit that this one goes on from has taken n_iter_={first} steps, and max_iter={max_iter}; "
+            "raise max_iter.",
+            stacklevel=6,
         )
-    fields = [member.field for member in best]
-    field = fields[0] if len(fields) == 1 else AveragedField(fields)
-    return Trained(field, best[0].path, best[0].base, _choose_end_time(best, folds, recipe), history)
+    try:
+        for number in run.steps():
+            if number in checks:
+                run.check()
+                progress = run.state_dict()
+                if run.recipe.verbose:
+                    _report(run.history, max_iter, first, started)
+                if watch(run) or run.waited >= run.recipe.n_iter_no_change:
+                    break
+            if checkpoint is not None:
+                checkpoint.note(run.state_dict)
+    except KeyboardInterrupt:
+        if not run.judged and run.history.n_iter > max(run.history.steps, default=0):
+            run.check()
+        warnings.warn(
+            f"Training was interrupted after {run.history.n_iter} of {max_iter} steps; the best weights so far are kept.", stacklevel=6
+        )
+    return run.finish(progress)
 
 
-def _checks(members: Sequence[PathObjective], folds: Sequence[Fold], recipe: Recipe, history: History) -> Iterator[list[PathObjective]]:
-    """Train all members together and yield copies of them with averaged weights at every check."""
-    # Denser early, because small data overfit soon.
-    check_steps = {math.ceil(recipe.max_iter * (k / N_CHECKS) ** 2) for k in range(1, N_CHECKS + 1)}
-    alone = len(members) == 1
-    together = members[0] if alone else Ensemble(members)
-    path = learned_parameters(members[0].path, members[0].base)
-    losses: list[Tensor] = []
-    for step in train(
-        together,
-        _batches(folds, recipe),
-        max_iter=recipe.max_iter,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        hidden_weights=members[0].field.hidden_weights() if alone else (),
-        maximized=path,
-    ):
-        losses.append(step.loss)
-        history.n_iter = step.number
-        if step.number in check_steps:
-            history.loss_curve.append(float(torch.stack(losses).mean()))
-            losses.clear()
-            trained = step.averaged.objectives() if isinstance(step.averaged, Ensemble) else [copy.deepcopy(step.averaged)]
-            checked = [cast(PathObjective, objective) for objective in trained]
-            if path and step.number <= max(1, OPPONENT_START * recipe.max_iter):
-                history.before = statistics_of(checked[0], folds[0], recipe)
-            yield checked
+def check_steps(max_iter: int) -> set[int]:
+    """Numbers of the steps after which the fit looks at itself: denser early, because small data overfit soon."""
+    return {math.ceil(max_iter * (k / N_CHECKS) ** 2) for k in range(1, N_CHECKS + 1)}
 
 
-def _batches(folds: Sequence[Fold], recipe: Recipe) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
-    """Endless batches ``(x0, x1), weight``: rows of shape (B, D) for one fold, (K, B, D) for K folds."""
-    for parts in zip(*(_pairs(fold, recipe.batch_size, recipe.coupling) for fold in folds), strict=True):
-        x0, x1, weight = parts[0] if len(parts) == 1 else map(torch.stack, zip(*parts, strict=True))
-        yield (x0, x1), weight
-
-
-def _pairs(fold: Fold, n_rows: int, coupling: Coupling) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Endless pairs of rows with the products of their weights."""
-    for (x0, weight0), (x1, weight1) in zip(fold.source.batches(n_rows), fold.train.batches(n_rows), strict=True):
-        partners = coupling.partners(x0, x1)
-        yield x0[partners], x1, weight0[partners] * weight1
+def _pairs(fold: Fold, number: int, recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of rows with the products of their weights."""
+    (x0, weight0), (x1, weight1) = (source.batch(number, recipe.batch_size) for source in (fold.source, fold.train))
+    partners = recipe.coupling.partners(x0, x1)
+    return x0[partners], x1, weight0[partners] * weight1
 
 
 @torch.no_grad()
-def statistics_of(objective: PathObjective, fold: Fold, recipe: Recipe) -> PathStatistics:
+def statistics_of(model: PathObjective | Trained, fold: Fold, recipe: Recipe, n_rows: int = STATISTICS_ROWS) -> PathStatistics:
     """Loss, action and length of the path that training rows travel."""
-    batches = itertools.islice(_pairs(fold, recipe.batch_size, recipe.coupling), -(-_STATISTICS_ROWS // recipe.batch_size))
-    x0, x1, _ = map(torch.cat, zip(*batches, strict=True))
-    return path_statistics(objective.field, objective.path, objective.base(x0), x1, objective.path.draw(x1))
+    parts = [_pairs(fold, number, recipe) for number in range(-(-n_rows // recipe.batch_size))]
+    x0, x1, _ = map(torch.cat, zip(*parts, strict=True))
+    return path_statistics(model.field, model.path, model.base(x0), x1, model.path.draw(x1))
 
 
 def _end_times_at_check(folds: Sequence[Fold], recipe: Recipe) -> Sequence[float]:
@@ -232,11 +353,11 @@ def held_out_log_prob(density: Pushforward, fold: Fold, end_times: Sequence[floa
     return ((log_prob.double() + log_det) @ weight).cpu(), float(weight.sum())
 
 
-def _report(history: History, recipe: Recipe, started: float) -> None:
+def _report(history: History, max_iter: int, first: int, started: float) -> None:
     elapsed = time.monotonic() - started
-    remaining = elapsed * (recipe.max_iter - history.n_iter) / history.n_iter
+    remaining = elapsed * (max_iter - history.n_iter) / (history.n_iter - first)
     held_out = f", held-out log-likelihood {history.validation_scores[-1]:.4f}" if history.validation_scores else ""
     print(
-        f"step {history.n_iter}/{recipe.max_iter}: loss {history.loss_curve[-1]:.4f}{held_out}, "
+        f"step {history.n_iter}/{max_iter}: loss {history.loss_curve[-1]:.4f}{held_out}, "
         f"{elapsed:.0f} s elapsed, at most {remaining:.0f} s remaining"
     )

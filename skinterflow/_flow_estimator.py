@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skinterflow._arguments import checked_noise, stochastic_solver
+from skinterflow._callbacks import CallbackSupportMixin, FitEvents
+from skinterflow._checkpoint import Checkpoint, fingerprint
 from skinterflow._defaults import (
     COUPLINGS,
     GAMMAS,
@@ -26,9 +30,9 @@ from skinterflow._defaults import (
     resolve_targets,
     resolve_time_law,
 )
-from skinterflow._estimator import RandomStateLike, map_blocks, on_device, resolve_device_or_cpu
+from skinterflow._estimator import RandomStateLike, map_blocks, on_device, private_random_state, resolve_device_or_cpu
 from skinterflow._fitted import FittedFlow
-from skinterflow._fitting import Fold, Recipe, Trained, fit_field, statistics_of
+from skinterflow._fitting import STATISTICS_ROWS, Fold, History, Recipe, Run, State, Trained, fit_field, statistics_of
 from skinterflow._rows import Reader
 from skinterflow._scaling import constant_widths, estimate_scaling, warn_degenerate
 from skinterflow.interflow.couplings import Coupling
@@ -69,11 +73,29 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "divergence": [StrOptions({"exact"}), Interval(Integral, 1, None, closed="left")],
     "device": [str, torch.device],
     "n_jobs": [Integral, None],
+    "checkpoint": [str, os.PathLike, None],
 }
 """Constraints of the parameters that both estimators have."""
 
 
-class FlowEstimator(BaseEstimator):
+@dataclass(frozen=True)
+class Sitting:
+    """What surrounds one call of `fit`: its seed, whether it goes on from an earlier one, whom it tells, where it notes its progress."""
+
+    seed: int
+    warm: bool
+    events: FitEvents
+    checkpoint: Checkpoint | None
+
+
+class Ends(NamedTuple):
+    """The scalings of the two ends of a flow; None for a source that is the trained base."""
+
+    source: Scaling | None
+    target: Scaling
+
+
+class FlowEstimator(CallbackSupportMixin, BaseEstimator):
     """An estimator that is a flow between the units of a source and those of a target."""
 
     interpolant: str | Interpolant
@@ -91,7 +113,11 @@ class FlowEstimator(BaseEstimator):
     divergence: str | int
     device: str | torch.device
     n_jobs: int | None
+    warm_start: bool
+    checkpoint: str | os.PathLike[str] | None
     n_features_in_: int
+    n_iter_: int
+    loss_: float
     end_time_: float
 
     _source: Scaling
@@ -100,6 +126,7 @@ class FlowEstimator(BaseEstimator):
     _trained: VelocityField
     _field: VelocityField
     _calibration: Calibration | None
+    _progress: State | None
 
     _gaussian_source: ClassVar[bool]
     _doc_link_module: ClassVar[str] = "skinterflow"
@@ -127,41 +154,93 @@ class FlowEstimator(BaseEstimator):
         return resolve_targets(self.targets, path, base)
 
     def _objectives(
-        self, n: int, n_features: int, path: StochasticInterpolant, targets: tuple[str, ...], base: Scaling, warm: bool
+        self, n: int, n_features: int, path: StochasticInterpolant, targets: tuple[str, ...], base: Scaling, warm: bool, device: torch.device
     ) -> list[PathObjective]:
         """What is trained, one for each member: new fields, or copies of what was trained."""
         if warm:
             fields = continued_fields(n, self._trained, path)
         else:
             fields = new_fields(n, n_features, self.hidden_layer_sizes, self.activation, targets, path)
-        return [PathObjective(field, path, resolve_time_law(self.time_beta), base) for field in fields]
+        return [PathObjective(field, path, resolve_time_law(self.time_beta), base).to(device) for field in fields]
 
-    def _train(self, objectives: Sequence[PathObjective], folds: Sequence[Fold], recipe: Recipe, device: torch.device) -> Trained:
-        """Train, and set the fitted attributes that tell how it went."""
-        trained = fit_field([objective.to(device) for objective in objectives], folds, recipe)
-        history = trained.history
-        objective = PathObjective(trained.field, trained.path, objectives[0].time_law, trained.base)
-        after = statistics_of(objective, folds[0], recipe)
-        self.n_iter_, self.loss_curve_ = history.n_iter, history.loss_curve
-        self.loss_ = history.loss_curve[-1] if history.loss_curve else float("nan")
-        self.action_, self.path_length_ = after.action, after.length
-        self.initial_action_ = history.before.action if history.before else None
-        self.initial_path_length_ = history.before.length if history.before else None
+    def _sitting(self, warm: bool, events: FitEvents, *data: NDArray[Any]) -> Sitting:
+        """What surrounds one call of `fit` on these arrays; a checkpoint of it may have a seed to go on with."""
+        seed = int(private_random_state(self.random_state).randint(2**31))
+        if self.checkpoint is None:
+            return Sitting(seed, warm, events, None)
+        started = [self.n_iter_, self.loss_] if warm else []
+        fixed = None if self.random_state is None else seed
+        checkpoint = Checkpoint(self.checkpoint, fingerprint(self, [fixed, *started], data), seed)
+        return Sitting(checkpoint.seed, warm, events, checkpoint)
+
+    def _train(
+        self, objectives: Sequence[PathObjective], folds: Sequence[Fold], recipe: Recipe, ends: Ends, sitting: Sitting
+    ) -> Trained:
+        """Train, from the start or from where an earlier fit got to, and set the attributes that tell how it went."""
+        run = Run(objectives, folds, recipe, sitting.seed)
+        checkpoint, earlier = sitting.checkpoint, self._progress if sitting.warm else None
+        if checkpoint is not None and checkpoint.state is not None:
+            run.resume(checkpoint.state)
+        elif earlier is not None and len(earlier["best"]) == len(folds):
+            run.go_on(earlier)
+
+        def watch(run: Run) -> bool:
+            return sitting.events.checked(lambda: self._stopped(run, ends), last=run.history.n_iter == recipe.max_iter)
+
+        sitting.events.begin()
+        trained = fit_field(run, checkpoint, watch)
+        sitting.events.end(lambda: self._stopped(run, ends))
+        self._tell(trained, folds[0], recipe)
         return trained
 
-    def _keep(self, trained: Trained, field: VelocityField, source: Scaling, target: Scaling, fold: Fold) -> None:
-        """Set the fitted model, on the CPU; `field` is the trained one or its student."""
-        self._calibration = self._calibrated(field, fold, trained.end_time)
-        self._source, self._target = source.cpu(), target
-        self._path = trained.path.cpu()
-        self._trained, self._field, self.end_time_ = trained.field.cpu(), field.cpu(), trained.end_time
-        self._n_features_out = self.n_features_in_
+    def _stopped(self, run: Run, ends: Ends) -> dict[str, Any]:
+        """Attributes that the estimator would have, if the run stopped here."""
+        trained = copy.deepcopy(run.finish(None))
+        return self._history_attributes(trained.history) | self._model_attributes(trained, trained.field, ends)
+
+    def _keep(self, trained: Trained, field: VelocityField, ends: Ends, fold: Fold) -> None:
+        """Set the attributes of the fitted model; `field` is the trained one or its student."""
+        calibration = self._calibrated(field, fold, trained.end_time)
+        vars(self).update(self._model_attributes(trained, field, ends, calibration))
+
+    def _tell(self, trained: Trained, fold: Fold, recipe: Recipe, n_rows: int = STATISTICS_ROWS) -> None:
+        """Set the attributes that tell how the training went."""
+        after = statistics_of(trained, fold, recipe, n_rows)
+        vars(self).update(self._history_attributes(trained.history), action_=after.action, path_length_=after.length)
+        # Only a warm start has use for it, and it is some five times the size of the model.
+        self._progress = trained.progress if self.warm_start else None
+
+    def _history_attributes(self, history: History) -> dict[str, Any]:
+        before = history.before
+        return {
+            "n_iter_": history.n_iter,
+            "check_steps_": history.steps,
+            "loss_curve_": history.loss_curve,
+            "loss_": history.loss_curve[-1] if history.loss_curve else float("nan"),
+            "initial_action_": before.action if before else None,
+            "initial_path_length_": before.length if before else None,
+        }
+
+    def _model_attributes(
+        self, trained: Trained, field: VelocityField, ends: Ends, calibration: Calibration | None = None
+    ) -> dict[str, Any]:
+        """The fitted model, on the CPU; `field` is the trained one or its student."""
+        return {
+            "_calibration": calibration,
+            "_source": (trained.base if ends.source is None else ends.source).cpu(),
+            "_target": ends.target.cpu(),
+            "_path": trained.path.cpu(),
+            "_trained": trained.field.cpu(),
+            "_field": field.cpu(),
+            "end_time_": trained.end_time,
+            "_n_features_out": self.n_features_in_,
+        }
 
     def _calibrated(self, field: VelocityField, fold: Fold, end_time: float) -> Calibration | None:
         """Steps that tolerances need on rows of the data, or None where no steps are to be chosen."""
         if end_time == 0 or self.solver in ADAPTIVE_METHODS:
             return None
-        rows = next(fold.train.batches(_CALIBRATION_ROWS))[0]
+        rows = fold.train.batch(0, _CALIBRATION_ROWS)[0]
         return Flow(on_device(field, rows.device, torch.float64), end_time=end_time).calibrate(rows.double(), self.solver)
 
     def _validated(self, X: ArrayLike) -> NDArray[Any]:

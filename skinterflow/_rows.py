@@ -7,7 +7,6 @@ read when it is needed.  Memory then does not grow with the rows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,11 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skinterflow._estimator import step_seed
 from skinterflow._scaling import spread_constant_columns
 from skinterflow.interflow.scaling import Scaling
 
 _IN_MEMORY_ELEMENTS = 2**23
 _BLOCK_ROWS = 2**15
+MAX_JUDGING = 2**16
+"""Held-out rows that say all that they can."""
 
 
 class FlowRows(NamedTuple):
@@ -72,11 +74,14 @@ class Reader:
 
 
 class RowSource(ABC):
-    """Endless batches of the rows that train."""
+    """Batches of the rows that train, by their number: the same number gives the same batch, so that a fit can go on where it stopped.
+
+    What a batch draws afresh comes from torch's global random state, which the fit seeds for every step.
+    """
 
     @abstractmethod
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows in flow units, shape (batch_size, D), in random order, and weights, shape (batch_size,)."""
+    def batch(self, number: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Rows in flow units, shape (batch_size, D), in random order, and weights, shape (batch_size,); `number` counts from 0."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +97,8 @@ class NormalRows(RowSource):
     n_features: int
     device: torch.device
 
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        weight = torch.ones(batch_size, device=self.device)
-        while True:
-            yield torch.randn(batch_size, self.n_features, device=self.device), weight
+    def batch(self, number: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        return torch.randn(batch_size, self.n_features, device=self.device), torch.ones(batch_size, device=self.device)
 
 
 class ShuffledRows(RowSource):
@@ -108,10 +111,11 @@ class ShuffledRows(RowSource):
 
     def __init__(self, rows: FlowRows) -> None:
         self.rows = rows
+        self._order = ShuffledPasses(len(rows.u), rows.u.device)
 
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for index in shuffled_indices(len(self), batch_size, self.rows.u.device):
-            yield self.rows.u[index], self.rows.weight[index]
+    def batch(self, number: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        index = self._order.batch(number, batch_size)
+        return self.rows.u[index], self.rows.weight[index]
 
     def __len__(self) -> int:
         return len(self.rows.u)
@@ -128,22 +132,49 @@ class StreamedRows(RowSource):
 
     def __init__(self, reader: Reader, held_out: Tensor) -> None:
         self.reader = reader
-        self.held_out = held_out
+        self._gaps = held_out.sort().values - torch.arange(len(held_out))
 
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        n_rows = len(self.reader.X)
-        drawn = torch.empty(0, dtype=torch.int64)
-        while True:
-            draw = torch.randint(n_rows, (2 * batch_size,))
-            drawn = torch.cat([drawn, draw[~torch.isin(draw, self.held_out)]])
-            while len(drawn) >= batch_size:
-                u, weight, _ = self.reader.read(drawn[:batch_size].sort().values)
-                order = torch.randperm(batch_size, device=u.device)  # sorted for the disk, not for the batch
-                yield u[order], weight[order]
-                drawn = drawn[batch_size:]
+    def batch(self, number: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        kept = torch.randint(len(self), (batch_size,))
+        # The k-th row that is kept comes after as many held-out rows as lie before it.
+        u, weight, _ = self.reader.read((kept + torch.searchsorted(self._gaps, kept, right=True)).sort().values)
+        order = torch.randperm(batch_size, device=u.device)  # sorted for the disk, not for the batch
+        return u[order], weight[order]
 
     def __len__(self) -> int:
-        return len(self.reader.X) - len(self.held_out)
+        return len(self.reader.X) - len(self._gaps)
+
+
+class ShuffledPasses:
+    """Row numbers in shuffled passes, by the number of the batch; fewer rows than a batch are repeated within it.
+
+    The seed of the shuffles is drawn from torch's global random state once.
+
+    Parameters
+    ----------
+    n_rows : int
+    device : torch.device
+    """
+
+    def __init__(self, n_rows: int, device: torch.device) -> None:
+        self.n_rows = n_rows
+        self.device = device
+        self._seed = int(torch.randint(2**31, ()))
+        self._shuffled: tuple[tuple[int, int] | None, Tensor] = (None, torch.empty(0))
+
+    def batch(self, number: int, batch_size: int) -> Tensor:
+        """Row numbers of shape (batch_size,); `number` counts from 0."""
+        n_passes = -(-batch_size // self.n_rows)
+        shuffle, place = divmod(number, n_passes * self.n_rows // batch_size)
+        return self._order(shuffle, n_passes)[place * batch_size :][:batch_size]
+
+    def _order(self, shuffle: int, n_passes: int) -> Tensor:
+        """As many passes as are shuffled together: the last ones are kept, because the next batch wants them, too."""
+        if self._shuffled[0] != (shuffle, n_passes):
+            generator = torch.Generator(self.device).manual_seed(step_seed(self._seed, shuffle))
+            passes = [torch.randperm(self.n_rows, generator=generator, device=self.device) for _ in range(n_passes)]
+            self._shuffled = (shuffle, n_passes), torch.cat(passes)
+        return self._shuffled[1]
 
 
 def training_rows(reader: Reader, held_out: Tensor) -> RowSource:
@@ -155,9 +186,6 @@ def training_rows(reader: Reader, held_out: Tensor) -> RowSource:
     return ShuffledRows(reader.read(kept.nonzero()[:, 0]))
 
 
-def shuffled_indices(n_rows: int, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-    """Endless row numbers, `batch_size` at a time, in shuffled passes; fewer rows than a batch are repeated within it."""
-    n_passes = -(-batch_size // n_rows)
-    while True:
-        order = torch.cat([torch.randperm(n_rows, device=device) for _ in range(n_passes)])
-        yield from order[: len(order) // batch_size * batch_size].split(batch_size)
+def judging_rows(reader: Reader) -> FlowRows:
+    """Rows that were given to judge, in random order; so many of them that more would say no more."""
+    return reader.read(torch.randperm(len(reader.X))[:MAX_JUDGING])

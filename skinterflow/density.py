@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skinterflow._arguments import checked_time, checked_times
+from skinterflow._callbacks import FitEvents
 from skinterflow._defaults import checked_widths, held_out_rows, resolve_recipe
 from skinterflow._diagnostics import diagnose_density
 from skinterflow._distillation import distilled
@@ -31,13 +34,13 @@ from skinterflow._estimator import (
     weighted_rows,
 )
 from skinterflow._fitted import without_error
-from skinterflow._fitting import Fold
-from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, FlowEstimator
-from skinterflow._rows import NormalRows, Reader, training_rows
+from skinterflow._fitting import N_CHECKS, STATISTICS_ROWS, Fold, History, Recipe, Run
+from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
+from skinterflow._rows import NormalRows, Reader, judging_rows, training_rows
 from skinterflow.interflow.couplings import Coupling
-from skinterflow.interflow.fields import ResidualMLP
+from skinterflow.interflow.fields import AveragedField, ResidualMLP
 from skinterflow.interflow.interpolants import Interpolant, Mirror, learned_parameters
-from skinterflow.interflow.latent import Gamma
+from skinterflow.interflow.latent import Gamma, StochasticInterpolant
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Compose, LearnedGaussian, Scaling
 
@@ -224,6 +227,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         divergence: str | int = "exact",
         device: str | torch.device = "cpu",
         n_jobs: int | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.interpolant = interpolant
         self.gamma = gamma
@@ -253,9 +257,18 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.divergence = divergence
         self.device = device
         self.n_jobs = n_jobs
+        self.checkpoint = checkpoint
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: Any = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
+    ) -> Self:
         """Fit the density of the rows of `X`.
 
         A failed fit leaves the previous state.  Ctrl-C during training keeps the best weights so far, with a warning.
@@ -267,58 +280,148 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         y : ignored
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, not negative and not all zero.  They weight the loss, the scaling and the held-out log-likelihood.
+        X_val : array-like of shape (n_val, n_features), default=None
+            Held-out rows of one's own: they judge, all of `X` trains one field, and `validation_fraction` is not read.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Weights of the rows of `X_val`.
 
         Returns
         -------
         self
         """
+        held_out = None if X_val is None else (X_val, sample_weight_val)
+        events = FitEvents(self, *(held_out or (X, sample_weight)), N_CHECKS)
         with all_or_nothing(self):
             warm = self.warm_start and hasattr(self, "_field")
-            rows: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=not warm)
-            rows, weight = weighted_rows(rows, sample_weight)
+            rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
+            judging = self._judging_rows(X_val, sample_weight_val)
             device = resolve_device(self.device)
             Solver(self.solver, float(self.atol), float(self.rtol))
-            names = list(getattr(self, "feature_names_in_", map("column {}".format, range(rows.shape[1]))))
-            with seeded(private_random_state(self.random_state).randint(2**31), device):
-                self._fit_rows(self._reader(rows, weight, device, self._target if warm else None, names), warm)
+            sitting = self._sitting(warm, events, rows, weight, *judging)
+            with seeded(sitting.seed, device):
+                reader = self._reader(rows, weight, device, self._target if warm else None, self._column_names())
+                self._fit_rows(reader, [replace(reader, X=X, weight=w) for X, w in judging], sitting)
+        if sitting.checkpoint is not None:
+            sitting.checkpoint.remove()
         return self
 
-    def _fit_rows(self, reader: Reader, warm: bool) -> None:
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Train on one part of a stream of rows: a single pass over it.
+
+        The first call estimates the scaling, from its rows alone, so let them be many and in random order.  The learning rate stays
+        constant after its warm-up, and the weights are averaged over the last thousand steps or so; nothing is held out, nothing is
+        distilled, and the flow goes to `end_time`, or to 1 for "auto".  After `fit`, the training goes on from what was fitted.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            At least two rows; finite numbers.
+        y : ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, relative to each other in this part.
+
+        Returns
+        -------
+        self
+        """
+        if self.early_stopping is True or self.student_layer_sizes is not None:
+            raise ValueError(
+                f"partial_fit holds nothing out and distils nothing, but early_stopping={self.early_stopping!r} and "
+                f"student_layer_sizes={self.student_layer_sizes!r}; set early_stopping=False and student_layer_sizes=None, or use fit."
+            )
+        with all_or_nothing(self):
+            warm = hasattr(self, "_field")
+            rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
+            device = resolve_device(self.device)
+            seed = int(private_random_state(self.random_state).randint(2**31))
+            with seeded(seed, device):
+                reader = self._reader(rows, weight, device, self._target if warm else None, self._column_names())
+                self._stream_rows(reader, seed, warm)
+        return self
+
+    def _validated_fit(self, X: ArrayLike, reset: bool) -> NDArray[Any]:
+        rows: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset)
+        return rows
+
+    def _column_names(self) -> list[str]:
+        return list(getattr(self, "feature_names_in_", map("column {}".format, range(self.n_features_in_))))
+
+    def _judging_rows(self, X_val: ArrayLike | None, sample_weight_val: ArrayLike | None) -> list[tuple[NDArray[Any], NDArray[np.float64]]]:
+        """The held-out rows that were given, with their weights, if any."""
+        if X_val is None:
+            if sample_weight_val is not None:
+                raise ValueError("sample_weight_val was given without X_val; give the held-out rows, too.")
+            return []
+        if self.early_stopping is False:
+            raise ValueError("X_val was given, but early_stopping=False; set early_stopping=True to let these rows judge.")
+        rows: NDArray[Any] = validate_data(self, X_val, dtype=[np.float64, np.float32], reset=False)
+        return [(rows, checked_weight(sample_weight_val, rows))]
+
+    def _fit_rows(self, reader: Reader, judging: Sequence[Reader], sitting: Sitting) -> None:
         n_rows, n_features = reader.X.shape
         sizes = self.student_layer_sizes
         student_widths = None if sizes is None else checked_widths("student_layer_sizes", sizes, most=2)
+        path, base, targets = self._path_base_targets(n_features, sitting.warm)
+        one_member = bool(learned_parameters(path, base)) or targets != ("b",)
+        source = NormalRows(n_features, reader.device)
+        if judging:
+            nobody = torch.empty(0, dtype=torch.int64)
+            folds = [Fold(source, training_rows(reader, nobody), judging_rows(judging[0]))]
+        else:
+            held_out = held_out_rows(n_rows, self.early_stopping, self.validation_fraction, one_member)
+            folds = [Fold(source, training_rows(reader, rows), reader.read(rows)) for rows in held_out]
+        recipe = self._recipe(n_rows, len(folds) > 1, self.max_iter, self.end_time)
+        objectives = self._objectives(len(folds), n_features, path, targets, base, sitting.warm, reader.device)
+        ends = Ends(None, reader.scaling)
+        trained = self._train(objectives, folds, recipe, ends, sitting)
+        field, lost = trained.field, None
+        if student_widths is not None and trained.end_time > 0:
+            student = ResidualMLP(n_features, student_widths, self.activation).to(reader.device)
+            field, lost = distilled(student, trained, folds, objectives[0].time_law, cast(int, recipe.max_iter))
+        self._keep(trained, field, ends, folds[0])
+        self.distillation_loss_ = lost
+
+    def _stream_rows(self, reader: Reader, seed: int, warm: bool) -> None:
+        n_rows, n_features = reader.X.shape
+        path, base, targets = self._path_base_targets(n_features, warm)
+        n_members = len(self._trained.members) if warm and isinstance(self._trained, AveragedField) else 1
+        nobody = torch.empty(0, dtype=torch.int64)
+        folds = [Fold(NormalRows(n_features, reader.device), training_rows(reader, nobody), reader.read(nobody))] * n_members
+        self.n_samples_seen_ = n_rows + (getattr(self, "n_samples_seen_", 0) if warm else 0)
+        recipe = self._recipe(self.n_samples_seen_, False, None, 1.0 if self.end_time == "auto" else self.end_time)
+        run = Run(self._objectives(n_members, n_features, path, targets, base, warm, reader.device), folds, recipe, seed)
+        trained = run.stream(self._progress if warm else None)
+        self._tell(trained, folds[0], recipe, min(n_rows, STATISTICS_ROWS))
+        self._progress = trained.progress
+        vars(self).update(self._model_attributes(trained, trained.field, Ends(None, reader.scaling)))
+        self.distillation_loss_ = None
+
+    def _path_base_targets(self, n_features: int, warm: bool) -> tuple[StochasticInterpolant, Scaling, tuple[str, ...]]:
         path, base = self._new_path(n_features, warm), self._base(n_features, warm)
         if isinstance(path.interpolant, Mirror):
             raise ValueError("A mirror path leads from a data set to itself, not from a normal base; use InterpolantTransport.")
-        targets = self._new_targets(path, base, warm)
-        one_member = bool(learned_parameters(path, base)) or targets != ("b",)
-        held_out = held_out_rows(n_rows, self.early_stopping, self.validation_fraction, one_member)
-        source = NormalRows(n_features, reader.device)
-        folds = [Fold(source, training_rows(reader, rows), reader.read(rows)) for rows in held_out]
-        recipe = resolve_recipe(
+        return path, base, self._new_targets(path, base, warm)
+
+    def _recipe(self, n_rows: int, cross_fitted: bool, max_iter: str | int | None, end_time: str | float) -> Recipe:
+        return resolve_recipe(
             n_rows=n_rows,
-            cross_fitted=len(folds) > 1,
+            cross_fitted=cross_fitted,
             coupling=self.coupling,
-            end_time=self.end_time,
+            end_time=end_time,
             alpha=self.alpha,
             batch_size=self.batch_size,
             learning_rate_init=self.learning_rate_init,
-            max_iter=self.max_iter,
+            max_iter=max_iter,
             n_iter_no_change=self.n_iter_no_change,
             tol=self.tol,
             verbose=bool(self.verbose),
         )
-        objectives = self._objectives(len(folds), n_features, path, targets, base, warm)
-        trained = self._train(objectives, folds, recipe, reader.device)
-        field, lost = trained.field, None
-        if student_widths is not None and trained.end_time > 0:
-            student = ResidualMLP(n_features, student_widths, self.activation).to(reader.device)
-            field, lost = distilled(student, trained, folds, objectives[0].time_law, recipe.max_iter)
-        self._keep(trained, field, source=trained.base, target=reader.scaling, fold=folds[0])
-        history = trained.history
-        self.validation_scores_ = history.validation_scores or None
-        self.best_validation_score_ = history.best_score if history.validation_scores else None
-        self.distillation_loss_ = lost
+
+    def _history_attributes(self, history: History) -> dict[str, Any]:
+        scores = history.validation_scores
+        judged = {"validation_scores_": scores or None, "best_validation_score_": history.best_score if scores else None}
+        return super()._history_attributes(history) | judged
 
     def _base(self, n_features: int, warm: bool) -> Scaling:
         if warm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -14,11 +15,12 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import validate_data
 
 from skinterflow._arguments import checked_time
+from skinterflow._callbacks import FitEvents
 from skinterflow._defaults import resolve_recipe
 from skinterflow._estimator import RandomStateLike, all_or_nothing, private_random_state, resolve_device, seeded, weighted_rows
 from skinterflow._fitted import FittedFlow
-from skinterflow._fitting import Fold
-from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, FlowEstimator
+from skinterflow._fitting import N_CHECKS, Fold
+from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
 from skinterflow._rows import Reader, training_rows
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.flows import Measured
@@ -76,7 +78,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
     max_iter : "auto" or int, default="auto"
         Number of gradient steps; "auto" is 4,000.
     warm_start : bool, default=False
-        Start from the weights and the scalings of the previous fit.
+        Go on from the previous fit: its weights, its scalings, its optimisers, up to `max_iter` steps in all.
     random_state : int, RandomState instance or None, default=None
         Seed of the initial weights and the batches.
     verbose : bool, default=False
@@ -91,13 +93,17 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         Where to train and to transport.
     n_jobs : int or None, default=None
         Blocks of 16,384 rows that are transported side by side, in threads.
+    checkpoint : str, path-like or None, default=None
+        File that `fit` notes its progress in, and goes on from after it was cut off; see `InterpolantFlowDensity`.
 
     Attributes
     ----------
     end_time_ : float
         1: the flow goes all the way.
     n_iter_ : int
-        Number of gradient steps that were run.
+        Number of gradient steps that were run, those of earlier fits that were gone on with among them.
+    check_steps_ : list of int
+        Number of the step of each check.
     loss_ : float
         Training loss ``G`` at the last check, summed over the `targets`.
     loss_curve_ : list of float
@@ -161,6 +167,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         divergence: str | int = "exact",
         device: str | torch.device = "cpu",
         n_jobs: int | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.interpolant = interpolant
         self.gamma = gamma
@@ -183,6 +190,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         self.divergence = divergence
         self.device = device
         self.n_jobs = n_jobs
+        self.checkpoint = checkpoint
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -211,6 +219,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         -------
         self
         """
+        events = FitEvents(self, X0, sample_weight, N_CHECKS)
         with all_or_nothing(self):
             warm = self.warm_start and hasattr(self, "_field")
             rows0: NDArray[Any] = validate_data(self, X0, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=not warm)
@@ -234,16 +243,19 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
             sides = [weighted_rows(rows0, sample_weight), weighted_rows(rows1, target_sample_weight)]
             device = resolve_device(self.device)
             Solver(self.solver, float(self.atol), float(self.rtol))
-            with seeded(private_random_state(self.random_state).randint(2**31), device):
+            sitting = self._sitting(warm, events, *(part for side in sides for part in side))
+            with seeded(sitting.seed, device):
                 given = [self._source, self._target] if warm else [None, None]
                 source, target = (
                     self._reader(*side, device, scaling, [f"{name} column {k}" for k in range(rows0.shape[1])])
                     for side, scaling, name in zip(sides, given, ("X0", "X1"), strict=True)
                 )
-                self._fit_rows(source, target, path, targets, warm)
+                self._fit_rows(source, target, path, targets, sitting)
+        if sitting.checkpoint is not None:
+            sitting.checkpoint.remove()
         return self
 
-    def _fit_rows(self, source: Reader, target: Reader, path: StochasticInterpolant, targets: tuple[str, ...], warm: bool) -> None:
+    def _fit_rows(self, source: Reader, target: Reader, path: StochasticInterpolant, targets: tuple[str, ...], sitting: Sitting) -> None:
         n_features = source.X.shape[1]
         n_rows = min(len(source.X), len(target.X))
         nobody = torch.empty(0, dtype=torch.int64)
@@ -261,9 +273,10 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
             tol=0.0,
             verbose=bool(self.verbose),
         )
-        objectives = self._objectives(1, n_features, path, targets, Compose([]), warm)
-        trained = self._train(objectives, [fold], recipe, source.device)
-        self._keep(trained, trained.field, source=source.scaling, target=target.scaling, fold=fold)
+        objectives = self._objectives(1, n_features, path, targets, Compose([]), sitting.warm, source.device)
+        ends = Ends(source.scaling, target.scaling)
+        trained = self._train(objectives, [fold], recipe, ends, sitting)
+        self._keep(trained, trained.field, ends, fold)
 
     def transform(self, X0: ArrayLike) -> NDArray[Any]:
         """Carry rows of the source to the target.

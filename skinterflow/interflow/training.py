@@ -10,6 +10,8 @@ minimum of ``G`` is minus the transport action, this shortens the path.
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -51,6 +53,120 @@ class Step:
     averaged: nn.Module
 
 
+class Training:
+    """A training that can be looked at between steps, stopped, written down and gone on with.
+
+    Its state is the number of steps, the weights and their average, and the moments of the optimisers; the learning rate follows from the
+    number.  What it is given besides, the batches, the caller must be able to repeat from any number on.
+
+    Parameters
+    ----------
+    objective : nn.Module with ``forward(*inputs) -> loss per row``, trained in place
+    max_iter : int or None
+        Number of steps, over which the learning rate decays; for None there is no end, and the rate stays as it is after the warm-up.
+    learning_rate, weight_decay, hidden_weights, maximized, maximized_rate, maximized_from
+        See :func:`train`.
+
+    Attributes
+    ----------
+    number : int, steps so far
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import Beta, PathObjective, ResidualMLP, Training, Trigonometric
+    >>> with torch.random.fork_rng():
+    ...     training = Training(PathObjective(ResidualMLP(2, (4,)), Trigonometric(), Beta()), max_iter=10)
+    ...     for step in training.steps([((torch.randn(8, 2), torch.randn(8, 2)), None)] * 3):
+    ...         state = training.state_dict()
+    >>> training.number, state["number"]
+    (3, 3)
+    """
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        *,
+        max_iter: int | None,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 1e-2,
+        hidden_weights: Sequence[nn.Parameter] = (),
+        maximized: Sequence[nn.Parameter] = (),
+        maximized_rate: float = OPPONENT_RATE,
+        maximized_from: float = OPPONENT_START,
+    ) -> None:
+        self.objective = objective
+        self.max_iter = max_iter
+        self.maximized_from = maximized_from
+        self.number = 0
+        self._optimizers = make_optimizers(objective, hidden_weights, maximized, learning_rate, weight_decay, maximized_rate)
+        self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
+        self._averaged = AveragedModel(objective, multi_avg_fn=_update_average)
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The objective with averaged weights; it goes on changing with the next step."""
+        return self._averaged.module
+
+    def steps(self, batches: Iterable[tuple[Sequence[Tensor], Tensor | None]]) -> Iterator[Step]:
+        """Take a step for each batch, up to `max_iter` in all.
+
+        Parameters
+        ----------
+        batches : iterable of ``(inputs, weight)``, the weights of the shape of the loss or None
+
+        Yields
+        ------
+        Step
+        """
+        numbers = itertools.count(self.number + 1) if self.max_iter is None else range(self.number + 1, self.max_iter + 1)
+        for number, (inputs, weight) in zip(numbers, batches, strict=False):
+            loss = self.objective(*inputs)
+            loss = loss.mean() if weight is None else (loss * weight).mean()
+            self.objective.zero_grad(set_to_none=True)
+            loss.backward()
+            self._set_learning_rates()
+            for optimizer in self._optimizers:
+                optimizer.step()
+            self._averaged.update_parameters(self.objective)
+            self.number = number
+            yield Step(number, loss.detach(), self.averaged)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a training of the same make needs to go on from here; tensors are copies."""
+        state = {
+            "number": self.number,
+            "objective": self.objective.state_dict(),
+            "averaged": self._averaged.state_dict(),
+            "optimizers": [optimizer.state_dict()["state"] for optimizer in self._optimizers],
+        }
+        return copy.deepcopy(state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state; the learning rates are those of this training, not of the one that the state is from.
+
+        Parameters
+        ----------
+        state : dict, from :meth:`state_dict`
+
+        Raises
+        ------
+        RuntimeError, ValueError
+            If it does not fit the objective.
+        """
+        self.number = int(state["number"])
+        self.objective.load_state_dict(state["objective"])
+        self._averaged.load_state_dict(state["averaged"])
+        for optimizer, moments in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict({"state": copy.deepcopy(moments), "param_groups": optimizer.state_dict()["param_groups"]})
+
+    def _set_learning_rates(self) -> None:
+        for optimizer, rates in zip(self._optimizers, self._rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                waits = group.get("maximize") and self.max_iter is not None and self.number < self.maximized_from * self.max_iter
+                group["lr"] = 0.0 if waits else rate * _learning_rate_factor(self.number, self.max_iter)
+
+
 def train(
     objective: nn.Module,
     batches: Iterable[tuple[Sequence[Tensor], Tensor | None]],
@@ -80,19 +196,17 @@ def train(
     ------
     Step
     """
-    optimizers = make_optimizers(objective, hidden_weights, maximized, learning_rate, weight_decay, maximized_rate)
-    schedules = [_schedule(optimizer, max_iter, maximized_from) for optimizer in optimizers]
-    averaged = AveragedModel(objective, multi_avg_fn=_update_average)
-    for number, (inputs, weight) in zip(range(1, max_iter + 1), batches, strict=False):
-        loss = objective(*inputs)
-        loss = loss.mean() if weight is None else (loss * weight).mean()
-        objective.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-        averaged.update_parameters(objective)
-        yield Step(number, loss.detach(), averaged.module)
+    training = Training(
+        objective,
+        max_iter=max_iter,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        hidden_weights=hidden_weights,
+        maximized=maximized,
+        maximized_rate=maximized_rate,
+        maximized_from=maximized_from,
+    )
+    yield from training.steps(batches)
 
 
 def make_optimizers(
@@ -103,7 +217,7 @@ def make_optimizers(
     weight_decay: float,
     maximized_rate: float = OPPONENT_RATE,
 ) -> list[torch.optim.Optimizer]:
-    """The optimisers of :func:`train`: AdamW, and Muon if there are hidden weights."""
+    """The optimisers of :class:`Training`: AdamW, and Muon if there are hidden weights."""
     others = [p for p in objective.parameters() if p.requires_grad and p not in {*hidden_weights, *maximized}]
     groups: list[dict[str, Any]] = [{"params": others}]
     if maximized:
@@ -117,17 +231,10 @@ def make_optimizers(
     return optimizers
 
 
-def _schedule(optimizer: torch.optim.Optimizer, max_iter: int, maximized_from: float) -> torch.optim.lr_scheduler.LambdaLR:
-    def factor(k: int) -> float:
-        return _learning_rate_factor(k, max_iter)
-
-    def opponent(k: int) -> float:
-        return factor(k) if k >= maximized_from * max_iter else 0.0
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, [opponent if g.get("maximize") else factor for g in optimizer.param_groups])
-
-
-def _learning_rate_factor(k: int, max_iter: int) -> float:
+def _learning_rate_factor(k: int, max_iter: int | None) -> float:
+    """Learning rate after `k` steps, relative to the highest."""
+    if max_iter is None:
+        return min(1.0, (k + 1) / _WARMUP_STEPS)
     warmup = min(_WARMUP_STEPS, 1 + _WARMUP_FRACTION * max_iter)
     return min(1.0, (k + 1) / warmup) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, k / max_iter)))
 
