@@ -1,12 +1,12 @@
 """skinterflow: density estimation with stochastic interpolants, in scikit-learn's manner."""
 
 from skinterflow._distillation import DistillationWarning
+from skinterflow._files import SavedModelError
 from skinterflow._scaling import DegenerateDataWarning
+from skinterflow._version import __version__
 from skinterflow.density import InterpolantFlowDensity
 from skinterflow.interflow.flows import AccuracyWarning
 from skinterflow.transport import InterpolantTransport
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AccuracyWarning",
@@ -14,5 +14,6 @@ __all__ = [
     "DistillationWarning",
     "InterpolantFlowDensity",
     "InterpolantTransport",
+    "SavedModelError",
     "__version__",
 ]
