@@ -57,7 +57,7 @@ _JUDGING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
 
 @dataclass(frozen=True)
 class Recipe:
-    """Resolved parameters of a fit: see `InterpolantFlowDensity`; `end_time` is None where held-out rows choose it, `max_iter` in a stream."""
+    """Resolved parameters, see `InterpolantFlowDensity`; None is an `end_time` for held-out rows to choose, a `max_iter` without end."""
 
     coupling: Coupling
     weight_decay: float
@@ -94,17 +94,13 @@ class History:
 
 
 class Trained(NamedTuple):
-    """What a fit gives: the field, the path and the base that it was trained with, where its flow ends, and how it went.
-
-    `progress` is what a later fit goes on from: the state of the training at its last check, None if there was none.
-    """
+    """What a fit gives: the field, the path and the base that it was trained with, where its flow ends, and how it went."""
 
     field: VelocityField
     path: StochasticInterpolant
     base: Scaling
     end_time: float
     history: History
-    progress: State | None
 
 
 class Run:
@@ -168,13 +164,13 @@ class Run:
         if score > history.best_score:
             history.best_score, self.best = score, members
 
-    def finish(self, progress: State | None) -> Trained:
+    def finish(self) -> Trained:
         """The best members so far as one model, and where its flow ends."""
         reseed(step_seed(self._seed, -1), self._device)
         fields = [member.field for member in self.best]
         mean = fields[0] if len(fields) == 1 else AveragedField(fields)
         end_time = _choose_end_time(self.best, self.folds, self.recipe)
-        return Trained(mean, self.best[0].path, self.best[0].base, end_time, self.history, progress)
+        return Trained(mean, self.best[0].path, self.best[0].base, end_time, self.history)
 
     def state_dict(self) -> State:
         """All that a fit of the same rows needs to go on from here to the same end."""
@@ -199,17 +195,17 @@ class Run:
         self._load(state)
         self.history.best_score = self._judge(self.best) if self.judged else -math.inf
 
-    def stream(self, state: State | None) -> Trained:
-        """One pass over the rows of the first fold, as the steps that follow an earlier state, with one check at the end."""
+    def stream(self, n_rows: int, state: State | None) -> Trained:
+        """One pass over so many rows, in the steps that follow an earlier state."""
         if state is not None:
             self._load(state)
-        n_steps = -(-len(self.folds[0].train) // self.recipe.batch_size)
+        n_steps = -(-n_rows // self.recipe.batch_size)
         self._first = self.history.n_iter
         for _ in itertools.islice(self.steps(), n_steps):
             pass
         self._note_loss()
         self.best = self.current()
-        return self.finish(self.state_dict())
+        return self.finish()
 
     def _load(self, state: State) -> None:
         self._training.load_state_dict(state["training"])
@@ -258,7 +254,6 @@ def fit_field(
     """
     max_iter = cast(int, run.recipe.max_iter)
     checks = check_steps(max_iter)
-    progress: State | None = None
     started, first = time.monotonic(), run.history.n_iter
     if first >= max_iter:
         warnings.warn(
@@ -270,7 +265,6 @@ def fit_field(
         for number in run.steps():
             if number in checks:
                 run.check()
-                progress = run.state_dict()
                 if run.recipe.verbose:
                     _report(run.history, max_iter, first, started)
                 if watch(run) or run.waited >= run.recipe.n_iter_no_change:
@@ -278,12 +272,14 @@ def fit_field(
             if checkpoint is not None:
                 checkpoint.note(run.state_dict)
     except KeyboardInterrupt:
+        if checkpoint is not None:
+            checkpoint.hold()
         if not run.judged and run.history.n_iter > max(run.history.steps, default=0):
             run.check()
         warnings.warn(
             f"Training was interrupted after {run.history.n_iter} of {max_iter} steps; the best weights so far are kept.", stacklevel=6
         )
-    return run.finish(progress)
+    return run.finish()
 
 
 def check_steps(max_iter: int) -> set[int]:

@@ -154,7 +154,14 @@ class FlowEstimator(CallbackSupportMixin, BaseEstimator):
         return resolve_targets(self.targets, path, base)
 
     def _objectives(
-        self, n: int, n_features: int, path: StochasticInterpolant, targets: tuple[str, ...], base: Scaling, warm: bool, device: torch.device
+        self,
+        n: int,
+        n_features: int,
+        path: StochasticInterpolant,
+        targets: tuple[str, ...],
+        base: Scaling,
+        warm: bool,
+        device: torch.device,
     ) -> list[PathObjective]:
         """What is trained, one for each member: new fields, or copies of what was trained."""
         if warm:
@@ -173,9 +180,7 @@ class FlowEstimator(CallbackSupportMixin, BaseEstimator):
         checkpoint = Checkpoint(self.checkpoint, fingerprint(self, [fixed, *started], data), seed)
         return Sitting(checkpoint.seed, warm, events, checkpoint)
 
-    def _train(
-        self, objectives: Sequence[PathObjective], folds: Sequence[Fold], recipe: Recipe, ends: Ends, sitting: Sitting
-    ) -> Trained:
+    def _train(self, objectives: Sequence[PathObjective], folds: Sequence[Fold], recipe: Recipe, ends: Ends, sitting: Sitting) -> Trained:
         """Train, from the start or from where an earlier fit got to, and set the attributes that tell how it went."""
         run = Run(objectives, folds, recipe, sitting.seed)
         checkpoint, earlier = sitting.checkpoint, self._progress if sitting.warm else None
@@ -183,8 +188,14 @@ class FlowEstimator(CallbackSupportMixin, BaseEstimator):
             run.resume(checkpoint.state)
         elif earlier is not None and len(earlier["best"]) == len(folds):
             run.go_on(earlier)
+        if checkpoint is not None:
+            checkpoint.write(run.state_dict())  # before the work, so that a disk which cannot be written shows itself
+
+        self._progress = earlier
 
         def watch(run: Run) -> bool:
+            # Only a warm start has use for it, and it is some five times the size of the model.
+            self._progress = run.state_dict() if self.warm_start else None
             return sitting.events.checked(lambda: self._stopped(run, ends), last=run.history.n_iter == recipe.max_iter)
 
         sitting.events.begin()
@@ -195,20 +206,18 @@ class FlowEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _stopped(self, run: Run, ends: Ends) -> dict[str, Any]:
         """Attributes that the estimator would have, if the run stopped here."""
-        trained = copy.deepcopy(run.finish(None))
+        trained = copy.deepcopy(run.finish())
         return self._history_attributes(trained.history) | self._model_attributes(trained, trained.field, ends)
 
     def _keep(self, trained: Trained, field: VelocityField, ends: Ends, fold: Fold) -> None:
         """Set the attributes of the fitted model; `field` is the trained one or its student."""
         calibration = self._calibrated(field, fold, trained.end_time)
-        vars(self).update(self._model_attributes(trained, field, ends, calibration))
+        self.__dict__.update(self._model_attributes(trained, field, ends, calibration))
 
     def _tell(self, trained: Trained, fold: Fold, recipe: Recipe, n_rows: int = STATISTICS_ROWS) -> None:
         """Set the attributes that tell how the training went."""
         after = statistics_of(trained, fold, recipe, n_rows)
-        vars(self).update(self._history_attributes(trained.history), action_=after.action, path_length_=after.length)
-        # Only a warm start has use for it, and it is some five times the size of the model.
-        self._progress = trained.progress if self.warm_start else None
+        self.__dict__.update(self._history_attributes(trained.history), action_=after.action, path_length_=after.length)
 
     def _history_attributes(self, history: History) -> dict[str, Any]:
         before = history.before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -297,7 +298,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             judging = self._judging_rows(X_val, sample_weight_val)
             device = resolve_device(self.device)
             Solver(self.solver, float(self.atol), float(self.rtol))
-            sitting = self._sitting(warm, events, rows, weight, *judging)
+            sitting = self._sitting(warm, events, rows, weight, *itertools.chain(*judging))
             with seeded(sitting.seed, device):
                 reader = self._reader(rows, weight, device, self._target if warm else None, self._column_names())
                 self._fit_rows(reader, [replace(reader, X=X, weight=w) for X, w in judging], sitting)
@@ -391,10 +392,10 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.n_samples_seen_ = n_rows + (getattr(self, "n_samples_seen_", 0) if warm else 0)
         recipe = self._recipe(self.n_samples_seen_, False, None, 1.0 if self.end_time == "auto" else self.end_time)
         run = Run(self._objectives(n_members, n_features, path, targets, base, warm, reader.device), folds, recipe, seed)
-        trained = run.stream(self._progress if warm else None)
+        trained = run.stream(n_rows, self._progress if warm else None)
         self._tell(trained, folds[0], recipe, min(n_rows, STATISTICS_ROWS))
-        self._progress = trained.progress
-        vars(self).update(self._model_attributes(trained, trained.field, Ends(None, reader.scaling)))
+        self._progress = run.state_dict()
+        self.__dict__.update(self._model_attributes(trained, trained.field, Ends(None, reader.scaling)))
         self.distillation_loss_ = None
 
     def _path_base_targets(self, n_features: int, warm: bool) -> tuple[StochasticInterpolant, Scaling, tuple[str, ...]]:

@@ -30,10 +30,10 @@ RECIPE = resolve_recipe(
 
 
 def folds_of(n_rows, **choice):
+    reader = Reader(np.arange(float(n_rows))[:, None].repeat(2, 1), np.ones(n_rows), np.zeros(2), Compose([]), torch.device("cpu"))
     with torch.random.fork_rng():
         parts = held_out_rows(n_rows, **({"early_stopping": "auto", "validation_fraction": 0.1} | choice))
-    reader = Reader(np.arange(float(n_rows))[:, None].repeat(2, 1), np.ones(n_rows), np.zeros(2), Compose([]), torch.device("cpu"))
-    return [fitting.Fold(NormalRows(2, torch.device("cpu")), training_rows(reader, part), reader.read(part)) for part in parts]
+        return [fitting.Fold(NormalRows(2, torch.device("cpu")), training_rows(reader, part), reader.read(part)) for part in parts]
 
 
 @given(n_rows=st.integers(2, 60))
@@ -79,9 +79,9 @@ def test_end_time_is_chosen_by_held_out_log_likelihood(monkeypatch, scores, chos
 
 def test_pairs_carry_the_product_of_their_weights():
     """Row k of either side has value and weight k + 1: the weight of a pair tells who was paired."""
-    rows = ShuffledRows(FlowRows(torch.arange(1.0, 9.0)[:, None].repeat(1, 2), torch.arange(1.0, 9.0), torch.zeros(8)))
-    fold = fitting.Fold(rows, rows, FlowRows(torch.empty(0, 2), torch.empty(0), torch.empty(0)))
     with torch.random.fork_rng():
-        x0, x1, weight = next(fitting._pairs(fold, 8, OptimalTransport()))
+        rows = [ShuffledRows(FlowRows(torch.arange(1.0, 9.0)[:, None].repeat(1, 2), torch.arange(1.0, 9.0), torch.zeros(8))) for _ in "01"]
+    fold = fitting.Fold(*rows, FlowRows(torch.empty(0, 2), torch.empty(0), torch.empty(0)))
+    x0, x1, weight = fitting._pairs(fold, 0, replace(RECIPE, coupling=OptimalTransport(), batch_size=8))
     torch.testing.assert_close(weight, x0[:, 0] * x1[:, 0])
     torch.testing.assert_close(x0, x1)  # of two equal sets, each row meets itself

@@ -186,7 +186,7 @@ def test_path_of_a_user_learns_and_the_object_given_stays(blobs):
     assert learned != 0.0
     assert given.tilt.item() == 0.0
     before = copy.deepcopy(density)
-    density.fit(blobs)
+    density.set_params(max_iter=2 * density.n_iter_).fit(blobs)
     assert density._path.interpolant.tilt.item() != learned
     assert before._path.interpolant.tilt.item() == learned
 

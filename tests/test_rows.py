@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skinterflow import InterpolantFlowDensity, _rows
-from skinterflow._rows import Reader, ShuffledRows, StreamedRows, shuffled_indices, training_rows
+from skinterflow._rows import Reader, ShuffledPasses, ShuffledRows, StreamedRows, training_rows
 from skinterflow.interflow.scaling import Standardize
 
 from .conftest import QUICK
@@ -21,25 +21,34 @@ def reader(X):
 @given(n_rows=st.integers(1, 40), batch_size=st.integers(1, 40))
 def test_a_pass_draws_every_row_as_often_as_any_other(n_rows, batch_size):
     with torch.random.fork_rng():
-        batches = shuffled_indices(n_rows, batch_size, torch.device("cpu"))
-        drawn = [next(batches) for _ in range(5)]
+        passes = ShuffledPasses(n_rows, torch.device("cpu"))
+    drawn = [passes.batch(number, batch_size) for number in range(5)]
     assert all(len(rows) == batch_size for rows in drawn)
     counts = torch.bincount(drawn[0], minlength=n_rows)
     assert counts.max() - counts.min() <= 1
+    whole = torch.cat([passes.batch(number, batch_size) for number in range(n_rows // batch_size)]) if batch_size <= n_rows else drawn[0]
+    assert len(whole.unique()) == min(len(whole), n_rows)
+
+
+def test_shuffled_passes_differ_and_a_number_is_one_batch():
+    with torch.random.fork_rng():
+        passes = ShuffledPasses(10, torch.device("cpu"))
+    drawn = [passes.batch(number, 5).tolist() for number in range(6)]
+    assert len({tuple(rows) for rows in drawn}) == 6
+    assert [passes.batch(number, 5).tolist() for number in reversed(range(6))] == drawn[::-1]
 
 
 @pytest.mark.parametrize("kind", [ShuffledRows, StreamedRows])
 def test_batches_hold_all_rows_but_those_held_out(kind, monkeypatch):
     """Each with its own weight, in flow units, in random order."""
     monkeypatch.setattr(_rows, "_IN_MEMORY_ELEMENTS", 0 if kind is StreamedRows else 100)
-    X, held_out = np.arange(20.0).reshape(10, 2), torch.tensor([3, 7])
-    source = training_rows(reader(X), held_out)
-    assert isinstance(source, kind)
-    assert len(source) == 8
+    X, held_out = np.arange(20.0).reshape(10, 2), torch.tensor([7, 3])
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        batches = source.batches(4)
-        drawn = [next(batches) for _ in range(200)]
+        source = training_rows(reader(X), held_out)
+        drawn = [source.batch(number, 4) for number in range(200)]
+    assert isinstance(source, kind)
+    assert len(source) == 8
     u, weight = (torch.cat(part) for part in zip(*drawn, strict=True))
     assert u.dtype == weight.dtype == torch.float32
     rows = ((4 * u[:, 0] + 1) / 2).long()
