@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
@@ -12,7 +12,6 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -34,6 +33,7 @@ from skinterflow._estimator import RandomStateLike, map_blocks, on_device, priva
 from skinterflow._fitted import FittedFlow
 from skinterflow._fitting import STATISTICS_ROWS, Fold, History, Recipe, Run, State, Trained, fit_field, statistics_of
 from skinterflow._rows import Reader
+from skinterflow._saving import Storable
 from skinterflow._scaling import constant_widths, estimate_scaling, warn_degenerate
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.divergence import Hutchinson
@@ -95,7 +95,7 @@ class Ends(NamedTuple):
     target: Scaling
 
 
-class FlowEstimator(CallbackSupportMixin, BaseEstimator):
+class FlowEstimator(CallbackSupportMixin, Storable):
     """An estimator that is a flow between the units of a source and those of a target."""
 
     interpolant: str | Interpolant
@@ -127,12 +127,23 @@ class FlowEstimator(CallbackSupportMixin, BaseEstimator):
     _field: VelocityField
     _calibration: Calibration | None
     _progress: State | None
+    _n_features_out: int
 
+    _fitted_parts: ClassVar[frozenset[str]] = frozenset(
+        {"_source", "_target", "_path", "_trained", "_field", "_calibration", "_progress", "_n_features_out", "n_features_in_", "end_time_"}
+    )
     _gaussian_source: ClassVar[bool]
     _doc_link_module: ClassVar[str] = "skinterflow"
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_field")
+
+    @classmethod
+    def _check_fitted(cls, fitted: Mapping[str, Any]) -> None:
+        super()._check_fitted(fitted)
+        widths = [fitted["n_features_in_"], fitted["_field"].n_features, fitted["_trained"].n_features]
+        if len({*widths}) > 1:
+            raise ValueError(f"the rows and the fields should have as many features, but have {widths}")
 
     def _reader(
         self, rows: NDArray[Any], weight: NDArray[np.float64], device: torch.device, scaling: Scaling | None, names: Sequence[str]

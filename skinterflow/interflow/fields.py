@@ -113,10 +113,17 @@ class ModulatedMLP(nn.Module):
     hidden_layer_sizes : sequence of positive int, one per hidden layer
     activation : key of `ACTIVATIONS`
     n_heads : int, number of fields
+
+    Raises
+    ------
+    ValueError
+        If the activation is unknown.
     """
 
     def __init__(self, n_features: int, hidden_layer_sizes: Sequence[int], activation: str, n_heads: int) -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}.")
         widths = (n_features, *hidden_layer_sizes)
         self.n_features = n_features
         self.hidden_layer_sizes = tuple(hidden_layer_sizes)

@@ -235,11 +235,12 @@ class Fourier(AffineInterpolant, nn.Module):
 
     def __init__(self, n_modes: int = 7) -> None:
         super().__init__()
+        self.n_modes = n_modes
         self.alpha_modes = nn.Parameter(torch.zeros(n_modes))
         self.beta_modes = nn.Parameter(torch.zeros(n_modes))
 
     def extra_repr(self) -> str:
-        return f"n_modes={len(self.alpha_modes)}"
+        return f"n_modes={self.n_modes}"
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.cos(_quarter_turn(t)) + self._series(t, self.alpha_modes)

@@ -133,10 +133,11 @@ class LearnedGamma(Gamma, nn.Module):
 
     def __init__(self, n_modes: int = 3) -> None:
         super().__init__()
+        self.n_modes = n_modes
         self.modes = nn.Parameter(torch.zeros(n_modes))
 
     def extra_repr(self) -> str:
-        return f"n_modes={len(self.modes)}"
+        return f"n_modes={self.n_modes}"
 
     def square(self, t: Tensor) -> Tensor:
         orders = math.pi * torch.arange(len(self.modes), dtype=t.dtype, device=t.device)

@@ -103,6 +103,7 @@ class LearnedGaussian(Scaling):
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
+        self.n_features = n_features
         self.mean = nn.Parameter(torch.zeros(n_features))
         self.root = nn.Parameter(torch.zeros(n_features, n_features))
 
