@@ -63,9 +63,7 @@ class Checkpoint:
         try:
             noted: dict[str, Any] = decode(*unpack(self.path.read_bytes(), _KIND))
         except SavedModelError as error:
-            raise SavedModelError(
-                f"checkpoint={str(self.path)!r} cannot be gone on from: {error} Delete the file to begin anew."
-            ) from error
+            raise SavedModelError(f"checkpoint={str(self.path)!r} cannot be resumed: {error} Delete the file to begin anew.") from error
         if noted["mark"] != self._mark:
             raise ValueError(
                 f"checkpoint={str(self.path)!r} belongs to another fit: of other rows, weights, parameters or random_state. "

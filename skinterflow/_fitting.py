@@ -177,7 +177,7 @@ class Run:
         return {
             "training": self._training.state_dict(),
             "history": asdict(self.history) | {"before": list(self.history.before) if self.history.before else None},
-            "best": [copy.deepcopy(member.state_dict()) for member in self.best],
+            "best": [copy.deepcopy(dict(member.state_dict())) for member in self.best],
             "waited": self.waited,
             "losses": [float(loss) for loss in self._losses],
         }
@@ -194,6 +194,12 @@ class Run:
         """Go on from the end of an earlier fit, maybe with other rows: its model, the members at first, is the best so far."""
         self._load(state)
         self.history.best_score = self._judge(self.best) if self.judged else -math.inf
+        if self.history.n_iter >= cast(int, self.recipe.max_iter):
+            warnings.warn(
+                f"There is nothing left to train: the fit that this one goes on from has taken n_iter_={self.history.n_iter} steps, and "
+                f"max_iter={self.recipe.max_iter}; raise max_iter.",
+                stacklevel=6,
+            )
 
     def stream(self, n_rows: int, state: State | None) -> Trained:
         """One pass over so many rows, in the steps that follow an earlier state."""
@@ -255,12 +261,6 @@ def fit_field(
     max_iter = cast(int, run.recipe.max_iter)
     checks = check_steps(max_iter)
     started, first = time.monotonic(), run.history.n_iter
-    if first >= max_iter:
-        warnings.warn(
-            f"There is nothing left to train: the fit that this one goes on from has taken n_iter_={first} steps, and max_iter={max_iter}; "
-            "raise max_iter.",
-            stacklevel=6,
-        )
     try:
         for number in run.steps():
             if number in checks:

@@ -136,8 +136,8 @@ class Training:
         """All that a training of the same make needs to go on from here; tensors are copies."""
         state = {
             "number": self.number,
-            "objective": self.objective.state_dict(),
-            "averaged": self._averaged.state_dict(),
+            "objective": dict(self.objective.state_dict()),
+            "averaged": dict(self._averaged.state_dict()),
             "optimizers": [optimizer.state_dict()["state"] for optimizer in self._optimizers],
         }
         return copy.deepcopy(state)
