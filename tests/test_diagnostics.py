@@ -106,3 +106,5 @@ def test_bound_with_a_learned_velocity():
     """For ``gamma^2 = 2 t (1 - t)``, ``gamma gamma' = 1 - 2 t`` is from -1 to 1."""
     expected = 0.09 / (2 * 0.5) + 1.5**2 / (2 * 0.5) * 0.04
     assert kl_bound_by_velocity(0.09, 0.04, Brownian(2.0), 0.5) == pytest.approx(expected)
+    with pytest.raises(ValueError, match=r"epsilon must be positive, got 0\.0"):
+        kl_bound_by_velocity(0.09, 0.04, Brownian(2.0), 0.0)

@@ -105,7 +105,7 @@ def kl_bound_by_velocity(velocity_error: float, score_error: float, gamma: Gamma
     """
     products = gamma.at(torch.linspace(0.0, 1.0, _N_PRODUCTS, dtype=torch.float64)).product
     largest = float((products - epsilon).square().max())
-    return kl_bound(velocity_error, largest / epsilon**2 * score_error, epsilon)
+    return kl_bound(velocity_error, 0.0, epsilon) + largest / (2.0 * epsilon) * score_error
 
 
 def best_epsilon(drift_error: float, score_error: float) -> float:
