@@ -92,7 +92,9 @@ def resolve_path(interpolant: str | Interpolant, gamma: str | Gamma | None, n_fe
 
 
 def resolve_targets(targets: str | Sequence[str], path: StochasticInterpolant, base: Scaling | None) -> tuple[str, ...]:
-    """The quantities to learn; "auto" is what the drift and the score follow from.
+    """The quantities to learn; "auto" is what the drift follows from.
+
+    The score follows from it, too, on an affine path from a Gaussian base, and between two sets of rows if the path has a latent.
 
     Parameters
     ----------
