@@ -44,7 +44,25 @@ MAX_LOST = 1.0
 
 
 class DistillationWarning(UserWarning):
-    """The student did not become the model."""
+    """The student did not become the model.
+
+    Examples
+    --------
+    A fit that rather fails than keeps the field that the student was to replace.
+
+    >>> import warnings
+    >>> import numpy as np
+    >>> from skinterflow import DistillationWarning, InterpolantFlowDensity
+    >>> X = np.random.default_rng(0).normal(size=(20, 2))
+    >>> density = InterpolantFlowDensity(
+    ...     hidden_layer_sizes=(8,), student_layer_sizes=(8,), max_iter=1, early_stopping=False, random_state=0
+    ... )
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", DistillationWarning)
+    ...     density = density.fit(X)
+    >>> density.distillation_loss_ < 1.0
+    True
+    """
 
 
 class Targets(NamedTuple):

@@ -26,7 +26,23 @@ _SHOWN_COLUMNS = 8
 
 
 class DegenerateDataWarning(UserWarning):
-    """Some columns have no density: constant, collinear, duplicated or integer-valued."""
+    """Some columns have no density: constant, collinear, duplicated or integer-valued.
+
+    Examples
+    --------
+    The second column is constant.
+
+    >>> import warnings
+    >>> import numpy as np
+    >>> from skinterflow import DegenerateDataWarning, InterpolantFlowDensity
+    >>> X = np.column_stack([np.linspace(0.0, 1.0, 20) ** 2, np.ones(20)])
+    >>> density = InterpolantFlowDensity(hidden_layer_sizes=(8,), max_iter=1, early_stopping=False, random_state=0)
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always", DegenerateDataWarning)
+    ...     density = density.fit(X)
+    >>> print(caught[0].message)  # doctest: +ELLIPSIS
+    1 column(s) are constant and given a width of ...: column 1.
+    """
 
 
 def estimate_scaling(scaling: str | Scaling | None, X: NDArray[Any], weight: Array, widths: Array) -> Scaling:

@@ -21,16 +21,37 @@ Array = NDArray[np.float64]
 
 
 class Distribution(ABC):
-    """A distribution in the plane that can be sampled."""
+    """A distribution in the plane that can be sampled.
+
+    Examples
+    --------
+    A distribution of one's own draws `n` rows from the RandomState that it is given.
+
+    >>> from skinterflow.datasets import Distribution
+    >>> class Square(Distribution):
+    ...     def _draw(self, n, random):
+    ...         return random.uniform(size=(n, 2))
+    >>> Square().sample(3, random_state=0).shape
+    (3, 2)
+    """
 
     def sample(self, n_samples: int = 1, random_state: RandomStateLike = None) -> Array:
-        """Draw rows, shape (n_samples, 2).
+        """Draw rows.
 
         Parameters
         ----------
         n_samples : int, at least 1
         random_state : int, RandomState instance or None
             Seed of the draw; None draws anew at every call.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 2)
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is below 1.
         """
         if n_samples < 1:
             raise ValueError(f"n_samples must be at least 1, got {n_samples!r}.")
@@ -41,10 +62,37 @@ class Distribution(ABC):
 
 
 class Density(Distribution):
-    """A distribution whose log-density is known in closed form."""
+    """A distribution whose log-density is known in closed form.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skinterflow.datasets import Density
+    >>> class Square(Density):
+    ...     def _draw(self, n, random):
+    ...         return random.uniform(size=(n, 2))
+    ...     def _log_density(self, X):
+    ...         return np.where(((X >= 0) & (X < 1)).all(axis=1), 0.0, -np.inf)
+    >>> Square().score_samples([[0.5, 0.5], [0.5, 1.5]])
+    array([  0., -inf])
+    """
 
     def score_samples(self, X: ArrayLike) -> Array:
-        """Log-density in nats of each row of `X`, shape (n_samples, 2): shape (n_samples,)."""
+        """Log-density of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, 2)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), nats
+
+        Raises
+        ------
+        ValueError
+            If `X` is not a finite array of two columns.
+        """
         rows: Array = check_array(X, dtype=np.float64, input_name="X")
         if rows.shape[1] != 2:
             raise ValueError(f"X has {rows.shape[1]} columns, but the density is one of the plane, with 2.")
@@ -56,7 +104,15 @@ class Density(Distribution):
 
 @dataclass(frozen=True)
 class Checkerboard(Density):
-    """Uniform on every other square of a board: eight unit squares of area one each in [-2, 2] x [-2, 2].
+    """Uniform on every other unit square of a board around the origin: with four along each side, on eight in [-2, 2] x [-2, 2].
+
+    Parameters
+    ----------
+    n_squares : int, squares along each side
+
+    References
+    ----------
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, figure 1.
 
     Examples
     --------
@@ -66,7 +122,6 @@ class Checkerboard(Density):
     """
 
     n_squares: int = 4
-    """Squares along each side."""
 
     def _draw(self, n: int, random: np.random.RandomState) -> Array:
         side = np.arange(self.n_squares)
@@ -81,7 +136,24 @@ class Checkerboard(Density):
 
 @dataclass(frozen=True)
 class EightGaussians(Density):
-    """Equal round Gaussians on a circle."""
+    """Equal round Gaussians on a circle around the origin.
+
+    Parameters
+    ----------
+    radius : float, of the circle
+    deviation : float, positive, of each Gaussian
+    n_components : int, number of Gaussians
+
+    Examples
+    --------
+    At its centre a Gaussian has density ``1 / (2 pi deviation^2)``, and each has an eighth of the mass.
+
+    >>> from skinterflow.datasets import EightGaussians
+    >>> EightGaussians().sample(3, random_state=0).shape
+    (3, 2)
+    >>> EightGaussians().score_samples([[2.0, 0.0], [0.0, 2.0]]).round(2)
+    array([-0.7, -0.7])
+    """
 
     radius: float = 2.0
     deviation: float = 0.2
@@ -101,7 +173,21 @@ class EightGaussians(Density):
 
 @dataclass(frozen=True)
 class Rings(Density):
-    """Equally likely concentric rings with Gaussian radii; a radius that would be negative is drawn from its mirror image."""
+    """Equally likely concentric rings with Gaussian radii; a radius that would be negative is drawn from its mirror image.
+
+    Parameters
+    ----------
+    radii : tuple of float, of the rings
+    deviation : float, positive, of every radius
+
+    Examples
+    --------
+    The density is the same all around a ring.
+
+    >>> from skinterflow.datasets import Rings
+    >>> Rings().score_samples([[1.4, 0.0], [0.0, -1.4]]).round(2)
+    array([-1.67, -1.67])
+    """
 
     radii: tuple[float, ...] = (0.7, 1.4, 2.1)
     deviation: float = 0.08
@@ -120,7 +206,23 @@ class Rings(Density):
 
 @dataclass(frozen=True)
 class Spirals(Distribution):
-    """Two intertwined spirals with Gaussian noise; their density is an integral along the arms, not a closed form."""
+    """Two intertwined spirals with Gaussian noise; their density is an integral along the arms, not a closed form.
+
+    Parameters
+    ----------
+    deviation : float, positive, of the noise
+    turns : float, of each arm
+
+    Examples
+    --------
+    Without noise the arms end at radius 2.2.
+
+    >>> import numpy as np
+    >>> from skinterflow.datasets import Spirals
+    >>> X = Spirals(deviation=0.0).sample(1_000, random_state=0)
+    >>> X.shape, round(float(np.linalg.norm(X, axis=1).max()), 1)
+    ((1000, 2), 2.2)
+    """
 
     deviation: float = 0.08
     turns: float = 1.5
@@ -135,7 +237,19 @@ class Spirals(Distribution):
 
 @dataclass(frozen=True)
 class Moons(Distribution):
-    """Two half circles that reach into each other, with Gaussian noise, as scikit-learn's `make_moons`."""
+    """Two half circles that reach into each other, with Gaussian noise, as scikit-learn's `make_moons`.
+
+    Parameters
+    ----------
+    deviation : float, positive, of the noise
+
+    Examples
+    --------
+    >>> from skinterflow.datasets import Moons
+    >>> X = Moons(deviation=0.0).sample(1_000, random_state=0)
+    >>> X.min(axis=0).round(1), X.max(axis=0).round(1)
+    (array([-1. , -0.5]), array([2., 1.]))
+    """
 
     deviation: float = 0.1
 
