@@ -30,6 +30,24 @@ class Heads(nn.Module, ABC):
     Attributes
     ----------
     n_features : int, dimension D
+
+    Examples
+    --------
+    Two fields, ``x`` and ``-x``, in the plane.
+
+    >>> import torch
+    >>> from skinterflow.interflow import Heads
+    >>> class Opposites(Heads):
+    ...     n_features = 2
+    ...     def forward(self, t, x):
+    ...         return x, -x
+    ...     def combined(self, t, x, weights):
+    ...         total = sum(weight * sign for weight, sign in zip(weights, (1.0, -1.0)) if weight is not None)
+    ...         return total * x, 2.0 * total.expand(len(x))
+    ...     def hidden_weights(self):
+    ...         return []
+    >>> Opposites().combined(torch.tensor(0.5), torch.ones(1, 2), [torch.tensor(3.0), torch.tensor(1.0)])
+    (tensor([[2., 2.]]), tensor([4.]))
     """
 
     n_features: int
@@ -53,6 +71,16 @@ class SeparateHeads(Heads):
     Parameters
     ----------
     fields : sequence of VelocityField of the same dimension
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import MixtureField, NormalMixture, SeparateHeads
+    >>> near, far = (MixtureField(NormalMixture(torch.ones(1), torch.full((1, 2), mean), torch.eye(2)[None])) for mean in (1.0, 3.0))
+    >>> t, x, half = torch.tensor(0.5), torch.zeros(5, 2), torch.tensor(0.5)
+    >>> value, divergence = SeparateHeads([near, far]).combined(t, x, [half, half])
+    >>> torch.allclose(value, 0.5 * near(t, x) + 0.5 * far(t, x))
+    True
     """
 
     def __init__(self, fields: Sequence[VelocityField]) -> None:
@@ -84,6 +112,15 @@ class SharedTrunk(ModulatedMLP, Heads):
     n_heads : int, number of fields
     hidden_layer_sizes : sequence of positive int, one per hidden layer
     activation : str, see `ResidualMLP`
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import SharedTrunk
+    >>> with torch.random.fork_rng(devices=[]):
+    ...     heads = SharedTrunk(2, n_heads=3, hidden_layer_sizes=(8, 8))
+    >>> [tuple(values.shape) for values in heads(torch.tensor(0.5), torch.zeros(5, 2))]
+    [(5, 2), (5, 2), (5, 2)]
     """
 
     def __init__(self, n_features: int, n_heads: int, hidden_layer_sizes: Sequence[int] = (128,) * 4, activation: str = "silu") -> None:
@@ -124,6 +161,22 @@ class HeadedDrift(VelocityField):
     ------
     ValueError
         If the drift does not follow from them: see :func:`check_targets`.
+
+    References
+    ----------
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, section 2.3.
+
+    Examples
+    --------
+    On a one-sided path ``b = alpha' eta + beta' (x - alpha eta) / beta``, which is ``x / t`` for the untrained denoiser, ``eta = 0``.
+
+    >>> import torch
+    >>> from skinterflow.interflow import HeadedDrift, Linear, SharedTrunk, StochasticInterpolant
+    >>> with torch.random.fork_rng(devices=[]):
+    ...     heads = SharedTrunk(2, n_heads=1, hidden_layer_sizes=(8, 8))
+    >>> drift = HeadedDrift(heads, ("eta",), StochasticInterpolant(Linear()))
+    >>> drift(torch.tensor(0.5), torch.ones(1, 2)).detach()
+    tensor([[2., 2.]])
     """
 
     def __init__(self, heads: Heads, targets: Sequence[str], path: StochasticInterpolant) -> None:
@@ -208,10 +261,26 @@ class HeadedDrift(VelocityField):
 def check_targets(targets: Sequence[str], path: StochasticInterpolant) -> None:
     """Raise unless the drift of a path follows from the quantities named.
 
+    Parameters
+    ----------
+    targets : sequence of "b", "v", "s", "eta"
+    path : StochasticInterpolant
+
     Raises
     ------
     ValueError
         If one is unknown or named twice, or if there are too few, or too many, with what to name instead.
+
+    Examples
+    --------
+    >>> from skinterflow.interflow import Brownian, Linear, StochasticInterpolant
+    >>> from skinterflow.interflow.heads import check_targets
+    >>> path = StochasticInterpolant(Linear(), Brownian())
+    >>> check_targets(("v", "eta"), path)
+    >>> check_targets(("eta",), path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: targets=('eta',) are too few or too many for ...; learn one of ('b',), ('b', 's'), ('b', 'eta'), ('s', 'v'), ('eta', 'v').
     """
     names = set(targets)
     if not names <= set(QUANTITIES) or len(names) < len(targets):

@@ -32,12 +32,39 @@ def expand_as_leading(t: Tensor, x: Tensor) -> Tensor:
     Returns
     -------
     Tensor with ``x.ndim`` axes (a scalar `t` stays a scalar).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow.interpolants import expand_as_leading
+    >>> expand_as_leading(torch.tensor([1.0, 2.0]), torch.ones(2, 3)) * torch.ones(2, 3)
+    tensor([[1., 1., 1.],
+            [2., 2., 2.]])
     """
     return t if t.ndim == 0 else t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
 class Interpolant(ABC):
-    """A differentiable path ``I_t(x0, x1)`` from ``x0`` at ``t = 0`` to ``x1`` at ``t = 1`` (paper 1, equations 2 to 6)."""
+    """A differentiable path ``I_t(x0, x1)`` from ``x0`` at ``t = 0`` to ``x1`` at ``t = 1``.
+
+    References
+    ----------
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, equations 2 to 6.
+
+    Examples
+    --------
+    A path of one's own states the point; the rate is derived.
+
+    >>> import torch
+    >>> from skinterflow.interflow import Interpolant
+    >>> from skinterflow.interflow.interpolants import expand_as_leading
+    >>> class Bent(Interpolant):
+    ...     def forward(self, t, x0, x1):
+    ...         s = expand_as_leading(t, x0)
+    ...         return (1.0 - s) * x0 + s * x1 + 4.0 * s * (1.0 - s)
+    >>> Bent().path(torch.tensor(0.5), torch.zeros(1, 2), torch.ones(1, 2))
+    (tensor([[1.5000, 1.5000]]), tensor([[1., 1.]]))
+    """
 
     @abstractmethod
     def forward(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
@@ -63,7 +90,21 @@ class Interpolant(ABC):
 
 
 class Weights(NamedTuple):
-    """``alpha(t)``, ``beta(t)`` and their rates, each of the shape of `t`."""
+    """``alpha(t)``, ``beta(t)`` and their rates, each of the shape of `t`.
+
+    Attributes
+    ----------
+    alpha, beta : Tensors, weights of the base point and of the data point
+    alpha_rate, beta_rate : Tensors, their derivatives by `t`
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import Linear
+    >>> weights = Linear().weights(torch.tensor([0.0, 0.25]))
+    >>> weights.alpha, weights.alpha_rate
+    (tensor([1.0000, 0.7500]), tensor([-1., -1.]))
+    """
 
     alpha: Tensor
     beta: Tensor
@@ -75,6 +116,23 @@ class AffineInterpolant(Interpolant):
     """``I_t = alpha(t) x0 + beta(t) x1`` with ``alpha(0) = beta(1) = 1`` and ``alpha(1) = beta(0) = 0`` (equation B.2).
 
     Only such paths tell, by their velocity, what ends to expect at a place (:meth:`expected_ends`).
+
+    References
+    ----------
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, equations B.2 and B.3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import AffineInterpolant
+    >>> class Accelerated(AffineInterpolant):
+    ...     def alpha(self, t):
+    ...         return 1.0 - t.square()
+    ...     def beta(self, t):
+    ...         return t.square()
+    >>> x_t, rate = Accelerated().path(torch.tensor(0.5), torch.zeros(1, 2), torch.ones(1, 2))
+    >>> x_t, rate
+    (tensor([[0.2500, 0.2500]]), tensor([[1., 1.]]))
     """
 
     @abstractmethod
@@ -128,13 +186,18 @@ def _quarter_turn(t: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Trigonometric(AffineInterpolant):
-    r"""``I_t = cos(pi t / 2) x0 + sin(pi t / 2) x1`` (equation 5).
+    """``I_t = cos(pi t / 2) x0 + sin(pi t / 2) x1``.
 
     Independent ends of equal covariance keep that covariance at every time.
+
+    References
+    ----------
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, equation 5.
 
     Examples
     --------
     >>> import torch
+    >>> from skinterflow.interflow import Trigonometric
     >>> x_t, rate = Trigonometric().path(torch.tensor(0.0), torch.ones(1, 2), torch.zeros(1, 2))
     >>> x_t
     tensor([[1., 1.]])
@@ -149,7 +212,19 @@ class Trigonometric(AffineInterpolant):
 
 @dataclass(frozen=True)
 class Linear(AffineInterpolant):
-    """``I_t = (1 - t) x0 + t x1``: straight lines at constant speed (paper 1, appendix D)."""
+    """``I_t = (1 - t) x0 + t x1``: straight lines at constant speed.
+
+    References
+    ----------
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, appendix D.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import Linear
+    >>> Linear().path(torch.tensor(0.25), torch.zeros(1, 2), torch.full((1, 2), 4.0))
+    (tensor([[1., 1.]]), tensor([[4., 4.]]))
+    """
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1.0 - t
@@ -168,6 +243,14 @@ class VariancePreserving(AffineInterpolant):
     References
     ----------
     Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, table 4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import VariancePreserving
+    >>> path, t = VariancePreserving(), torch.linspace(0.0, 1.0, 5)
+    >>> torch.allclose(path.alpha(t) ** 2 + path.beta(t) ** 2, torch.ones(5))
+    True
     """
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -188,6 +271,17 @@ class EncodingDecoding(AffineInterpolant):
     References
     ----------
     Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, table 4.
+
+    Examples
+    --------
+    What is left in the middle is the latent.
+
+    >>> import torch
+    >>> from skinterflow.interflow import EncodingDecoding, SineSquared, StochasticInterpolant
+    >>> path = StochasticInterpolant(EncodingDecoding(), SineSquared())
+    >>> x0, x1, z = torch.full((1, 2), 5.0), torch.full((1, 2), 7.0), torch.tensor([[1.0, 2.0]])
+    >>> path(torch.tensor(0.5), x0, x1, z)
+    tensor([[1., 2.]])
     """
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -204,6 +298,14 @@ class Mirror(AffineInterpolant):
     References
     ----------
     Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, table 4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import Brownian, Mirror, StochasticInterpolant
+    >>> path, x1, z = StochasticInterpolant(Mirror(), Brownian()), torch.full((1, 2), 7.0), torch.tensor([[1.0, 2.0]])
+    >>> path(torch.tensor(0.5), x1, x1, z)
+    tensor([[7.5000, 8.0000]])
     """
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -217,7 +319,7 @@ class Mirror(AffineInterpolant):
 
 
 class Fourier(AffineInterpolant, nn.Module):
-    r"""A path to be learned: trigonometric, plus sines that leave the ends where they are (paper 1, appendix H).
+    r"""A path to be learned: trigonometric, plus sines that leave the ends where they are.
 
     .. math::
         \alpha(t) = \cos(\pi t / 2) + \sum_{m=1}^M a_m \sin(m \pi t), \qquad \beta(t) = \sin(\pi t / 2) + \sum_{m=1}^M b_m \sin(m \pi t)
@@ -231,6 +333,21 @@ class Fourier(AffineInterpolant, nn.Module):
     Attributes
     ----------
     alpha_modes, beta_modes : Parameters of shape (M,)
+
+    References
+    ----------
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, appendix H and proposition 2.
+
+    Examples
+    --------
+    Whatever the modes, the path starts at the one end and arrives at the other.
+
+    >>> import torch
+    >>> from skinterflow.interflow import Fourier
+    >>> path = Fourier(n_modes=3)
+    >>> _ = torch.nn.init.ones_(path.alpha_modes)
+    >>> torch.allclose(path.alpha(torch.tensor([0.0, 1.0])), torch.tensor([1.0, 0.0]), atol=1e-5)
+    True
     """
 
     def __init__(self, n_modes: int = 7) -> None:
@@ -254,7 +371,25 @@ class Fourier(AffineInterpolant, nn.Module):
 
 
 def learned_parameters(*parts: object) -> list[nn.Parameter]:
-    """Parameters that a path, or whatever else, is learned by: of the modules among the `parts`."""
+    """Parameters that a path, or whatever else, is learned by: of the modules among the `parts`.
+
+    Parameters
+    ----------
+    *parts : objects, of which those that are no nn.Module have no parameters
+
+    Returns
+    -------
+    list of nn.Parameter
+
+    Examples
+    --------
+    >>> from skinterflow.interflow import Brownian, Fourier, LearnedGamma, Linear
+    >>> from skinterflow.interflow.interpolants import learned_parameters
+    >>> [tuple(parameter.shape) for parameter in learned_parameters(Fourier(n_modes=7), LearnedGamma(n_modes=3))]
+    [(7,), (7,), (3,)]
+    >>> learned_parameters(Linear(), Brownian())
+    []
+    """
     return [p for part in parts if isinstance(part, nn.Module) for p in part.parameters() if p.requires_grad]
 
 
@@ -262,10 +397,25 @@ def learned_parameters(*parts: object) -> list[nn.Parameter]:
 def check_endpoints(interpolant: Interpolant, n_features: int) -> None:
     """Raise if a path does not start at `x0` and end at `x1`, with the size of the miss.
 
+    Parameters
+    ----------
+    interpolant : Interpolant
+    n_features : int, dimension D of the points that it is tried on
+
     Raises
     ------
     ValueError
         If either end is missed by more than 1e-4.
+
+    Examples
+    --------
+    >>> from skinterflow.interflow import Linear, Mirror
+    >>> from skinterflow.interflow.interpolants import check_endpoints
+    >>> check_endpoints(Linear(), n_features=2)
+    >>> check_endpoints(Mirror(), n_features=2)
+    Traceback (most recent call last):
+        ...
+    ValueError: Mirror() must give x0 at t=0, but misses it by 2.67; let alpha(0) = beta(1) = 1 and alpha(1) = beta(0) = 0.
     """
     ends = torch.linspace(-2.0, 2.0, 2 * n_features).reshape(2, 1, n_features)
     for time, target in enumerate(ends):

@@ -44,7 +44,21 @@ _LOOKED_AT = 20_001
 
 
 class GammaAt(NamedTuple):
-    """``gamma``, its rate, and ``gamma gamma'``, which is finite at the ends; each of the shape of the times."""
+    """``gamma``, its rate, and ``gamma gamma'``, which is finite at the ends.
+
+    Attributes
+    ----------
+    value : Tensor of the shape of the times, ``gamma``
+    rate : Tensor of their shape, ``gamma'``
+    product : Tensor of their shape, ``gamma gamma'``
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import Brownian
+    >>> [float(part) for part in Brownian().at(torch.tensor(0.0))]
+    [0.0, inf, 0.5]
+    """
 
     value: Tensor
     rate: Tensor
@@ -52,7 +66,22 @@ class GammaAt(NamedTuple):
 
 
 class Gamma(ABC):
-    """Scale of the latent: ``gamma(0) = gamma(1) = 0``, and positive between."""
+    """Scale of the latent: ``gamma(0) = gamma(1) = 0``, and positive between.
+
+    References
+    ----------
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, definition 2.1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import Gamma
+    >>> class Early(Gamma):
+    ...     def square(self, t):
+    ...         return t * (1.0 - t) ** 2
+    >>> Early().at(torch.tensor(0.25)).value
+    tensor(0.3750)
+    """
 
     @abstractmethod
     def square(self, t: Tensor) -> Tensor:
@@ -72,6 +101,17 @@ class Brownian(Gamma):
     Parameters
     ----------
     a : float, positive
+
+    References
+    ----------
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, table 8.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import Brownian
+    >>> Brownian(a=4.0).square(torch.tensor([0.0, 0.25, 0.5, 1.0]))
+    tensor([0.0000, 0.7500, 1.0000, 0.0000])
     """
 
     a: float = 1.0
@@ -82,7 +122,19 @@ class Brownian(Gamma):
 
 @dataclass(frozen=True)
 class Quadratic(Gamma):
-    """``gamma = t (1 - t)``."""
+    """``gamma = t (1 - t)``: a scale whose rate is finite at the ends.
+
+    References
+    ----------
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, table 8.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import Quadratic
+    >>> Quadratic().at(torch.tensor(0.5)).value
+    tensor(0.2500)
+    """
 
     def square(self, t: Tensor) -> Tensor:
         return (t * (1.0 - t)).square()
@@ -90,7 +142,19 @@ class Quadratic(Gamma):
 
 @dataclass(frozen=True)
 class SineSquared(Gamma):
-    """``gamma = sin^2(pi t)``: all of the variance in the middle, as :class:`EncodingDecoding` needs it."""
+    """``gamma = sin^2(pi t)``: all of the variance in the middle, as :class:`EncodingDecoding` needs it.
+
+    References
+    ----------
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, table 8.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import SineSquared
+    >>> SineSquared().at(torch.tensor(0.5)).value
+    tensor(1.)
+    """
 
     def square(self, t: Tensor) -> Tensor:
         return torch.sin(math.pi * t) ** 4
@@ -105,6 +169,17 @@ class Sigmoid(Gamma):
     Parameters
     ----------
     steepness : float, the `f` above
+
+    References
+    ----------
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, table 8.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import Sigmoid
+    >>> [round(float(Sigmoid(steepness).at(torch.tensor(0.5)).value), 2) for steepness in (5.0, 10.0)]
+    [0.31, 0.45]
     """
 
     steepness: float = 10.0
@@ -129,6 +204,19 @@ class LearnedGamma(Gamma, nn.Module):
     Attributes
     ----------
     modes : Parameter of shape (M,)
+
+    References
+    ----------
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, theorem 3.10:
+    the path and the scale that solve a Schroedinger bridge.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import Brownian, LearnedGamma
+    >>> t = torch.linspace(0.0, 1.0, 5)
+    >>> torch.allclose(LearnedGamma().square(t), Brownian().square(t))
+    True
     """
 
     def __init__(self, n_modes: int = 3) -> None:
@@ -145,7 +233,7 @@ class LearnedGamma(Gamma, nn.Module):
 
 
 class Normalized(AffineInterpolant, nn.Module):
-    """Any affine path with ``alpha^2 + beta^2 + gamma^2 = 1``: the variance-preserving form (paper 2, equation 4.10 and table 4).
+    """Any affine path with ``alpha^2 + beta^2 + gamma^2 = 1``: the variance-preserving form.
 
     Ends of zero mean and unit covariance keep both at every time.
 
@@ -158,6 +246,19 @@ class Normalized(AffineInterpolant, nn.Module):
     ------
     ValueError
         If `gamma` leaves no variance for the ends, or the path has none of them, with the time.
+
+    References
+    ----------
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, equation
+    4.10 and table 4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import Brownian, Linear, Normalized
+    >>> path, gamma, t = Normalized(Linear(), Brownian()), Brownian(), torch.linspace(0.0, 1.0, 5)
+    >>> torch.allclose(path.alpha(t) ** 2 + path.beta(t) ** 2 + gamma.square(t), torch.ones(5))
+    True
     """
 
     def __init__(self, interpolant: AffineInterpolant, gamma: Gamma) -> None:
@@ -190,6 +291,24 @@ class StochasticInterpolant(nn.Module):
     ----------
     interpolant : Interpolant
     gamma : Gamma or None, no latent
+
+    References
+    ----------
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, definition
+    2.1 and section 2.3.
+
+    Examples
+    --------
+    On the way from 0 to 1 the score is regressed on ``-z / gamma``, with ``gamma = 1/2`` in the middle.
+
+    >>> import torch
+    >>> from skinterflow.interflow import Brownian, Linear, StochasticInterpolant
+    >>> path = StochasticInterpolant(Linear(), Brownian())
+    >>> x_t, targets = path.regression(("v", "s"), torch.tensor(0.5), torch.zeros(1, 2), torch.ones(1, 2), torch.full((1, 2), 2.0))
+    >>> x_t
+    tensor([[1.5000, 1.5000]])
+    >>> targets["v"], targets["s"]
+    (tensor([[1., 1.]]), tensor([[-4., -4.]]))
     """
 
     def __init__(self, interpolant: Interpolant, gamma: Gamma | None = None) -> None:
@@ -245,7 +364,13 @@ class StochasticInterpolant(nn.Module):
         return "s" in quantities or ("b" in quantities and self.gamma is not None)
 
     def noise_scale(self, t: Tensor) -> Tensor:
-        """Scale of the noise that "s" and "eta" are about, of the shape of `t`: ``gamma`` or, without a latent, ``alpha``."""
+        """Scale of the noise that "s" and "eta" are about, of the shape of `t`: ``gamma`` or, without a latent, ``alpha``.
+
+        Raises
+        ------
+        ValueError
+            If there is no latent, and the path is no AffineInterpolant.
+        """
         if self.gamma is not None:
             return self.gamma.square(t).clamp(min=0.0).sqrt()
         if not isinstance(self.interpolant, AffineInterpolant):
@@ -291,10 +416,24 @@ class StochasticInterpolant(nn.Module):
 def check_gamma(gamma: Gamma) -> None:
     """Raise unless a scale is zero at both ends, and positive and finite between.
 
+    Parameters
+    ----------
+    gamma : Gamma, looked at on 101 evenly spaced times
+
     Raises
     ------
     ValueError
         With the time and the value.
+
+    Examples
+    --------
+    >>> from skinterflow.interflow import Brownian
+    >>> from skinterflow.interflow.latent import check_gamma
+    >>> check_gamma(Brownian())
+    >>> check_gamma(Brownian(a=-1.0))
+    Traceback (most recent call last):
+        ...
+    ValueError: gamma must be positive and finite between the ends, but the square of Brownian(a=-1.0) is -0.0099 at t=0.01.
     """
     t = torch.linspace(0.0, 1.0, 101, dtype=torch.float64)
     square = gamma.square(t)

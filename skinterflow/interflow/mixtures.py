@@ -32,6 +32,19 @@ class NormalMixture:
     weights : Tensor of shape (K,), positive, of sum one
     means : Tensor of shape (K, D)
     covariances : Tensor of shape (K, D, D)
+
+    Examples
+    --------
+    Two narrow modes, each with half of the mass.
+
+    >>> import torch
+    >>> from skinterflow.interflow import NormalMixture
+    >>> mixture = NormalMixture(torch.full((2,), 0.5), torch.tensor([[-1.0], [1.0]]), torch.full((2, 1, 1), 0.01))
+    >>> sample = mixture.sample(1_000, torch.Generator().manual_seed(0))
+    >>> sample.shape, round(float((sample > 0).float().mean()), 1)
+    (torch.Size([1000, 1]), 0.5)
+    >>> round(float(mixture.log_prob(torch.tensor([[1.0]]))), 2)
+    0.69
     """
 
     weights: Tensor
@@ -80,8 +93,16 @@ class MixtureField(VelocityField, Quantities):
     path : StochasticInterpolant with an AffineInterpolant; None is the trigonometric path without a latent
     source : NormalMixture, at ``t = 0``; None is standard normal
 
+    References
+    ----------
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, proposition C.1.
+
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, appendix A.
+
     Examples
     --------
+    At ``t = 1`` the score is that of the target, ``-(x - 1) / 4`` here.
+
     >>> import torch
     >>> from skinterflow.interflow import Brownian, Linear, MixtureField, NormalMixture, StochasticInterpolant
     >>> target = NormalMixture(torch.ones(1), torch.ones(1, 2), 4.0 * torch.eye(2)[None])

@@ -38,6 +38,29 @@ class StochasticSolver:
         Heun's method averages the drift at both ends of a step, which makes the law of the samples accurate to second order; that of
         Euler-Maruyama is to first.
     n_steps : int, at least 1
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown, or there is no step.
+
+    References
+    ----------
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, equation 29.
+
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, equations
+    2.33 and 2.35.
+
+    Examples
+    --------
+    Noise of level 1/2 without a drift is Brownian motion, of variance 1 at ``t = 1``.
+
+    >>> import torch
+    >>> from skinterflow.interflow import StochasticSolver
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> y = StochasticSolver(n_steps=20).solve(lambda t, y: 0.0 * y, lambda t: 0.5, torch.zeros(2_000, 1), 0.0, 1.0, generator)
+    >>> abs(float(y.var()) - 1.0) < 0.1
+    True
     """
 
     method: str = "heun"
@@ -108,10 +131,26 @@ class StochasticSolver:
 def check_noise_levels(epsilon: NoiseLevel, times: list[float]) -> list[float]:
     """Noise levels at the times.
 
+    Parameters
+    ----------
+    epsilon : callable, noise level at a time
+    times : list of float, in [0, 1]
+
+    Returns
+    -------
+    list of float
+
     Raises
     ------
     ValueError
         If one is not a single number, negative or not finite.
+
+    Examples
+    --------
+    >>> from skinterflow.interflow import NOISE_LEVELS
+    >>> from skinterflow.interflow.sde import check_noise_levels
+    >>> check_noise_levels(NOISE_LEVELS["decreasing"], [0.0, 0.5, 1.0])
+    [1.0, 0.5, 0.0]
     """
     levels = []
     for t in times:
