@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ResidualMLP, VelocityField
 from skinterflow.interflow.flows import Diffusion, Flow, Pushforward
 from skinterflow.interflow.heads import HeadedDrift, Heads, SeparateHeads, SharedTrunk, check_targets
@@ -576,3 +577,20 @@ def test_learned_path_is_known_to_its_drift():
         objective = PathObjective(HeadedDrift(SharedTrunk(2, 2, (4,)), ("b", "s"), path), path, Beta())
     names = [name for name, _ in objective.named_parameters()]
     assert sum("modes" in name for name in names) == 3
+
+
+def test_closed_form_takes_a_time_for_each_row():
+    """As many rows as columns, where a wrong broadcast would not show itself."""
+    target = NormalMixture(torch.tensor([0.3, 0.7]), torch.tensor([[1.0, 2.0], [-1.0, 0.5]]), torch.eye(2).expand(2, 2, 2) * 0.4)
+    field = MixtureField(target, StochasticInterpolant(Linear(), Brownian()))
+    t, x = torch.tensor([0.2, 0.9]), torch.tensor([[0.5, -1.0], [2.0, 0.3]])
+    for function in (field.value_and_divergence, field.drift_and_score, lambda t, x: (field.log_prob(t, x),)):
+        for together, alone in zip(
+            function(t, x), zip(*(function(*row) for row in zip(t, x[:, None], strict=True)), strict=True), strict=True
+        ):
+            torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_probes_for_a_field_without_parameters():
+    field = MixtureField(NormalMixture(torch.ones(1), torch.ones(1, 2), torch.eye(2)[None]))
+    assert Hutchinson(field, 3).value_and_divergence(torch.tensor(0.5), torch.ones(4, 2))[1].shape == (4, 3)

@@ -52,7 +52,7 @@ from skinterflow.interflow.quantities import LearnedQuantities, Quantities
 from skinterflow.interflow.scaling import Compose, LearnedGaussian, Scaling, Standardize, Whiten, YeoJohnson
 from skinterflow.interflow.sde import NOISE_LEVELS, StochasticSolver
 from skinterflow.interflow.times import Beta, TimeLaw
-from skinterflow.interflow.training import Step, train
+from skinterflow.interflow.training import Step, Training, train
 
 __all__ = [
     "NOISE_LEVELS",
@@ -106,6 +106,7 @@ __all__ = [
     "StochasticInterpolant",
     "StochasticSolver",
     "TimeLaw",
+    "Training",
     "Trigonometric",
     "VariancePreserving",
     "VelocityField",

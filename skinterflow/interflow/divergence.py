@@ -50,9 +50,8 @@ class Hutchinson(VelocityField):
         super().__init__()
         self.field = field
         self.n_features, self.n_estimates = field.n_features, n_probes
-        parameter = next(field.parameters())
         signs = torch.randint(2, (n_probes, self.n_features), generator=torch.Generator().manual_seed(_PROBE_SEED))
-        self.register_buffer("probes", (2 * signs - 1).to(parameter))
+        self.register_buffer("probes", (2 * signs - 1).to(next(field.parameters(), torch.empty(0))))
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
         return self.field(t, x)

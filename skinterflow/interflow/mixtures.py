@@ -11,6 +11,7 @@ the probabilities of the components at `x` (paper 2, appendix A; paper 1, propos
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -126,14 +127,31 @@ class MixtureField(VelocityField, Quantities):
 
     def log_prob(self, t: Tensor, x: Tensor) -> Tensor:
         """``log rho_t`` at points `x`, shape (B, D): shape (B,)."""
-        return self._marginal(t).mixture.log_prob(x)
+        return self._by_row(lambda t, x: (self._marginal(t).mixture.log_prob(x),), t, x)[0]
 
     def drift_and_score(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        drift, score = self._by_row(self._drift_and_score, t, x)
+        return drift, score
+
+    def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        value, divergence = self._by_row(self._value_and_divergence, t, x)
+        return value, divergence
+
+    def trust(self, t: float) -> float:
+        return 1.0
+
+    def _by_row(self, function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        """A function of one time and rows, for one time or a time for each row."""
+        if t.ndim == 0:
+            return function(t, x)
+        return tuple(part[:, 0] for part in torch.func.vmap(lambda t, x: function(t, x[None]))(t, x))
+
+    def _drift_and_score(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         marginal = self._marginal(t)
         weights, velocities, scores = self._components(marginal, x)
         return (weights * velocities).sum(0), (weights * scores).sum(0)
 
-    def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         marginal = self._marginal(t)
         weights, velocities, scores = self._components(marginal, x)
         weight_gradients = weights * (scores - (weights * scores).sum(0))
@@ -141,9 +159,6 @@ class MixtureField(VelocityField, Quantities):
         traces = slopes.diagonal(dim1=1, dim2=2).sum(-1)
         divergence = (weights[:, :, 0] * traces[:, None] + (weight_gradients * velocities).sum(-1)).sum(0)
         return (weights * velocities).sum(0), divergence
-
-    def trust(self, t: float) -> float:
-        return 1.0
 
     def _components(self, marginal: _Marginal, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Probabilities, (K, B, 1), drifts and scores, (K, B, D), of the components at `x`."""
