@@ -12,6 +12,7 @@ from skinterflow import InterpolantFlowDensity, InterpolantTransport, SavedModel
 from skinterflow import _fitting as fitting
 
 from .conftest import QUICK
+from .test_callbacks import Recorder, needs_callbacks
 
 TINY = QUICK | {"hidden_layer_sizes": (8,), "max_iter": 20}
 LONGER = QUICK | {"max_iter": 100, "end_time": 1.0, "early_stopping": False}
@@ -140,7 +141,7 @@ def test_checkpoint_of_another_fit(iris, tmp_path, monkeypatch, change, rows):
         with pytest.raises(Killed):
             InterpolantFlowDensity(**LONGER, checkpoint=tmp_path / "fit").fit(iris)
     other = InterpolantFlowDensity(**LONGER | change, checkpoint=tmp_path / "fit")
-    with pytest.raises(ValueError, match="fit' belongs to another fit: .* Delete the file to begin anew, or name another one"):
+    with pytest.raises(ValueError, match=r"fit' belongs to another fit: .* Delete the file to begin anew, or name another one"):
         other.fit(iris[rows])
     assert (tmp_path / "fit").exists()
 
@@ -169,7 +170,7 @@ def test_disk_that_fails_later_costs_the_checkpoint_not_the_fit(iris, tmp_path, 
 
     monkeypatch.setattr(_checkpoint, "_SECONDS", 0.0)
     monkeypatch.setattr(_checkpoint, "write_atomically", full)
-    with pytest.warns(UserWarning, match="The fit goes on, but its progress could not be written to checkpoint=.*No space left"):
+    with pytest.warns(UserWarning, match=r"The fit goes on, but its progress could not be written to checkpoint=.*No space left"):
         density = InterpolantFlowDensity(**QUICK, checkpoint=tmp_path / "fit").fit(iris)
     assert torch.equal(weights(density), weights(InterpolantFlowDensity(**QUICK).fit(iris)))
 
@@ -221,11 +222,12 @@ def test_warm_start_continues_the_optimiser_and_the_schedule(iris, monkeypatch, 
         assert len(density.loss_curve_) == len(whole.loss_curve_)
 
 
+@needs_callbacks
 def test_warm_start_is_bitwise_one_fit(iris):
     """With the schedule of the whole, in two parts: the second takes up the moments, the average and the random numbers of the first."""
     whole = InterpolantFlowDensity(**LONGER).fit(iris)
     density = InterpolantFlowDensity(**LONGER, warm_start=True)
-    density.set_callbacks(StopAt(25)).fit(iris)
+    density.set_callbacks(Recorder(stop_after=25)).fit(iris)
     assert density.n_iter_ == 25
     density.set_callbacks().fit(iris)
     assert torch.equal(weights(density), weights(whole))
@@ -290,7 +292,7 @@ def test_stream_goes_on_after_a_fit(iris):
 @pytest.mark.parametrize("choice", [{"early_stopping": True}, {"student_layer_sizes": (8,)}])
 def test_stream_neither_holds_out_nor_distils(iris, choice):
     with pytest.raises(
-        ValueError, match="partial_fit holds nothing out and distils nothing, but early_stopping=.*; set early_stopping=False"
+        ValueError, match=r"partial_fit holds nothing out and distils nothing, but early_stopping=.*; set early_stopping=False"
     ):
         InterpolantFlowDensity(**QUICK, **choice).partial_fit(iris)
 
@@ -302,24 +304,3 @@ def test_failed_part_of_a_stream_leaves_the_state(iris):
         density.partial_fit(np.full((5, 4), np.nan))
     assert vars(density).keys() == before.keys()
     assert all(vars(density)[name] is value for name, value in before.items())
-
-
-class StopAt:
-    """A callback that stops a fit."""
-
-    def __init__(self, n_iter):
-        self.n_iter = n_iter
-        self.heard = []
-
-    def setup(self, estimator, context):
-        self.heard.append("setup")
-
-    def teardown(self, estimator, context):
-        self.heard.append("teardown")
-
-    def on_fit_task_begin(self, estimator, context):
-        self.heard.append(f"begin {context.task_name}")
-
-    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
-        self.heard.append(f"end {context.task_name}")
-        return fitted_estimator is not None and fitted_estimator.n_iter_ >= self.n_iter

@@ -584,11 +584,11 @@ def test_closed_form_takes_a_time_for_each_row():
     target = NormalMixture(torch.tensor([0.3, 0.7]), torch.tensor([[1.0, 2.0], [-1.0, 0.5]]), torch.eye(2).expand(2, 2, 2) * 0.4)
     field = MixtureField(target, StochasticInterpolant(Linear(), Brownian()))
     t, x = torch.tensor([0.2, 0.9]), torch.tensor([[0.5, -1.0], [2.0, 0.3]])
-    for function in (field.value_and_divergence, field.drift_and_score, lambda t, x: (field.log_prob(t, x),)):
-        for together, alone in zip(
-            function(t, x), zip(*(function(*row) for row in zip(t, x[:, None], strict=True)), strict=True), strict=True
-        ):
+    for function in (field.value_and_divergence, field.drift_and_score):
+        row_by_row = [function(*row) for row in zip(t, x[:, None], strict=True)]
+        for together, alone in zip(function(t, x), zip(*row_by_row, strict=True), strict=True):
             torch.testing.assert_close(together, torch.cat(alone))
+    torch.testing.assert_close(field.log_prob(t, x), torch.cat([field.log_prob(*row) for row in zip(t, x[:, None], strict=True)]))
 
 
 def test_probes_for_a_field_without_parameters():
