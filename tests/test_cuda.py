@@ -68,3 +68,15 @@ def test_latents_agree_with_the_cpu(iris, targets):
     ):
         np.testing.assert_allclose(use(transport), use(elsewhere), rtol=1e-5, atol=1e-6)
     assert np.isfinite(transport.sample(iris, random_state=0, n_steps=20)).all()
+
+
+def test_files_go_from_one_device_to_the_other(fitted, iris, tmp_path):
+    """The weights of a file are the same wherever they were learned."""
+    on_gpu = InterpolantFlowDensity(**QUICK, device="cuda", interpolant="fourier", gamma="brownian", targets=("b", "eta")).fit(iris)
+    on_gpu.save(tmp_path / "model")
+    elsewhere = InterpolantFlowDensity.load(tmp_path / "model", device="cpu")
+    np.testing.assert_allclose(elsewhere.score_samples(iris), on_gpu.score_samples(iris), atol=1e-6)
+    np.testing.assert_array_equal(InterpolantFlowDensity.load(tmp_path / "model").score_samples(iris), on_gpu.score_samples(iris))
+    fitted.save(tmp_path / "model")
+    there = InterpolantFlowDensity.load(tmp_path / "model", device="cuda")
+    np.testing.assert_allclose(there.score_samples(iris), fitted.score_samples(iris), atol=1e-6)

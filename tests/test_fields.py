@@ -137,3 +137,8 @@ def test_hutchinson_probes_are_the_same_every_time():
     with torch.random.fork_rng():
         field = perturbed(ResidualMLP(3, (4,)))
     assert torch.equal(Hutchinson(field, 2).probes, Hutchinson(field, 2).probes)
+
+
+def test_unknown_activations_are_refused():
+    with pytest.raises(ValueError, match="activation must be one of 'silu', 'tanh', 'softplus', 'elu', got 'relu'"):
+        ResidualMLP(2, (3,), "relu")
