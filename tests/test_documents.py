@@ -20,6 +20,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
         "docs/user_guide.rst",
         "docs/one_field.rst",
         "docs/latent.rst",
+        "docs/saving.rst",
         "docs/authors_code.rst",
         "docs/mathematics.rst",
     ],
