@@ -84,6 +84,14 @@ def resolve_device_or_cpu(device: str | torch.device) -> torch.device:
 
 
 @contextmanager
+def rows_of_our_own() -> Iterator[None]:
+    """Rows that a model made itself, such as its samples, are asked about inside the block: that they have no names is no cause to warn."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="X does not have valid feature names", category=UserWarning)
+        yield
+
+
+@contextmanager
 def all_or_nothing(estimator: Any) -> Iterator[None]:
     """Put the estimator's attributes back as they were if the block raises."""
     before = dict(vars(estimator))

@@ -1,0 +1,69 @@
+r"""Regions of highest density: the smallest regions that hold a given fraction of the probability.
+
+The region of level ``p`` is where the density is at least ``f_p``, and ``f_p`` is the ``1 - p`` quantile of ``f(X)`` for ``X`` drawn from
+``f`` ([1]_, section 2).  So it is a quantile of the log-densities of samples, in any dimension, and has the Monte Carlo error of one.
+
+References
+----------
+.. [1] Hyndman, "Computing and Graphing Highest Density Regions", The American Statistician 50, 1996.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+def checked_levels(level: ArrayLike) -> Array:
+    """Probabilities of regions, of the shape of `level`.
+
+    Raises
+    ------
+    ValueError
+        If one is not a number strictly between 0 and 1, or there is none.
+    """
+    levels = np.asarray(level)
+    if levels.dtype.kind not in "iuf" or not levels.size or not ((levels > 0) & (levels < 1)).all():
+        raise ValueError(f"level must be one or more numbers in (0, 1), the fraction of the probability in the region, got {level!r}.")
+    return levels.astype(np.float64)
+
+
+def density_thresholds(log_density: NDArray[Any], levels: Array) -> tuple[Array, Array]:
+    r"""Log-densities on the boundaries of the regions of highest density, and their standard errors.
+
+    The threshold is the ``q = 1 - level`` quantile of the log-densities of ``n`` samples.  The number of samples below the true one is
+    binomial, with mean ``n q`` and deviation ``sqrt(n q (1 - q))``; the error is half the distance between the order statistics at one
+    deviation to either side, so that no density of the log-densities need be estimated.
+
+    Parameters
+    ----------
+    log_density : array of shape (n,), in nats, of samples of the density itself
+    levels : array of any shape, in (0, 1)
+
+    Returns
+    -------
+    thresholds, errors : arrays of the shape of `levels`, in nats
+
+    Raises
+    ------
+    ValueError
+        If less than one sample is expected outside of a region, or inside.
+    """
+    n = len(log_density)
+    rarest = float(np.minimum(levels, 1 - levels).min())
+    if n * rarest < 1:
+        raise ValueError(
+            f"n_samples={n} is too few for a level at {rarest:.3g} from 0 or 1, because less than one sample is expected there; "
+            f"use at least {math.ceil(10 / rarest)}."
+        )
+    q = 1 - levels
+    deviation = np.sqrt(q * (1 - q) / n)
+    low, high = np.maximum(q - deviation, 0.0), np.minimum(q + deviation, 1.0)
+    below, threshold, above = np.quantile(log_density.astype(np.float64), [low, q, high])
+    # Where the samples end within a deviation, what there is of the distance is extrapolated to the whole.
+    return threshold, (above - below) * deviation / (high - low)
