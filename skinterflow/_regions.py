@@ -56,14 +56,13 @@ def density_thresholds(log_density: NDArray[Any], levels: Array) -> tuple[Array,
     """
     n = len(log_density)
     rarest = float(np.minimum(levels, 1 - levels).min())
-    if n * rarest < 1:
+    if round(n * rarest, 9) < 1:  # 1 - 0.9 is less than 0.1
         raise ValueError(
             f"n_samples={n} is too few for a level at {rarest:.3g} from 0 or 1, because less than one sample is expected there; "
             f"use at least {math.ceil(10 / rarest)}."
         )
     q = 1 - levels
     deviation = np.sqrt(q * (1 - q) / n)
-    low, high = np.maximum(q - deviation, 0.0), np.minimum(q + deviation, 1.0)
-    below, threshold, above = np.quantile(log_density.astype(np.float64), [low, q, high])
-    # Where the samples end within a deviation, what there is of the distance is extrapolated to the whole.
-    return threshold, (above - below) * deviation / (high - low)
+    # With one sample or more expected on either side, the deviation is less than q and 1 - q.
+    below, threshold, above = np.quantile(log_density.astype(np.float64), [q - deviation, q, q + deviation])
+    return threshold, (above - below) / 2

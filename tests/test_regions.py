@@ -45,10 +45,11 @@ def test_error_is_the_deviation_over_many_draws():
     assert np.mean(errors, axis=0) == pytest.approx(np.std(thresholds, axis=0), rel=0.15)
 
 
-def test_error_where_the_samples_end():
-    """One sample is expected below the threshold: its deviation reaches to the end of the samples, and counts as much on either side."""
-    _, errors = density_thresholds(np.arange(101.0), np.array([0.99]))
-    assert errors == pytest.approx(101 * math.sqrt(0.01 * 0.99 / 101), rel=0.03)
+@pytest.mark.parametrize(("n", "level"), [(2, 0.5), (10, 0.1), (10, 0.9), (1000, 0.999)])
+def test_error_where_one_sample_is_expected(n, level):
+    """The deviation still ends within the samples."""
+    _, errors = density_thresholds(np.arange(float(n)), np.array([level]))
+    assert errors == pytest.approx((n - 1) * math.sqrt(level * (1 - level) / n))
 
 
 @pytest.mark.parametrize("seed", range(4))
