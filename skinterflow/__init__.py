@@ -5,15 +5,20 @@ from skinterflow._files import SavedModelError
 from skinterflow._scaling import DegenerateDataWarning
 from skinterflow._version import __version__
 from skinterflow.density import InterpolantFlowDensity
+from skinterflow.display import CalibrationDisplay, DensityDisplay, TrainingDisplay, TrajectoryDisplay
 from skinterflow.interflow.flows import AccuracyWarning
 from skinterflow.transport import InterpolantTransport
 
 __all__ = [
     "AccuracyWarning",
+    "CalibrationDisplay",
     "DegenerateDataWarning",
+    "DensityDisplay",
     "DistillationWarning",
     "InterpolantFlowDensity",
     "InterpolantTransport",
     "SavedModelError",
+    "TrainingDisplay",
+    "TrajectoryDisplay",
     "__version__",
 ]

@@ -524,7 +524,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         >>> from sklearn.datasets import load_iris
         >>> from skinterflow import InterpolantFlowDensity
         >>> X = load_iris().data
-        >>> density = InterpolantFlowDensity(max_iter=20, hidden_layer_sizes=(16, 16), random_state=0).fit(X)
+        >>> density = InterpolantFlowDensity(max_iter=20, hidden_layer_sizes=(16, 16), early_stopping=False, random_state=0).fit(X)
         >>> inner, outer = density.density_threshold([0.5, 0.9], n_samples=500, random_state=0)
         >>> bool(inner > outer)
         True

@@ -10,6 +10,8 @@ from sklearn.datasets import load_iris
 
 from skinterflow import InterpolantFlowDensity
 
+os.environ.setdefault("MPLBACKEND", "Agg")  # no windows
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # there is a worker for every core
 

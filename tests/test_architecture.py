@@ -16,13 +16,14 @@ ORDER = [
     ["interflow.flows", "interflow.mixtures"],
     ["interflow"],
     ["_version"],
-    ["_arguments", "_callbacks", "_estimator", "_files", "_fitted", "_regions", "_scaling"],
+    ["_arguments", "_callbacks", "_estimator", "_files", "_fitted", "_plots", "_regions", "_scaling"],
     ["_rows", "_diagnostics", "_state", "datasets"],
     ["_checkpoint", "_saving"],
     ["_fitting"],
     ["_defaults", "_distillation"],
     ["_flow_estimator"],
     ["density", "transport"],
+    ["display"],
     [""],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

@@ -19,6 +19,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
         "docs/index.rst",
         "docs/user_guide.rst",
         "docs/one_field.rst",
+        "docs/displays.rst",
         "docs/latent.rst",
         "docs/saving.rst",
         "docs/authors_code.rst",

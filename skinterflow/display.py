@@ -1,0 +1,628 @@
+"""Displays of fitted estimators, in scikit-learn's manner: ``from_estimator`` computes and plots, ``plot`` draws what was computed again.
+
+They need matplotlib, which comes with ``pip install skinterflow[plot]`` and is imported when something is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta, binom, norm
+from sklearn.utils.validation import validate_data
+
+from skinterflow._estimator import RandomStateLike, rows_of_our_own
+from skinterflow._flow_estimator import FlowEstimator
+from skinterflow._plots import (
+    DATA,
+    MODEL,
+    Features,
+    Table,
+    check_estimator_is,
+    check_matplotlib,
+    chosen_columns,
+    column_names,
+    draw_column,
+    draw_columns,
+    draw_curve,
+    draw_map,
+    draw_pair,
+    new_or_given_axes,
+    window,
+)
+from skinterflow._regions import checked_levels, density_thresholds
+from skinterflow.density import InterpolantFlowDensity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Array = NDArray[Any]
+
+_INTERVAL = np.array([0.025, 0.975])
+_BAND = "95% interval of a true model"
+_MAX_QUANTILES = 1_000
+_NAMED_LINES = 10
+
+
+class DensityDisplay:
+    """A fitted density: a curve, a map, or samples over data.
+
+    A model of one column is drawn as a curve, one of two as a map, both with regions of highest density.  A model of more columns, or a
+    part of the columns of a model, is shown by samples: histograms, and scatter plots of every two columns.  So one or two `features` of
+    a wider model are samples of their marginal distribution; a marginal density has no formula here.  Use :meth:`from_estimator`.
+
+    Parameters
+    ----------
+    feature_names : sequence of str, of length k
+    samples : ndarray of shape (n_samples, k)
+        Rows of the model.
+    X : ndarray of shape (n_rows, k) or None, default=None
+        Rows of data.
+    grid : sequence of k ndarrays of shape (grid_resolution,), or None, default=None
+        Values along each axis of a curve or map; None where samples are shown.
+    log_density : ndarray of shape (grid_resolution,) or (grid_resolution, grid_resolution), or None, default=None
+        In nats; of a map, rows are values of the second column.
+    levels, thresholds : sequences of float, default=()
+        Probabilities of regions of highest density, and the log-densities of their boundaries.
+
+    Attributes
+    ----------
+    axes_ : ndarray of Axes, of shape (1, 1) or, for a corner plot, (k, k)
+    ax_ : Axes
+        The first of them, which is the only one but for a corner plot.
+    figure_ : Figure
+
+    See Also
+    --------
+    InterpolantFlowDensity.density_threshold : The boundary of a region of highest density.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skinterflow import DensityDisplay, InterpolantFlowDensity
+    >>> X = load_iris().data
+    >>> density = InterpolantFlowDensity(max_iter=20, hidden_layer_sizes=(16, 16), early_stopping=False, random_state=0).fit(X)
+    >>> display = DensityDisplay.from_estimator(density, X, features=[0, 2], n_samples=200, random_state=0)
+    >>> display.ax_.get_xlabel()
+    'column 0'
+    """
+
+    MAX_FEATURES: ClassVar[int] = 6
+    """Columns that a corner plot has at most."""
+
+    def __init__(
+        self,
+        *,
+        feature_names: Sequence[str],
+        samples: Array,
+        X: Array | None = None,
+        grid: Sequence[Array] | None = None,
+        log_density: Array | None = None,
+        levels: Sequence[float] | Array = (),
+        thresholds: Sequence[float] | Array = (),
+    ) -> None:
+        self.feature_names = feature_names
+        self.samples = samples
+        self.X = X
+        self.grid = grid
+        self.log_density = log_density
+        self.levels = levels
+        self.thresholds = thresholds
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: InterpolantFlowDensity,
+        X: ArrayLike | None = None,
+        *,
+        features: Features | None = None,
+        levels: Sequence[float] = (0.5, 0.9),
+        grid_resolution: int | None = None,
+        n_samples: int = 2_000,
+        random_state: RandomStateLike = None,
+        t: float | None = None,
+        ax: Any = None,
+    ) -> Self:
+        """Compute the density, or samples of it, and plot.
+
+        Parameters
+        ----------
+        estimator : fitted InterpolantFlowDensity
+        X : array-like of shape (n_rows, n_features) or None, default=None
+            Data to show with the density, such as held-out rows; all columns, as the estimator was fitted on.
+        features : str, int or sequence of them, or None, default=None
+            Columns to show, by name or number; None is all.
+        levels : sequence of float in (0, 1), default=(0.5, 0.9)
+            Probabilities of the regions of highest density, on a curve or map.  May be empty.
+        grid_resolution : int of at least 2, or None, default=None
+            Points along each axis of a curve or map; None is 400 for a curve and 64 for a map.
+        n_samples : int, default=2_000
+            Samples of the model, which set the window and the boundaries of the regions, or are shown themselves.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the samples.
+        t : float in [0, 1] or None, default=None
+            Time on the path; None is the model's own, `end_time_`.
+        ax : Axes, or ndarray of Axes of shape (k, k) for a corner plot of k columns, or None, default=None
+            Where to plot; None is a new figure.
+
+        Returns
+        -------
+        display : DensityDisplay
+
+        Raises
+        ------
+        ValueError
+            If there are more columns than `MAX_FEATURES`, or an argument cannot be used.
+        """
+        check_matplotlib(f"{cls.__name__}.from_estimator")
+        check_estimator_is(estimator, InterpolantFlowDensity, "InterpolantFlowDensity", cls.__name__)
+        columns = list(range(estimator.n_features_in_)) if features is None else chosen_columns(estimator, features)
+        if len(columns) > cls.MAX_FEATURES:
+            raise ValueError(
+                f"A corner plot of {len(columns)} columns is too large to read; choose up to {cls.MAX_FEATURES} of them, such as "
+                f"features={columns[: cls.MAX_FEATURES]}."
+            )
+        whole = len(columns) == estimator.n_features_in_ <= 2
+        resolution = _checked_resolution(grid_resolution, 400 if len(columns) == 1 else 64)
+        probabilities = np.atleast_1d(checked_levels(levels)) if np.size(levels) else np.empty(0)
+        rows: Array | None = None if X is None else validate_data(estimator, X, dtype=[np.float64, np.float32], reset=False)[:, columns]
+        samples = estimator.sample(n_samples, random_state, t=t)
+        display = cls(feature_names=[column_names(estimator)[k] for k in columns], samples=samples[:, columns], X=rows)
+        if whole:
+            display.grid = [np.linspace(*ends, resolution) for ends in display._windows()]
+            display.log_density = _on_grid(estimator, display.grid, columns, t)
+        if whole and len(probabilities):
+            with rows_of_our_own():
+                log_density = np.asarray(estimator.score_samples(samples, t=t))
+            display.levels, display.thresholds = probabilities, density_thresholds(log_density, probabilities)[0]
+        return display.plot(ax=ax)
+
+    def plot(self, *, ax: Any = None) -> Self:
+        """Draw what was computed.
+
+        Parameters
+        ----------
+        ax : Axes, or ndarray of Axes of shape (k, k) for a corner plot of k columns, or None, default=None
+            Where to plot; None is a new figure.
+
+        Returns
+        -------
+        self
+        """
+        check_matplotlib(f"{type(self).__name__}.plot")
+        k = len(self.feature_names)
+        if k > 2:
+            side = 1.0 + 1.8 * k
+            self.axes_ = new_or_given_axes(ax, (k, k), (side, side))
+            draw_columns(self.axes_, self.feature_names, self._windows(), self._tables())
+        else:
+            self.axes_ = new_or_given_axes(ax, (1, 1), (6.4, 4.8))
+            (self._plot_one if k == 1 else self._plot_two)(self.axes_[0, 0])
+        self.ax_: Axes = self.axes_[0, 0]
+        self.figure_ = self.ax_.figure
+        return self
+
+    def _plot_one(self, ax: Axes) -> None:
+        tables, ends = self._tables(), self._windows()[0]
+        if self.grid is None or self.log_density is None:
+            draw_column(ax, self.feature_names[0], ends, tables, 0)
+        else:
+            draw_curve(ax, self.grid[0], self.log_density, self._regions())
+            draw_column(ax, self.feature_names[0], ends, tables[1:], 0)
+        ax.set_ylim(bottom=0.0)
+        ax.legend()
+
+    def _plot_two(self, ax: Axes) -> None:
+        tables, names, ends = self._tables(), self.feature_names, self._windows()
+        if self.grid is None or self.log_density is None:
+            draw_pair(ax, (names[0], names[1]), (ends[0], ends[1]), tables, (0, 1))
+            ax.legend()
+        else:
+            draw_map(ax, self.grid, self.log_density, self._regions())
+            draw_pair(ax, (names[0], names[1]), (ends[0], ends[1]), tables[1:], (0, 1))
+
+    def _windows(self) -> list[tuple[float, float]]:
+        return [window(*(table.rows[:, k] for table in self._tables())) for k in range(len(self.feature_names))]
+
+    def _tables(self) -> list[Table]:
+        """The samples, and the data after them."""
+        samples = Table(self.samples, "samples", MODEL, filled=True)
+        return [samples] if self.X is None else [samples, Table(self.X, "data", DATA, filled=False)]
+
+    def _regions(self) -> list[tuple[float, float]]:
+        return list(zip(self.levels, self.thresholds, strict=True))
+
+
+class TrainingDisplay:
+    """How a fit went: the training loss and, where rows were held out, their log-likelihood, at the checks.
+
+    The loss is noisy and need not fall where the density gets better; the held-out log-likelihood is what the weights were kept by.
+    Use :meth:`from_estimator`.
+
+    Parameters
+    ----------
+    steps : sequence of int
+        Gradient steps after which there were checks.
+    loss_curve : sequence of float, of the same length
+        Mean training loss between checks.
+    validation_scores : sequence of float, of the same length, or None, default=None
+        Held-out log-likelihood at the checks, in nats per row.
+
+    Attributes
+    ----------
+    ax_ : Axes
+        Those of the loss.
+    validation_ax_ : Axes or None
+        Those of the held-out log-likelihood, on the right.
+    axes_ : ndarray of both Axes, or of the one
+    figure_ : Figure
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skinterflow import InterpolantFlowDensity, TrainingDisplay
+    >>> X = load_iris().data
+    >>> density = InterpolantFlowDensity(max_iter=20, hidden_layer_sizes=(16, 16), early_stopping=True, random_state=0).fit(X)
+    >>> display = TrainingDisplay.from_estimator(density)
+    >>> display.ax_.get_xlabel()
+    'gradient steps'
+    """
+
+    def __init__(self, *, steps: Sequence[int], loss_curve: Sequence[float], validation_scores: Sequence[float] | None = None) -> None:
+        self.steps = steps
+        self.loss_curve = loss_curve
+        self.validation_scores = validation_scores
+
+    @classmethod
+    def from_estimator(cls, estimator: FlowEstimator, *, ax: Any = None) -> Self:
+        """Plot how the fit of an estimator went.
+
+        Parameters
+        ----------
+        estimator : fitted InterpolantFlowDensity or InterpolantTransport
+            A transport holds nothing out.
+        ax : Axes or None, default=None
+            Where to plot; None is a new figure.
+
+        Returns
+        -------
+        display : TrainingDisplay
+        """
+        check_matplotlib(f"{cls.__name__}.from_estimator")
+        check_estimator_is(estimator, FlowEstimator, "InterpolantFlowDensity or InterpolantTransport", cls.__name__)
+        scores = estimator.validation_scores_ if isinstance(estimator, InterpolantFlowDensity) else None
+        return cls(steps=estimator.check_steps_, loss_curve=estimator.loss_curve_, validation_scores=scores).plot(ax=ax)
+
+    def plot(self, *, ax: Any = None) -> Self:
+        """Draw what was computed.
+
+        Parameters
+        ----------
+        ax : Axes or None, default=None
+            Where to plot; None is a new figure.
+
+        Returns
+        -------
+        self
+        """
+        check_matplotlib(f"{type(self).__name__}.plot")
+        self.ax_: Axes = new_or_given_axes(ax, (1, 1), (6.4, 4.8))[0, 0]
+        self.figure_ = self.ax_.figure
+        lines = self.ax_.plot(self.steps, self.loss_curve, color=MODEL, marker=".", label="training loss")
+        self.ax_.set(xlabel="gradient steps", ylabel="training loss $G$")
+        self.validation_ax_: Axes | None = None
+        if self.validation_scores is not None:
+            self.validation_ax_ = self.ax_.twinx()
+            self.validation_ax_.set_ylabel("held-out log-likelihood (nats per row)")
+            lines += self.validation_ax_.plot(self.steps, self.validation_scores, color=DATA, marker=".", label="held-out log-likelihood")
+            best = int(np.argmax(self.validation_scores))
+            kept = f"best, {self.validation_scores[best]:.4g} at step {self.steps[best]}"
+            lines += self.validation_ax_.plot(
+                self.steps[best], self.validation_scores[best], color="black", marker="*", markersize=10, linestyle="", label=kept
+            )
+        self.axes_ = np.array([one for one in (self.ax_, self.validation_ax_) if one is not None], dtype=object)
+        self.axes_[-1].legend(handles=lines, loc="center right")
+        return self
+
+
+class TrajectoryDisplay:
+    """Where a flow carries points: their ways in two columns, or one column against time.  Use :meth:`from_estimator`.
+
+    Parameters
+    ----------
+    positions : ndarray of shape (n_times, n_points, k)
+        In units of the data; `k` is 1 or 2.
+    times : ndarray of shape (n_times,)
+    feature_names : sequence of str, of length k
+
+    Attributes
+    ----------
+    ax_ : Axes
+    axes_ : ndarray of the one Axes
+    figure_ : Figure
+
+    See Also
+    --------
+    InterpolantFlowDensity.trajectory : The positions.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skinterflow import InterpolantFlowDensity, TrajectoryDisplay
+    >>> X = load_iris().data
+    >>> density = InterpolantFlowDensity(max_iter=20, hidden_layer_sizes=(16, 16), early_stopping=False, random_state=0).fit(X)
+    >>> display = TrajectoryDisplay.from_estimator(density, n_samples=10, features=(2, 3), random_state=0)
+    >>> display.positions.shape
+    (21, 10, 2)
+    """
+
+    def __init__(self, *, positions: Array, times: Array, feature_names: Sequence[str]) -> None:
+        self.positions = positions
+        self.times = times
+        self.feature_names = feature_names
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: InterpolantFlowDensity,
+        X: ArrayLike | None = None,
+        *,
+        n_samples: int = 200,
+        times: Sequence[float] | None = None,
+        features: Features | None = None,
+        random_state: RandomStateLike = None,
+        ax: Any = None,
+    ) -> Self:
+        """Follow points along the flow, and plot.
+
+        Parameters
+        ----------
+        estimator : fitted InterpolantFlowDensity
+        X : array-like of shape (n_points, n_features) or None, default=None
+            Points at the first of the times; None draws samples of the model at that time.
+        n_samples : int, default=200
+            Samples that are drawn where `X` is None.
+        times : sequence of float in [0, 1], increasing or decreasing, or None, default=None
+            None is 21 times, evenly spaced: with `X`, which are then rows of data, from `end_time_` back to 0; without, from 0 to
+            `end_time_`.
+        features : str, int or sequence of one or two of them, or None, default=None
+            Columns to show, by name or number; None is the first two, or the only one.  One column is shown against time.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the samples.
+        ax : Axes or None, default=None
+            Where to plot; None is a new figure.
+
+        Returns
+        -------
+        display : TrajectoryDisplay
+
+        Raises
+        ------
+        ValueError
+            If more than two columns are chosen, or an argument cannot be used.
+        """
+        check_matplotlib(f"{cls.__name__}.from_estimator")
+        check_estimator_is(estimator, InterpolantFlowDensity, "InterpolantFlowDensity", cls.__name__)
+        columns = chosen_columns(estimator, range(min(2, estimator.n_features_in_)) if features is None else features)
+        if len(columns) > 2:
+            raise ValueError(f"Ways are drawn in one or two columns; choose two of the {len(columns)}, such as features={columns[:2]}.")
+        if times is None:
+            times = _times_from_the_base(estimator)[:: 1 if X is None else -1]
+        points = estimator.sample(n_samples, random_state, t=times[0]) if X is None else X
+        with rows_of_our_own():
+            positions = estimator.trajectory(points, times)[:, :, columns]
+        names = [column_names(estimator)[k] for k in columns]
+        return cls(positions=positions, times=np.asarray(times, dtype=np.float64), feature_names=names).plot(ax=ax)
+
+    def plot(self, *, ax: Any = None) -> Self:
+        """Draw what was computed.
+
+        Parameters
+        ----------
+        ax : Axes or None, default=None
+            Where to plot; None is a new figure.
+
+        Returns
+        -------
+        self
+        """
+        check_matplotlib(f"{type(self).__name__}.plot")
+        self.axes_ = new_or_given_axes(ax, (1, 1), (6.4, 4.8))
+        self.ax_: Axes = self.axes_[0, 0]
+        self.figure_ = self.ax_.figure
+        times = np.broadcast_to(self.times[:, None], self.positions.shape[:2])
+        across, up = (times, self.positions[:, :, 0]) if len(self.feature_names) == 1 else np.moveaxis(self.positions, 2, 0)
+        self.ax_.plot(across, up, color="gray", alpha=0.5, linewidth=0.7)
+        for k, name, color, size in ((0, "start", DATA, 7), (-1, "end", MODEL, 14)):
+            self.ax_.scatter(across[k], up[k], s=size, color=color, zorder=3, label=f"{name}, t = {self.times[k]:.3g}")
+        labels = ["time t", *self.feature_names][-2:]
+        self.ax_.set(xlabel=labels[0], ylabel=labels[1])
+        self.ax_.legend()
+        return self
+
+
+class CalibrationDisplay:
+    """Whether a density is right, by rows that it was not fitted on: their latents, and how many are in regions of highest density.
+
+    The left panel has the quantiles of each latent coordinate over those of the standard normal (a QQ plot), with the interval in which
+    each order statistic of as many normal numbers lies in 95 cases of 100.  The right panel has the fraction of rows inside
+    each region over the probability that the model gives it; the interval is that of a binomial law of ``1 / (1 / n_rows + 1 /
+    n_samples)`` rows, because the boundaries are estimated, too.  Both intervals are pointwise, so one point in twenty is
+    outside for the true density.  Use :meth:`from_estimator`.
+
+    Parameters
+    ----------
+    normal_quantiles : ndarray of shape (n_quantiles,)
+        Expected by a standard normal.
+    latent_quantiles : ndarray of shape (n_quantiles, n_features)
+        Of the latents of the rows.
+    normal_interval : ndarray of shape (2, n_quantiles)
+        Ends of the pointwise interval.
+    levels : ndarray of shape (n_levels,)
+        Probabilities of regions of highest density.
+    coverage : ndarray of shape (n_levels,)
+        Fractions of the rows inside.
+    coverage_interval : ndarray of shape (2, n_levels)
+        Ends of the pointwise interval.
+    feature_names : sequence of str, of length n_features
+
+    Attributes
+    ----------
+    axes_ : ndarray of two Axes
+    figure_ : Figure
+
+    See Also
+    --------
+    InterpolantFlowDensity.diagnose : Distances of the latents to the normal, as numbers.
+    InterpolantFlowDensity.contains : The rows in a region.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skinterflow import CalibrationDisplay, InterpolantFlowDensity
+    >>> X = load_iris().data
+    >>> density = InterpolantFlowDensity(max_iter=20, hidden_layer_sizes=(16, 16), early_stopping=False, random_state=0).fit(X[::2])
+    >>> display = CalibrationDisplay.from_estimator(density, X[1::2], n_samples=500, random_state=0)
+    >>> display.coverage.shape
+    (19,)
+    """
+
+    def __init__(
+        self,
+        *,
+        normal_quantiles: Array,
+        latent_quantiles: Array,
+        normal_interval: Array,
+        levels: Array,
+        coverage: Array,
+        coverage_interval: Array,
+        feature_names: Sequence[str],
+    ) -> None:
+        self.normal_quantiles = normal_quantiles
+        self.latent_quantiles = latent_quantiles
+        self.normal_interval = normal_interval
+        self.levels = levels
+        self.coverage = coverage
+        self.coverage_interval = coverage_interval
+        self.feature_names = feature_names
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: InterpolantFlowDensity,
+        X: ArrayLike,
+        *,
+        levels: Sequence[float] | None = None,
+        n_samples: int = 2_000,
+        random_state: RandomStateLike = None,
+        ax: Any = None,
+    ) -> Self:
+        """Compute both checks, and plot.
+
+        Parameters
+        ----------
+        estimator : fitted InterpolantFlowDensity
+        X : array-like of shape (n_rows, n_features)
+            Rows that the model was not fitted on.
+        levels : sequence of float in (0, 1) or None, default=None
+            Probabilities of the regions of highest density; None is 0.05, 0.1, ..., 0.95.
+        n_samples : int, default=2_000
+            Samples from which the boundaries of the regions are estimated.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the samples.
+        ax : ndarray of two Axes or None, default=None
+            Where to plot; None is a new figure.
+
+        Returns
+        -------
+        display : CalibrationDisplay
+        """
+        check_matplotlib(f"{cls.__name__}.from_estimator")
+        check_estimator_is(estimator, InterpolantFlowDensity, "InterpolantFlowDensity", cls.__name__)
+        probabilities = np.sort(np.atleast_1d(checked_levels(np.arange(1, 20) / 20 if levels is None else levels)))
+        log_density = np.asarray(estimator.score_samples(X))
+        thresholds = np.asarray(estimator.density_threshold(probabilities, n_samples=n_samples, random_state=random_state))
+        n_rows = len(log_density)
+        ranks = np.unique(np.linspace(1, n_rows, min(n_rows, _MAX_QUANTILES)).round())
+        effective = max(1, round(1 / (1 / n_rows + 1 / n_samples)))
+        return cls(
+            normal_quantiles=norm.ppf((ranks - 0.5) / n_rows),
+            latent_quantiles=np.sort(np.asarray(estimator.transform(X)), axis=0)[ranks.astype(int) - 1],
+            normal_interval=norm.ppf(beta.ppf(_INTERVAL[:, None], ranks, n_rows + 1 - ranks)),
+            levels=probabilities,
+            coverage=(log_density[:, None] >= thresholds).mean(axis=0),
+            coverage_interval=binom.ppf(_INTERVAL[:, None], effective, probabilities) / effective,
+            feature_names=column_names(estimator),
+        ).plot(ax=ax)
+
+    def plot(self, *, ax: Any = None) -> Self:
+        """Draw what was computed.
+
+        Parameters
+        ----------
+        ax : ndarray of two Axes or None, default=None
+            Where to plot; None is a new figure.
+
+        Returns
+        -------
+        self
+        """
+        check_matplotlib(f"{type(self).__name__}.plot")
+        self.axes_ = new_or_given_axes(ax, (1, 2), (10.0, 4.8))[0]
+        self.figure_ = self.axes_[0].figure
+        self._plot_latent(self.axes_[0])
+        self._plot_coverage(self.axes_[1])
+        return self
+
+    def _plot_latent(self, ax: Axes) -> None:
+        few = len(self.feature_names) <= _NAMED_LINES
+        ax.fill_between(self.normal_quantiles, *self.normal_interval, color="gray", alpha=0.3, linewidth=0, label=_BAND)
+        ax.axline((0.0, 0.0), slope=1.0, color="black", linewidth=0.8)
+        for k, name in enumerate(self.feature_names):
+            label = name if few else (f"{len(self.feature_names)} columns" if k == 0 else "")
+            ax.plot(
+                self.normal_quantiles,
+                self.latent_quantiles[:, k],
+                color=f"C{k}" if few else MODEL,
+                alpha=1.0 if few else 0.4,
+                linewidth=1.2,
+                label=label,
+            )
+        ax.set(xlabel="quantile of the standard normal", ylabel="quantile of the latent", title="Latent coordinates")
+        ax.legend()
+
+    def _plot_coverage(self, ax: Axes) -> None:
+        ax.fill_between(self.levels, *self.coverage_interval, color="gray", alpha=0.3, linewidth=0, label=_BAND)
+        ax.axline((0.0, 0.0), slope=1.0, color="black", linewidth=0.8)
+        ax.plot(self.levels, self.coverage, color=MODEL, marker=".", label="rows")
+        ax.set(xlabel="probability of the region", ylabel="fraction of rows inside", title="Regions of highest density")
+        ax.set(xlim=(0.0, 1.0), ylim=(0.0, 1.0))
+        ax.legend(loc="upper left")
+
+
+def _on_grid(estimator: InterpolantFlowDensity, grid: Sequence[Array], columns: Sequence[int], t: float | None) -> Array:
+    """Log-densities on a grid, whose axes are columns of the model in any order."""
+    rows = np.stack(np.meshgrid(*grid), axis=-1).reshape(-1, len(columns))[:, np.argsort(columns)]
+    # float32 halves the time, where it tells the points of the grid apart.
+    if all(np.ptp(axis) > 1e-3 * np.abs(axis).max() for axis in grid):
+        rows = rows.astype(np.float32)
+    with rows_of_our_own():
+        log_density = np.asarray(estimator.score_samples(rows, t=t))
+    return log_density.reshape([len(axis) for axis in reversed(grid)])
+
+
+def _times_from_the_base(estimator: InterpolantFlowDensity) -> list[float]:
+    """Evenly spaced times of the flow; a Gaussian that was kept as it was has but one."""
+    end_time = estimator.end_time_
+    return [end_time * k / 20 for k in range(21)] if end_time > 0 else [0.0]
+
+
+def _checked_resolution(grid_resolution: int | None, default: int) -> int:
+    if grid_resolution is None:
+        return default
+    if not isinstance(grid_resolution, Integral) or grid_resolution < 2:
+        raise ValueError(f"grid_resolution must be an integer of at least 2, or None, got {grid_resolution!r}.")
+    return int(grid_resolution)
