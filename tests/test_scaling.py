@@ -9,7 +9,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.preprocessing import PowerTransformer
 
 from skinterflow._scaling import _powers, estimate_scaling
-from skinterflow.interflow.scaling import Compose, LearnedGaussian, Standardize, Whiten, YeoJohnson
+from skinterflow.interflow.scaling import Bounds, Compose, LearnedGaussian, Standardize, Whiten, YeoJohnson
 
 NONE_CONSTANT = np.zeros(1)
 
@@ -29,12 +29,15 @@ def learned_gaussian():
     return gaussian
 
 
+INF = float("inf")
 SCALINGS = {
     "learned Gaussian": lambda gaussian=learned_gaussian(): gaussian,
     "standardize": lambda: Standardize(vector(1.0, -2.0), vector(3.0, 0.1)),
     "whiten": lambda: whiten(torch.tensor([[2.0, 0.5], [0.3, -1.0]], dtype=torch.float64)),
     "power": lambda: YeoJohnson(vector(0.3, 1.7)),
     "power at its limits": lambda: YeoJohnson(vector(0.0, 2.0)),
+    "bounds, two and lower": lambda: Bounds(vector(-51.0, -50.5), vector(60.0, INF), vector(1.0, 20.0)),
+    "bounds, upper and none": lambda: Bounds(vector(-INF, -INF), vector(50.5, INF), vector(3.0, 1.0)),
     "identity": lambda: Compose([]),
     "all": lambda: Compose([SCALINGS["standardize"](), SCALINGS["power"](), SCALINGS["whiten"]()]),
 }
@@ -101,3 +104,74 @@ def test_heavy_outlier_does_not_decide_the_scale():
 def test_given_scaling_is_used_as_it_is():
     scaling = SCALINGS["all"]()
     assert estimate_scaling(scaling, np.ones((3, 2)), np.ones(3), NONE_CONSTANT) is scaling
+
+
+KINDS = {
+    "two": Bounds(vector(-1.0), vector(3.0), vector(1.0)),
+    "lower": Bounds(vector(-1.0), vector(INF), vector(2.0)),
+    "upper": Bounds(vector(-INF), vector(3.0), vector(0.5)),
+}
+over_kinds = pytest.mark.parametrize("bounds", KINDS.values(), ids=KINDS)
+
+
+def inside(bounds, distances):
+    """Points at these distances from a bound, and from the other if there are two: shape (B, 1)."""
+    d = torch.tensor(distances, dtype=torch.float64)[:, None]
+    points = [bounds.lower + d, bounds.upper - d]
+    return torch.cat([x for x in points if torch.isfinite(x).all()])
+
+
+@over_kinds
+@given(exponents=st.lists(st.floats(-12.0, 0.0), min_size=1, max_size=4))
+def test_bounds_are_undone_as_close_to_them_as_numbers_go(bounds, exponents):
+    x = inside(bounds, [10.0**e for e in exponents])
+    torch.testing.assert_close(bounds.inverse(bounds(x)), x, rtol=0, atol=1e-15)
+
+
+@over_kinds
+def test_bounds_are_increasing_and_have_finite_slopes_everywhere(bounds):
+    far = [10.0**e for e in range(1, 13)] if torch.isinf(bounds.upper - bounds.lower) else []
+    x = inside(bounds, [10.0**e for e in range(-12, 0)] + [0.5, 1.0, 1.9] + far).sort(dim=0).values
+    u = bounds(x)
+    assert (u.diff(dim=0) > 0).all()
+    torch.testing.assert_close(bounds.inverse(u), x, rtol=1e-12, atol=1e-15)
+    slopes = torch.func.jvp(bounds, (x,), (torch.ones_like(x),))[1]
+    torch.testing.assert_close(bounds.log_abs_det(x), slopes[:, 0].log(), rtol=1e-9, atol=1e-3)  # 1e12 away little is left of the digits
+    near = (x[:, 0].abs() < 1e3).nonzero()[:, 0]
+    torch.testing.assert_close(bounds.log_abs_det(x[near]), slopes[near, 0].log(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(torch.func.jvp(bounds.inverse, (u,), (slopes,))[1], torch.ones_like(x), rtol=1e-3, atol=0)
+
+
+def test_uniform_and_exponential_columns_become_normal():
+    p = torch.linspace(0.001, 0.999, 50, dtype=torch.float64)
+    x = torch.stack([4.0 * p - 1.0, -1.0 - 3.0 * torch.log1p(-p)], dim=1)
+    bounds = Bounds(vector(-1.0, -1.0), vector(3.0, INF), vector(1.0, 3.0 * np.log(2.0)))
+    torch.testing.assert_close(bounds(x), torch.special.ndtri(p)[:, None].expand(-1, 2))
+
+
+@over_kinds
+def test_points_on_a_bound_are_moved_inside(bounds):
+    unit = 4.0 if torch.isfinite(bounds.upper - bounds.lower) else bounds.scale
+    for bound, inward in ((bounds.lower, 1.0), (bounds.upper, -1.0)):
+        if torch.isfinite(bound):
+            x, moved = bound[None] - inward * torch.tensor([[0.0], [1e-9]]).double(), bound[None] + inward * 1e-6 * unit
+            torch.testing.assert_close(bounds(x), bounds(moved).expand(2, 1))
+            torch.testing.assert_close(bounds.log_abs_det(x), bounds.log_abs_det(moved).expand(2))
+            assert torch.isfinite(bounds(x)).all()
+
+
+@over_kinds
+def test_no_point_leaves_the_bounds(bounds):
+    x = bounds.inverse(torch.linspace(-60.0, 60.0, 241, dtype=torch.float64)[:, None])
+    assert (x >= bounds.lower).all()
+    assert (x <= bounds.upper).all()
+    assert (x.diff(dim=0) >= 0).all()
+
+
+def test_derivatives_hold_beside_columns_of_other_kinds():
+    """The branches that are not taken leave no NaN."""
+    bounds = Bounds(vector(0.0, 0.0, -INF, -INF), vector(1.0, INF, 0.0, INF), vector(1.0, 1.0, 1.0, 1.0))
+    x = torch.tensor([[0.5, 1.0, -1.0, -5.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1e8, -1e8, 1e8]], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(bounds(x).sum() + bounds.log_abs_det(x).sum(), x)
+    assert torch.isfinite(gradient).all()
+    assert (gradient[0] != 0).all()

@@ -49,7 +49,7 @@ from skinterflow.interflow.muon import Muon
 from skinterflow.interflow.objectives import BridgeObjective, DistillationObjective, Ensemble, PathObjective, path_loss
 from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
 from skinterflow.interflow.quantities import LearnedQuantities, Quantities
-from skinterflow.interflow.scaling import Compose, LearnedGaussian, Scaling, Standardize, Whiten, YeoJohnson
+from skinterflow.interflow.scaling import Bounds, Compose, LearnedGaussian, Scaling, Standardize, Whiten, YeoJohnson
 from skinterflow.interflow.sde import NOISE_LEVELS, StochasticSolver
 from skinterflow.interflow.times import Beta, TimeLaw
 from skinterflow.interflow.training import Step, Training, train
@@ -60,6 +60,7 @@ __all__ = [
     "AffineInterpolant",
     "AveragedField",
     "Beta",
+    "Bounds",
     "BridgeObjective",
     "Brownian",
     "Calibration",

@@ -6,6 +6,7 @@ the dtype of their input; their constants are float64 buffers, estimated on the 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import cast
@@ -215,6 +216,108 @@ class YeoJohnson(Scaling):
 def _nonzero(m: Tensor) -> Tensor:
     """`m` with zeros replaced, so that the branch which is not taken leaves no NaN in derivatives."""
     return torch.where(m == 0, 1.0, m)
+
+
+class Bounds(Scaling):
+    r"""Columns with bounds to the whole line, by the quantile function of the normal law: ``u = Phi^-1(U(x))`` per column.
+
+    ``U(x) = (x - lower) / (upper - lower)`` between two bounds, ``1 - 2^(-(x - lower) / scale)`` above a lower one, and
+    ``2^(-(upper - x) / scale)`` below an upper one.  A uniform and an exponential column, with their bounds, become normal, and
+    a density that is smooth and positive up to its bound has a tail there as light as the normal.  Both tails of `U` are computed as
+    logarithms of their own, so that no digits are lost at either end.
+
+    Columns without bounds are left as they are.  A point on a bound, or beyond it, is moved inside by a millionth of the width between
+    two bounds, or of `scale`: its density is finite, and that of its neighbour.  All others are mapped exactly.
+
+    Parameters
+    ----------
+    lower, upper : Tensors of shape (D,), infinite where there is no bound
+    scale : Tensor of shape (D,), positive: the distance from a single bound that is mapped to zero, such as the median
+    """
+
+    lower: Tensor
+    upper: Tensor
+    scale: Tensor
+
+    def __init__(self, lower: Tensor, upper: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("lower", lower)
+        self.register_buffer("upper", upper)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(self._is_free(), x, self._mapped(*self._distances(x)))
+
+    def inverse(self, u: Tensor) -> Tensor:
+        below, above = torch.special.log_ndtr(u), torch.special.log_ndtr(-u)
+        width, lower, upper = self._width(), _finite(self.lower), _finite(self.upper)
+        between = torch.where(u < 0, lower + width * below.exp(), upper - width * above.exp())
+        step = self.scale / math.log(2.0)
+        beyond = torch.where(torch.isfinite(self.lower), lower - step * above, upper + step * below)
+        x = torch.where(self._is_free(), u, torch.where(self._has_two(), between, beyond))
+        return torch.minimum(torch.maximum(x, self.lower), self.upper)  # rounding may leave the bounds
+
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        distances = self._distances(x)
+        distance = torch.where(torch.isfinite(self.lower), *distances) / self.scale
+        log_slope = torch.where(
+            self._has_two(), -self._width().log(), math.log(math.log(2.0)) - math.log(2.0) * distance - self.scale.log()
+        )
+        log_normal = -0.5 * (self._mapped(*distances).square() + math.log(2.0 * math.pi))
+        return torch.where(self._is_free(), 0.0, log_slope - log_normal).sum(-1)
+
+    def _is_free(self) -> Tensor:
+        return ~(torch.isfinite(self.lower) | torch.isfinite(self.upper))
+
+    def _has_two(self) -> Tensor:
+        return torch.isfinite(self.lower) & torch.isfinite(self.upper)
+
+    def _width(self) -> Tensor:
+        return torch.where(self._has_two(), self.upper - self.lower, 1.0)
+
+    def _distances(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Positive distances from the lower and the upper bound; where there is none, any positive number."""
+        unit = torch.where(self._has_two(), self._width(), self.scale)
+        below = torch.where(torch.isfinite(self.lower), x - _finite(self.lower), unit)
+        above = torch.where(torch.isfinite(self.upper), _finite(self.upper) - x, unit)
+        on_lower, on_upper, inside = below <= 0, above <= 0, _INSIDE * unit
+        return (
+            torch.where(on_lower, inside, torch.where(on_upper, unit - inside, below)),
+            torch.where(on_upper, inside, torch.where(on_lower, unit - inside, above)),
+        )
+
+    def _mapped(self, below: Tensor, above: Tensor) -> Tensor:
+        """Normal quantile of `U`, from the logarithm of the smaller of its tails."""
+        two, has_lower, width = self._has_two(), torch.isfinite(self.lower), self._width()
+        half_lives = math.log(2.0) * torch.where(has_lower, below, above) / self.scale
+        log_near, log_far = torch.log(-torch.expm1(-half_lives)), -half_lives
+        log_below = torch.where(two, (torch.where(two, below, 0.5) / width).log(), torch.where(has_lower, log_near, log_far))
+        log_above = torch.where(two, (torch.where(two, above, 0.5) / width).log(), torch.where(has_lower, log_far, log_near))
+        is_below = log_below < log_above
+        # Not the minimum, whose derivative at a tie, the median, is the mean of two that cancel.
+        return torch.where(is_below, -1.0, 1.0) * _normal_quantile(torch.where(is_below, log_below, log_above))
+
+
+_INSIDE = 1e-6
+"""How far a point on a bound is moved inside, relative to the width or the scale."""
+_FAR = -600.0
+"""Logarithm of the smallest tail that is looked at as a number."""
+
+
+def _finite(bound: Tensor) -> Tensor:
+    """`bound`, and zero where there is none, so that the branch which is not taken leaves no NaN in derivatives."""
+    return torch.where(torch.isfinite(bound), bound, 0.0)
+
+
+def _normal_quantile(log_tail: Tensor) -> Tensor:
+    """The `u >= 0` above which the standard normal law has a mass of ``exp(log_tail)``, at most one half."""
+    near = -torch.special.ndtri(log_tail.clamp(min=_FAR).exp())
+    y = -log_tail.clamp(max=_FAR)
+    u = (2.0 * y - (4.0 * math.pi * y).log()).sqrt()
+    for _ in range(2):  # Newton, whose error here is squared and divided by u
+        mills = math.sqrt(0.5 * math.pi) * torch.special.erfcx(u / math.sqrt(2.0))
+        u = u + mills * (torch.special.log_ndtr(-u) + y)
+    return torch.where(log_tail > _FAR, near, u)
 
 
 class Compose(Scaling):
