@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skinterflow._arguments import checked_noise, stochastic_solver
 from skinterflow._callbacks import CallbackSupportMixin, FitEvents
 from skinterflow._checkpoint import Checkpoint, fingerprint
+from skinterflow._columns import Columns, resolve_columns
 from skinterflow._defaults import (
     COUPLINGS,
     GAMMAS,
@@ -34,7 +35,7 @@ from skinterflow._fitted import FittedFlow
 from skinterflow._fitting import STATISTICS_ROWS, Fold, History, Recipe, Run, State, Trained, fit_field, statistics_of
 from skinterflow._rows import Reader
 from skinterflow._saving import Storable
-from skinterflow._scaling import constant_widths, estimate_scaling, warn_degenerate
+from skinterflow._scaling import constant_widths, warn_degenerate
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ACTIVATIONS, VelocityField
@@ -146,13 +147,21 @@ class FlowEstimator(CallbackSupportMixin, Storable):
             raise ValueError(f"the rows and the fields should have as many features, but have {widths}")
 
     def _reader(
-        self, rows: NDArray[Any], weight: NDArray[np.float64], device: torch.device, scaling: Scaling | None, names: Sequence[str]
+        self,
+        rows: NDArray[Any],
+        weight: NDArray[np.float64],
+        device: torch.device,
+        scaling: Scaling | None,
+        names: Sequence[str],
+        columns: Columns | None = None,
     ) -> Reader:
         """Reader of the rows with a given scaling, or with one estimated from them; columns without a density are named in a warning."""
-        widths = constant_widths(rows)
-        warn_degenerate(rows, widths, names)
-        scaling = scaling or estimate_scaling(copy.deepcopy(self.scaling), rows, weight, widths)
-        return Reader(rows, weight, widths, scaling, device)
+        columns = columns or resolve_columns(None, None, names)
+        widths = np.where(columns.whole, 0.0, constant_widths(rows))
+        warn_degenerate(rows, widths, names, columns.whole)
+        columns.warn_point_masses(rows, widths)
+        scaling = scaling or columns.estimate_scaling(copy.deepcopy(self.scaling), rows, weight, widths)
+        return Reader(rows, weight, widths, scaling, device, columns.whole)
 
     def _new_path(self, n_features: int, warm: bool) -> StochasticInterpolant:
         """The path to train on: new, or a copy of what was learned."""

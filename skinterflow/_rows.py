@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skinterflow._estimator import step_seed
-from skinterflow._scaling import spread_constant_columns
+from skinterflow._scaling import spread_constant_columns, spread_whole_numbers
 from skinterflow.interflow.scaling import Scaling
 
 _IN_MEMORY_ELEMENTS = 2**23
@@ -44,6 +44,7 @@ class Reader:
     widths : array of shape (D,), spread that constant columns get, else zero
     scaling : Scaling
     device : torch.device
+    whole : array of shape (D,) of bool, columns of whole numbers, which are spread anew whenever they are read; None is no such column
     """
 
     X: NDArray[Any]
@@ -51,6 +52,7 @@ class Reader:
     widths: NDArray[np.float64]
     scaling: Scaling
     device: torch.device
+    whole: NDArray[np.bool_] | None = None
 
     def read(self, rows: Tensor) -> FlowRows:
         """The rows of these numbers.
@@ -64,7 +66,8 @@ class Reader:
         return FlowRows(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def _read(self, rows: NDArray[np.int64]) -> FlowRows:
-        x = torch.from_numpy(spread_constant_columns(self.X[rows], self.widths))
+        spread = spread_constant_columns(self.X[rows], self.widths)
+        x = torch.from_numpy(spread if self.whole is None else spread_whole_numbers(spread, self.whole))
         u, log_det = self.scaling(x), self.scaling.log_abs_det(x)
         finite = torch.isfinite(u).all(dim=1) & torch.isfinite(log_det)
         if not finite.all():
@@ -178,8 +181,8 @@ class ShuffledPasses:
 
 
 def training_rows(reader: Reader, held_out: Tensor) -> RowSource:
-    """All rows but those held out: in memory if they fit."""
-    if reader.X.size > _IN_MEMORY_ELEMENTS:
+    """All rows but those held out: in memory if they fit, and if they are the same whenever they are read."""
+    if reader.X.size > _IN_MEMORY_ELEMENTS or (reader.whole is not None and reader.whole.any()):
         return StreamedRows(reader, held_out)
     kept = torch.ones(len(reader.X), dtype=torch.bool)
     kept[held_out] = False

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from skinterflow.interflow.scaling import Compose, Scaling, Standardize, Whiten, YeoJohnson
+from skinterflow.interflow.scaling import Bounds, Compose, Scaling, Standardize, Whiten, YeoJohnson
 
 Array = NDArray[np.float64]
 
@@ -26,7 +26,7 @@ _SHOWN_COLUMNS = 8
 
 
 class DegenerateDataWarning(UserWarning):
-    """Some columns have no density: constant, collinear, duplicated or integer-valued.
+    """Some columns have no density: constant, collinear, duplicated, integer-valued, or with many rows on a bound.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def estimate_scaling(scaling: str | Scaling | None, X: NDArray[Any], weight: Arr
         return scaling
     if scaling is None:
         return Compose([])
-    x, weight = spread_constant_columns(_evenly_spaced(X), widths), _evenly_spaced(weight)
+    x, weight = spread_constant_columns(evenly_spaced(X), widths), evenly_spaced(weight)
     parts: list[Scaling] = []
     if scaling == "power":
         for estimate in (_robust, _powers):
@@ -75,7 +75,27 @@ def estimate_scaling(scaling: str | Scaling | None, X: NDArray[Any], weight: Arr
     return Compose(parts)
 
 
-def _evenly_spaced(X: NDArray[Any]) -> NDArray[Any]:
+def estimate_bounds(bounds: Array, X: Array, weight: Array) -> Bounds:
+    """Map of bounded columns to the whole line; the scale of a single bound is the median distance from it.
+
+    Parameters
+    ----------
+    bounds : array of shape (D, 2), infinite where a side is open
+    X : array of shape (n, D)
+    weight : array of shape (n,), positive
+    """
+    low, high = bounds.T
+    one_sided = np.isfinite(low) != np.isfinite(high)
+    distances = np.where(np.isfinite(low), X - low, high - X)[:, one_sided]
+    robust = _robust(distances, weight)
+    scale = np.ones(len(bounds))
+    # Where half of the rows are on the bound the median is zero, and their spread takes its place.
+    scale[one_sided] = torch.where(robust.shift > 0, robust.shift, robust.scale).numpy()
+    return Bounds(*(torch.from_numpy(part.copy()) for part in (low, high, scale)))
+
+
+def evenly_spaced(X: NDArray[Any]) -> NDArray[Any]:
+    """At most `_MAX_ROWS` of the rows."""
     return np.ascontiguousarray(X[:: -(-len(X) // _MAX_ROWS)])
 
 
@@ -94,21 +114,43 @@ def spread_constant_columns(X: NDArray[Any], widths: Array) -> Array:
     return x
 
 
-def warn_degenerate(X: NDArray[Any], widths: Array, names: Sequence[str]) -> None:
-    """Name the columns that have no density, by the looks of many rows; the fit goes on."""
-    X, constant = _evenly_spaced(X), widths > 0
-    whole = ~constant & (np.rint(X) == X).all(axis=0)
+def spread_whole_numbers(X: Array, whole: NDArray[np.bool_]) -> Array:
+    """`X`, whose columns of whole numbers are spread in place, by uniform noise over the cells around them."""
+    if whole.any():
+        X[:, whole] += torch.rand(len(X), int(whole.sum()), dtype=torch.float64).numpy() - 0.5
+    return X
+
+
+def warn_degenerate(X: NDArray[Any], widths: Array, names: Sequence[str], declared: NDArray[np.bool_]) -> None:
+    """Name the columns that have no density, by the looks of many rows; the fit goes on.  Those declared as whole numbers have one."""
+    X, constant = evenly_spaced(X), widths > 0
+    whole = ~constant & ~declared & (np.rint(X) == X).all(axis=0)
     for columns, what in (
-        (constant, f"constant and given a width of {_CONSTANT_WIDTH:g} times their value"),
-        (_collinear_columns(X, ~constant), "collinear or duplicated: the density is singular and its values are large; drop one of them"),
-        (whole, "integer-valued: the log-density grows without bound as the fit improves; add uniform noise to spread them"),
+        (constant, f"are constant and given a width of {_CONSTANT_WIDTH:g} times their value"),
+        (
+            _collinear_columns(X, ~constant & ~declared),
+            "are collinear or duplicated: the density is singular and its values are large; drop one of them",
+        ),
+        (
+            whole,
+            "are integer-valued: the log-density grows without bound as the fit improves; name them in integer_features "
+            "(InterpolantFlowDensity), or add uniform noise to spread them",
+        ),
     ):
-        if columns.any():
-            shown = [name for name, flagged in zip(names, columns, strict=True) if flagged]
-            more = f" and {len(shown) - _SHOWN_COLUMNS} more" if len(shown) > _SHOWN_COLUMNS else ""
-            warnings.warn(
-                f"{len(shown)} column(s) are {what}: {', '.join(shown[:_SHOWN_COLUMNS])}{more}.", DegenerateDataWarning, stacklevel=4
-            )
+        warn_columns(names, columns, what, stacklevel=5)
+
+
+def warn_columns(names: Sequence[str], flagged: NDArray[np.bool_], what: str, stacklevel: int) -> None:
+    """Say of the columns that are flagged, if any, what they are."""
+    if flagged.any():
+        columns = [name for name, flag in zip(names, flagged, strict=True) if flag]
+        warnings.warn(f"{len(columns)} column(s) {what}: {shown(columns)}.", DegenerateDataWarning, stacklevel=stacklevel)
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else ""
+    return f"{', '.join(names[:_SHOWN_COLUMNS])}{more}"
 
 
 def _collinear_columns(X: NDArray[Any], varying: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self, cast
@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skinterflow._arguments import checked_time, checked_times
 from skinterflow._callbacks import FitEvents
+from skinterflow._columns import BoundsLike, Columns, resolve_columns
 from skinterflow._defaults import checked_widths, held_out_rows, resolve_recipe
 from skinterflow._diagnostics import diagnose_density
 from skinterflow._distillation import distilled
@@ -35,13 +36,14 @@ from skinterflow._estimator import (
     seeded,
     weighted_rows,
 )
-from skinterflow._fitted import without_error
+from skinterflow._fitted import FittedFlow, without_error
 from skinterflow._fitting import N_CHECKS, STATISTICS_ROWS, Fold, History, Recipe, Run
 from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
 from skinterflow._regions import checked_levels, density_thresholds
 from skinterflow._rows import NormalRows, Reader, judging_rows, training_rows
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.fields import AveragedField, ResidualMLP
+from skinterflow.interflow.flows import Measured
 from skinterflow.interflow.interpolants import Interpolant, Mirror, learned_parameters
 from skinterflow.interflow.latent import Gamma, StochasticInterpolant
 from skinterflow.interflow.ode import Solver
@@ -82,6 +84,12 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     scaling : {"power", "whiten", "standardize"}, Scaling or None, default="power"
         Invertible map of the data before the flow, whose Jacobian is part of the density.  "standardize": mean and deviation per column;
         "whiten": that and a whitening with Ledoit-Wolf shrinkage; "power": a Yeo-Johnson map per column before both.
+    bounds : dict of column name or number to pair, sequence of pairs, or None, default=None
+        Inclusive bounds of columns, ``(low, high)``, with None for an open side: the density is zero outside, and samples are inside.
+        A sequence has a pair, or None, for every column.  The columns are mapped to the whole line before what `scaling` does.
+    integer_features : sequence of column names or numbers, mask of booleans, or None, default=None
+        Columns of whole numbers: their rows are spread by uniform noise in training, log-densities are those of the probability mass
+        of the numbers, and samples are whole.
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
         Widths of the hidden layers: "auto" is ``(64, 64, 64)`` where the fit is cross-fitted (see `early_stopping`) and else
         ``(128, 128, 128, 128)``.
@@ -155,6 +163,10 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         the flow.
     initial_action_, initial_path_length_ : float or None
         The same of the path before it was learned; None where there was nothing to learn.
+    bounds_ : ndarray of shape (`n_features_in_`, 2)
+        Bounds of the columns, infinite where a side is open.
+    integer_features_ : ndarray of shape (`n_features_in_`,) of bool
+        Which columns are of whole numbers.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Only if `X` has feature names that are all strings.
@@ -190,6 +202,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     _gaussian_source: ClassVar[bool] = True
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **PARAMETER_CONSTRAINTS,
+        "bounds": [Mapping, "array-like", None],
+        "integer_features": ["array-like", None],
         "base": [StrOptions({"normal", "learned"})],
         "end_time": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right")],
         "student_layer_sizes": ["array-like", None],
@@ -210,6 +224,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         time_beta: tuple[float, float] = (1.0, 0.5),
         end_time: str | float = "auto",
         scaling: str | Scaling | None = "power",
+        bounds: BoundsLike = None,
+        integer_features: ArrayLike | None = None,
         hidden_layer_sizes: str | Sequence[int] = "auto",
         student_layer_sizes: Sequence[int] | None = None,
         activation: str = "silu",
@@ -240,6 +256,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.time_beta = time_beta
         self.end_time = end_time
         self.scaling = scaling
+        self.bounds = bounds
+        self.integer_features = integer_features
         self.hidden_layer_sizes = hidden_layer_sizes
         self.student_layer_sizes = student_layer_sizes
         self.activation = activation
@@ -280,6 +298,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         ----------
         X : array-like of shape (n_samples, n_features)
             At least two rows; finite numbers.  Columns without a density (constant, collinear, integer-valued) are named in a warning.
+            Rows must be within the `bounds`, and whole numbers in the columns of `integer_features`.
         y : ignored
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, not negative and not all zero.  They weight the loss, the scaling and the held-out log-likelihood.
@@ -300,9 +319,10 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             judging = self._judging_rows(X_val, sample_weight_val)
             device = resolve_device(self.device)
             Solver(self.solver, float(self.atol), float(self.rtol))
+            columns = self._fit_columns(warm, rows, *(rows for rows, _ in judging))
             sitting = self._sitting(warm, events, rows, weight, *itertools.chain(*judging))
             with seeded(sitting.seed, device):
-                reader = self._reader(rows, weight, device, self._target if warm else None, self._column_names())
+                reader = self._reader(rows, weight, device, self._target if warm else None, self._column_names(), columns)
                 self._fit_rows(reader, [replace(reader, X=X, weight=w) for X, w in judging], sitting)
         if sitting.checkpoint is not None:
             sitting.checkpoint.remove()
@@ -338,17 +358,15 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
             device = resolve_device(self.device)
             seed = int(private_random_state(self.random_state).randint(2**31))
+            columns = self._fit_columns(warm, rows)
             with seeded(seed, device):
-                reader = self._reader(rows, weight, device, self._target if warm else None, self._column_names())
+                reader = self._reader(rows, weight, device, self._target if warm else None, self._column_names(), columns)
                 self._stream_rows(reader, seed, warm)
         return self
 
     def _validated_fit(self, X: ArrayLike, reset: bool) -> NDArray[Any]:
         rows: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset)
         return rows
-
-    def _column_names(self) -> list[str]:
-        return list(getattr(self, "feature_names_in_", map("column {}".format, range(self.n_features_in_))))
 
     def _judging_rows(self, X_val: ArrayLike | None, sample_weight_val: ArrayLike | None) -> list[tuple[NDArray[Any], NDArray[np.float64]]]:
         """The held-out rows that were given, with their weights, if any."""
@@ -451,10 +469,12 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Returns
         -------
         log_density : ndarray of shape (n_samples,)
-            In nats per row, of the units of `X`; normalised, so its exponential integrates to one.
+            In nats per row, of the units of `X`; normalised, so its exponential integrates to one.  Columns of `integer_features` count
+            as probability mass, over whose values it sums to one.  Minus infinity outside the `bounds`, and where no whole number is.
         error : ndarray of shape (n_samples,), only if `return_error`
             Estimated absolute error of each, in nats: of the ODE solve (NaN for "dopri5", which estimates none), plus one standard
             error where the divergence is estimated (NaN for a single probe).  It bounds the error for at least 95 rows in 100.
+            With `integer_features` the difference from a coarser rule for the integral is added.
 
         References
         ----------
@@ -465,8 +485,12 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def _log_density(self, X: ArrayLike, t: float | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
         """Log-density of each row at a time, and its estimated error."""
-        rows, time = self._validated(X), self._time(t)
-        return self._by_blocks(rows, lambda x, model: model.log_prob(x, time))
+        rows, time, columns = self._validated(X), self._time(t), self._columns()
+
+        def work(x: torch.Tensor, model: FittedFlow) -> Measured:
+            return columns.log_mass(lambda x: model.log_prob(x, time), x)
+
+        return columns.scored(rows, lambda rows: self._by_blocks(rows, work))
 
     def score(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> float:
         """Mean log-density per row, in nats: GaussianMixture's convention, and what model selection wants.
@@ -482,7 +506,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         float
         """
         log_density, _ = self._log_density(X)
-        return float(np.average(log_density, weights=checked_weight(sample_weight, log_density)))
+        weight = checked_weight(sample_weight, log_density)
+        return float(np.average(log_density[weight > 0], weights=weight[weight > 0]))
 
     def density_threshold(
         self, level: ArrayLike, *, n_samples: int = 2_000, random_state: RandomStateLike = None, return_error: bool = False
@@ -581,7 +606,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         ----------
         .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023.
         """
-        rows, time = self._validated(X), self._time(t)
+        rows, time = self._located(X), self._time(t)
         return self._by_blocks(rows, lambda x, model: model.score(x, time))[0]
 
     def velocity(self, X: ArrayLike, t: float) -> NDArray[Any]:
@@ -597,7 +622,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         velocity : ndarray of the shape and dtype of `X`, in units of each column per unit of time
         """
-        rows, time = self._validated(X), self._time(t)
+        rows, time = self._located(X), self._time(t)
         return self._by_blocks(rows, lambda x, model: without_error(model.velocity(x, time)))[0]
 
     def trajectory(self, X: ArrayLike, times: Sequence[float]) -> NDArray[Any]:
@@ -614,8 +639,9 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         positions : ndarray of shape (len(times), n_samples, n_features), of the dtype of `X`, in data units
         """
-        rows, checked = self._validated(X), checked_times(times, self._latest())
-        return np.moveaxis(self._by_blocks(rows, lambda x, model: model.trajectory(x, checked))[0], 1, 0)
+        rows, checked = self._located(X), checked_times(times, self._latest())
+        positions = self._by_blocks(rows, lambda x, model: model.trajectory(x, checked))[0]
+        return np.moveaxis(self._columns().inside(positions), 1, 0)
 
     def sample(
         self,
@@ -668,8 +694,10 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         time, random = self._time(t), private_random_state(random_state)
         latent = random.standard_normal((int(n_samples), self.n_features_in_))
         if method == "ode":
-            return self._by_blocks(latent, lambda z, model: model.push(z, time))[0]
-        return self._diffused(latent, random, epsilon, n_steps, lambda model, z, *how: model.diffuse(z, time, *how))
+            drawn = self._by_blocks(latent, lambda z, model: model.push(z, time))[0]
+        else:
+            drawn = self._diffused(latent, random, epsilon, n_steps, lambda model, z, *how: model.diffuse(z, time, *how))
+        return self._columns().whole_and_inside(drawn)
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
         """Latent of each row of `X`: the point of the standard normal base that the flow carries to it.
@@ -682,7 +710,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         Z : ndarray of shape (n_samples, n_features), of the dtype of `X`; N(0, I) for rows of the fitted density
         """
-        return self._by_blocks(self._validated(X), lambda x, model: model.pull(x, self.end_time_))[0]
+        return self._by_blocks(self._located(X), lambda x, model: model.pull(x, self.end_time_))[0]
 
     def inverse_transform(self, Z: ArrayLike) -> NDArray[Any]:
         """Data rows of latent points: the inverse of :meth:`transform`.
@@ -695,7 +723,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         X : ndarray of shape (n_samples, n_features), of the dtype of `Z`
         """
-        return self._by_blocks(self._validated_other(Z, "Z", "latent space"), lambda z, model: model.push(z, self.end_time_))[0]
+        rows = self._validated_other(Z, "Z", "latent space")
+        return self._columns().whole_and_inside(self._by_blocks(rows, lambda z, model: model.push(z, self.end_time_))[0])
 
     def diagnose(self, X: ArrayLike, random_state: RandomStateLike = None) -> Bunch:
         """How well the field was learned, by rows that it was not trained on.
@@ -727,10 +756,32 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         ----------
         .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023.
         """
-        rows = self._validated(X)
-        device = resolve_device_or_cpu(self.device)
-        noise = private_random_state(random_state).standard_normal((2, *rows.shape))
+        rows = self._located(X)
+        device, random = resolve_device_or_cpu(self.device), private_random_state(random_state)
+        noise = random.standard_normal((2, *rows.shape))
+        rows = self._columns().spread(rows, random)
         return diagnose_density(self._fitted_flow(device, torch.float64), rows, noise, self.transform(rows))
+
+    def _column_names(self) -> list[str]:
+        return list(getattr(self, "feature_names_in_", map("column {}".format, range(self.n_features_in_))))
+
+    def _fit_columns(self, warm: bool, *parts: NDArray[Any]) -> Columns:
+        """What a fit is told of the columns, with which all parts of the rows must agree."""
+        columns = self._columns() if warm else resolve_columns(self.bounds, self.integer_features, self._column_names())
+        for rows in parts:
+            columns.check_rows(rows)
+        self.bounds_, self.integer_features_ = columns.bounds, columns.whole
+        return columns
+
+    def _columns(self) -> Columns:
+        """What the fit was told of the columns."""
+        return Columns(self.bounds_, self.integer_features_, self._column_names())
+
+    def _located(self, X: ArrayLike) -> NDArray[Any]:
+        """Validated rows that have a latent."""
+        rows = self._validated(X)
+        self._columns().check_located(rows)
+        return rows
 
     def _time(self, t: float | None) -> float:
         return checked_time(t, self.end_time_, self._latest())

@@ -17,7 +17,7 @@ ORDER = [
     ["interflow"],
     ["_version"],
     ["_arguments", "_callbacks", "_estimator", "_files", "_fitted", "_plots", "_regions", "_scaling"],
-    ["_rows", "_diagnostics", "_state", "datasets"],
+    ["_columns", "_rows", "_diagnostics", "_state", "datasets"],
     ["_checkpoint", "_saving"],
     ["_fitting"],
     ["_defaults", "_distillation"],

@@ -1,0 +1,268 @@
+"""Columns with bounds and columns of whole numbers: what the parameters mean, which rows can be, and the mass of a row.
+
+A whole number `k` stands for its cell ``[k - 1/2, k + 1/2)``.  Training spreads the rows over their cells by uniform noise, anew for every
+batch, and the mass of `k` is the integral of the density over the cell (Theis, van den Oord and Bethge, "A note on the evaluation of
+generative models", ICLR 2016; Hoogeboom, Cohen and Tomczak, "Learning discrete distributions by dequantization", 2020).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import qmc
+from torch import Tensor
+
+from skinterflow._scaling import (
+    estimate_bounds,
+    estimate_scaling,
+    evenly_spaced,
+    shown,
+    spread_constant_columns,
+    spread_whole_numbers,
+    warn_columns,
+)
+from skinterflow.interflow.flows import Measured
+from skinterflow.interflow.scaling import Compose, Scaling
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Pair = Sequence[float | None] | None
+BoundsLike = Mapping[Any, Pair] | Sequence[Pair] | NDArray[Any] | None
+
+_ON_BOUND = 0.05
+"""Part of the rows on a bound that counts as a point mass."""
+_SOBOL_POINTS = 32
+_ROWS_AT_ONCE = 2**14
+"""Nodes, times rows, whose densities are taken together."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is known of the columns of `X` beforehand.
+
+    Parameters
+    ----------
+    bounds : array of shape (D, 2), inclusive, infinite where a side is open; whole numbers in columns of them
+    whole : array of shape (D,) of bool, the columns of whole numbers
+    names : sequence of D str, for messages
+    """
+
+    bounds: Array
+    whole: Mask
+    names: Sequence[str]
+
+    def check_rows(self, X: NDArray[Any]) -> None:
+        """Raise a ValueError that names the columns with values that cannot be, and counts the rows."""
+        self._refuse({j: ~self._is_whole(X[:, j]) for j in _where(self.whole)}, "integer_features", lambda j: "not whole")
+        self._check_inside(X, self.bounds)
+
+    def check_located(self, X: NDArray[Any]) -> None:
+        """As :meth:`check_rows` for what has a latent: any point of the cells of whole numbers, too."""
+        self._check_inside(X, self._edges())
+
+    def can_be(self, X: NDArray[Any]) -> Mask:
+        """Which rows are within the bounds and whole where they must be: shape (n,)."""
+        possible = np.ones(len(X), dtype=bool)
+        for outside in self._outside(X, self.bounds).values():
+            possible &= ~outside
+        for j in _where(self.whole):
+            possible &= self._is_whole(X[:, j])
+        return possible
+
+    def scored(
+        self, X: NDArray[Any], score: Callable[[NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Log-densities and errors of the rows by `score`, and minus infinity, without error, for those that cannot be."""
+        possible = self.can_be(X)
+        if possible.all():
+            return score(X)
+        value, error = np.full(len(X), -np.inf, dtype=X.dtype), np.zeros(len(X), dtype=X.dtype)
+        if possible.any():
+            value[possible], error[possible] = score(X[possible])
+        return value, error
+
+    def log_mass(self, log_density: Callable[[Tensor], Measured], x: Tensor) -> Measured:
+        """Logarithm of the density, integrated over the cells of whole numbers by the same nodes for all rows, shape (B,).
+
+        The difference from a coarser rule is part of the error.
+        """
+        if not self.whole.any():
+            return log_density(x)
+        offsets, n_coarse = cell_nodes(int(self.whole.sum()))
+        nodes = np.zeros((len(offsets), len(self.whole)))
+        nodes[:, self.whole] = offsets
+        groups = torch.from_numpy(nodes).to(x).split(max(1, _ROWS_AT_ONCE // len(x)))
+        parts = [log_density((group[:, None] + x).flatten(0, 1)) for group in groups]
+        value, error, unresolved = (torch.cat(column).reshape(len(nodes), len(x)) for column in zip(*parts, strict=True))
+        log_mass, coarser = (rule.logsumexp(dim=0) - math.log(len(rule)) for rule in (value, value[:n_coarse]))
+        error = (value.softmax(dim=0) * error).sum(dim=0) + (log_mass - coarser).abs()
+        return Measured(log_mass, error, unresolved.any(dim=0))
+
+    def whole_and_inside(self, X: NDArray[Any]) -> NDArray[Any]:
+        """Rows with whole numbers rounded, and rounding errors brought back within the bounds."""
+        X = X.copy()
+        X[:, self.whole] = np.rint(X[:, self.whole])
+        return _clipped(X, self.bounds)
+
+    def inside(self, X: NDArray[Any]) -> NDArray[Any]:
+        """Points, shape (..., D), whose rounding errors are brought back within the bounds and the cells."""
+        return _clipped(X, self._edges())
+
+    def spread(self, X: NDArray[Any], random: np.random.RandomState) -> NDArray[Any]:
+        """Rows with whole numbers spread over their cells by uniform noise."""
+        return np.where(self.whole, X + random.uniform(-0.5, 0.5, X.shape), X) if self.whole.any() else X
+
+    def warn_point_masses(self, X: NDArray[Any], widths: Array) -> None:
+        """Name the columns with many rows on a bound, by the looks of many rows; the fit goes on."""
+        X = evenly_spaced(X)
+        on_bound = (X[:, None] == _in_dtype(self.bounds, X).T).any(axis=1).mean(axis=0) > _ON_BOUND
+        warn_columns(
+            self.names,
+            on_bound & ~self.whole & (widths == 0),
+            f"have more than {_ON_BOUND:.0%} of their rows on a bound, and such a point mass has no density; drop or spread those rows",
+            stacklevel=5,
+        )
+
+    def estimate_scaling(self, scaling: str | Scaling | None, X: NDArray[Any], weight: Array, widths: Array) -> Scaling:
+        """As :func:`_scaling.estimate_scaling`, of rows spread over their cells, after the bounds."""
+        bounded = np.isfinite(self.bounds).any()
+        if not bounded and not self.whole.any():
+            return estimate_scaling(scaling, X, weight, widths)
+        x = spread_whole_numbers(spread_constant_columns(evenly_spaced(X), widths), self.whole)
+        weight = evenly_spaced(weight)
+        if not bounded:
+            return estimate_scaling(scaling, x, weight, np.zeros_like(widths))
+        bounds = estimate_bounds(self._edges(), x, weight)
+        mapped = bounds(torch.from_numpy(x)).numpy()
+        return Compose([bounds, estimate_scaling(scaling, mapped, weight, np.zeros_like(widths))])
+
+    def _edges(self) -> Array:
+        """Bounds of the density: those of the cells in columns of whole numbers."""
+        return self.bounds + np.outer(self.whole, (-0.5, 0.5))
+
+    @staticmethod
+    def _is_whole(column: NDArray[Any]) -> Mask:
+        return np.asarray(np.rint(column) == column)
+
+    def _outside(self, X: NDArray[Any], bounds: Array) -> dict[int, Mask]:
+        """Rows outside the bounds, for each column that has any; a column at a time, because `X` may be on a disk."""
+        # A bound and a row that are the same number in the dtype of the rows are equal.
+        low, high = _in_dtype(bounds, X).T
+        return {j: (X[:, j] < low[j]) | (X[:, j] > high[j]) for j in _where(np.isfinite(bounds[:, 0]) | np.isfinite(bounds[:, 1]))}
+
+    def _check_inside(self, X: NDArray[Any], bounds: Array) -> None:
+        self._refuse(self._outside(X, bounds), "bounds", lambda j: f"outside [{bounds[j, 0]:g}, {bounds[j, 1]:g}]")
+
+    def _refuse(self, wrong: dict[int, Mask], parameter: str, what: Callable[[int], str]) -> None:
+        refused = [f"{self.names[j]} ({rows.sum()} of {len(rows)} rows {what(j)})" for j, rows in wrong.items() if rows.any()]
+        if refused:
+            raise ValueError(f"X has values that {parameter} does not allow in {shown(refused)}; drop those rows, or change {parameter}.")
+
+
+def resolve_columns(bounds: BoundsLike, integer_features: ArrayLike | None, names: Sequence[str]) -> Columns:
+    """What the parameters `bounds` and `integer_features` say of the columns of these names.
+
+    Raises
+    ------
+    ValueError
+        If they name columns that there are not, or if bounds are no pair of increasing numbers with something between them.
+    """
+    whole = _resolve_mask(integer_features, names)
+    resolved = np.tile((-np.inf, np.inf), (len(names), 1))
+    for j, pair in _by_column(bounds, names).items():
+        low, high = _checked_pair(pair, names[j])
+        if whole[j]:
+            low, high = np.ceil(low), np.floor(high)
+            if low > high:
+                raise ValueError(f"bounds of {names[j]} hold no whole number, got {pair!r}; widen them.")
+        resolved[j] = low, high
+    return Columns(resolved, whole, names)
+
+
+def cell_nodes(n_columns: int) -> tuple[Array, int]:
+    """Offsets in ``[-1/2, 1/2)`` from a cell's centre, whose mean is the integral over the cell, and the number of a coarser rule's.
+
+    In one column they are 9 midpoints, of which 3 are the coarser rule, and in several the first 32 Sobol points, moved to the middle of
+    their strata, of which the first half is.
+
+    Returns
+    -------
+    offsets : array of shape (K, n_columns), those of the coarser rule first
+    n_coarse : int
+    """
+    if n_columns == 1:
+        order = np.array([1, 4, 7, 0, 2, 3, 5, 6, 8])
+        return (order[:, None] + 0.5) / len(order) - 0.5, 3
+    points = qmc.Sobol(n_columns, scramble=False).random(_SOBOL_POINTS)
+    return points + 0.5 / _SOBOL_POINTS - 0.5, _SOBOL_POINTS // 2
+
+
+def _by_column(bounds: BoundsLike, names: Sequence[str]) -> dict[int, Any]:
+    if bounds is None:
+        return {}
+    if isinstance(bounds, Mapping):
+        numbers = [_resolve_column(key, names, "bounds") for key in bounds]
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"bounds name a column twice, by name and by number: {list(bounds)!r}.")
+        return dict(zip(numbers, bounds.values(), strict=True))
+    if len(bounds) != len(names):
+        raise ValueError(f"bounds has {len(bounds)} entries, but X has {len(names)} columns; give a pair or None for each, or a dict.")
+    return dict(enumerate(bounds))
+
+
+def _checked_pair(pair: Any, name: str) -> tuple[float, float]:
+    """Two increasing numbers, infinite for an open side."""
+    if pair is None:
+        return -np.inf, np.inf
+    sides = list(pair) if isinstance(pair, Sequence | np.ndarray) else []
+    if len(sides) != 2 or not all(side is None or isinstance(side, Real) for side in sides):
+        raise ValueError(f"bounds of {name} must be a pair (low, high) of numbers, with None for an open side, got {pair!r}.")
+    low, high = (open_side if side is None else float(side) for side, open_side in zip(sides, (-np.inf, np.inf), strict=True))
+    if not low < high:
+        raise ValueError(f"bounds of {name} must be (low, high) with low < high, got {pair!r}.")
+    return low, high
+
+
+def _resolve_mask(features: Any, names: Sequence[str]) -> Mask:
+    mask = np.zeros(len(names), dtype=bool)
+    if features is None:
+        return mask
+    features = list(features)
+    if features and all(isinstance(feature, bool | np.bool_) for feature in features):
+        if len(features) != len(names):
+            raise ValueError(f"integer_features is a mask of {len(features)} columns, but X has {len(names)}.")
+        return np.array(features, dtype=bool)
+    mask[[_resolve_column(feature, names, "integer_features") for feature in features]] = True
+    return mask
+
+
+def _resolve_column(key: Any, names: Sequence[str], parameter: str) -> int:
+    if isinstance(key, Integral) and 0 <= int(key) < len(names):
+        return int(key)
+    if isinstance(key, str) and key in names:
+        return list(names).index(key)
+    raise ValueError(f"{parameter} names {key!r}, but the columns of X are {shown(names)}, or 0 to {len(names) - 1} by number.")
+
+
+def _where(mask: Mask) -> list[int]:
+    return [int(j) for j in np.flatnonzero(mask)]
+
+
+def _in_dtype(bounds: Array, X: NDArray[Any]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        return bounds.astype(X.dtype)
+
+
+def _clipped(X: NDArray[Any], bounds: Array) -> NDArray[Any]:
+    """`X`, shape (..., D), within the numbers of its dtype that are within the bounds."""
+    low, high = _in_dtype(bounds, X).T
+    low = np.where(low < bounds[:, 0], np.nextafter(low, np.inf, dtype=X.dtype), low)
+    high = np.where(high > bounds[:, 1], np.nextafter(high, -np.inf, dtype=X.dtype), high)
+    return np.clip(X, low, high)
