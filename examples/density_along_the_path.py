@@ -1,4 +1,8 @@
-"""From a normal to a checkerboard, and every density between (figure 1 of Albergo and Vanden-Eijnden, ICLR 2023).
+"""
+From a normal to a checkerboard, and every density between
+==========================================================
+
+This is figure 1 of Albergo and Vanden-Eijnden, ICLR 2023.
 
 One fitted field knows the density at every time on the path: ``score_samples(X, t=...)``.  White lines are the ways of a few points,
 ``trajectory``; the last panel holds samples.  The true log-density is minus the logarithm of the area, so that the error can be told.
@@ -17,7 +21,7 @@ from skinterflow.datasets import Checkerboard
 TIMES = (0.0, 0.4, 0.7, 0.9, 1.0)
 
 
-def plot(density, path):
+def plot(density):
     axis = np.linspace(-3, 3, 120)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     figure, axes = plt.subplots(1, len(TIMES) + 1, figsize=(16, 3.4), layout="constrained", sharey=True)
@@ -33,8 +37,7 @@ def plot(density, path):
     axes[0].set_ylabel("$x_2$")
     axes[-1].scatter(*density.sample(4000, random_state=0).T, s=1, color="tab:blue")
     axes[-1].set(title="samples", xlabel="$x_1$", xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure
 
 
 def main(path="density_along_the_path.png", max_iter=1500):
@@ -45,8 +48,10 @@ def main(path="density_along_the_path.png", max_iter=1500):
     print(
         f"Mean log-density of {len(test)} new rows: {density.score(test):.3f} nats; the truth is {target.score_samples(test).mean():.3f}."
     )
-    plot(density, path)
-    print(f"The plot is in {path}.")
+    figure = plot(density)
+    if path:
+        figure.savefig(path, dpi=110)
+        print(f"The plot is in {path}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Is the field learned?  A diagnosis by rows that it has not seen.
+"""
+Is the field learned?
+=====================
+
+A diagnosis by rows that the fit has not seen.
 
 At the optimum ``G + E|v|^2`` is zero, and the latents of test rows are standard normal.  One fit here had enough steps, the other had
 not.  The first test is necessary, not sufficient: a field that is still almost zero passes it.  The latents tell.
@@ -16,7 +20,7 @@ from skinterflow import InterpolantFlowDensity
 from skinterflow.datasets import Moons
 
 
-def plot(fits, test, path):
+def plot(fits, test):
     figure, axes = plt.subplots(1, 2 * len(fits), figsize=(13, 3.3), layout="constrained")
     for (scatter, quantiles), (name, (density, diagnosis)) in zip(axes.reshape(-1, 2), fits.items(), strict=True):
         latent = density.transform(test)
@@ -28,8 +32,7 @@ def plot(fits, test, path):
         quantiles.plot([-3, 3], [-3, 3], color="black", linewidth=0.8, linestyle=":")
         quantiles.set(title=f"$G + E|v|^2$ = {diagnosis.loss_plus_action:.3f}", xlabel="normal quantile", ylabel="quantile of the latent")
         quantiles.legend()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure
 
 
 def main(path="is_it_learned.png", max_iter=1500):
@@ -45,8 +48,10 @@ def main(path="is_it_learned.png", max_iter=1500):
             f"{name}: G + E|v|^2 = {diagnosis.loss_plus_action:.3f}, energy distance of the latents to N(0, I) "
             f"{diagnosis.latent_energy_distance:.4f}, largest slope {diagnosis.lipschitz:.0f}"
         )
-    plot(fits, test, path)
-    print(f"The plot is in {path}.")
+    figure = plot(fits, test)
+    if path:
+        figure.savefig(path, dpi=110)
+        print(f"The plot is in {path}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Rows of one data set carried to another, with noise that is chosen after training.
+"""
+Noise between two data sets
+===========================
+
+Rows of one data set are carried to another, with noise that is chosen after training.
 
 A latent on the path, ``gamma="brownian"``, makes the score learnable between any two densities.  The drift alone gives a map, in which
 every row has one place to go to.  Drift and score give diffusions of any noise level: the rows of the target are the same, and every row
@@ -18,7 +22,7 @@ from skinterflow.datasets import EightGaussians, Moons
 NOISE = (0.1, 1.0)
 
 
-def plot(X0, results, one, fans, path):
+def plot(X0, results, one, fans):
     figure, axes = plt.subplots(1, len(results), figsize=(4.2 * len(results), 4.8), layout="constrained", sharey=True)
     for axis, (title, rows), fan in zip(axes, results.items(), fans, strict=True):
         axis.scatter(*X0.T, s=2, alpha=0.15, color="tab:gray", label="source")
@@ -29,8 +33,7 @@ def plot(X0, results, one, fans, path):
         axis.set(title=title, xlabel="$x_1$", aspect="equal")
     axes[0].set(ylabel="$x_2$")
     axes[0].legend(loc="lower left", markerscale=3)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure
 
 
 def main(path="noise_between_two_sets.png", max_iter=1500):
@@ -46,8 +49,10 @@ def main(path="noise_between_two_sets.png", max_iter=1500):
     for (title, rows), fan in zip(results.items(), fans, strict=True):
         print(f"{title}: mean of the rows {rows.mean(axis=0).round(2)}, spread of the ends of one row {fan.std(axis=0).round(2)}")
     print(f"rows of the target: mean {X1.mean(axis=0).round(2)}")
-    plot(some, results, one[0], fans, path)
-    print(f"The plot is in {path}.")
+    figure = plot(some, results, one[0], fans)
+    if path:
+        figure.savefig(path, dpi=110)
+        print(f"The plot is in {path}.")
 
 
 if __name__ == "__main__":

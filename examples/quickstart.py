@@ -1,4 +1,8 @@
-"""A density of real data beside the ones you know: held-out log-likelihood, samples, and a plot.
+"""
+Quick start: a density of real data
+===================================
+
+A density beside the ones you know: held-out log-likelihood, samples, and a plot.
 
 The data are 569 breast tumours with 30 measurements each (scikit-learn's ``load_breast_cancer``).  Every method sees the same training
 rows and is scored on the same held-out rows; bandwidth and number of components are tuned by cross-validation.
@@ -39,7 +43,7 @@ def held_out_log_likelihoods(train, test):
     return scores, density
 
 
-def plot(density, test, names, path):
+def plot(density, test, names):
     """Held-out rows and samples in two pairs of columns, and the log-densities of both."""
     samples = density.sample(2000, random_state=0)
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
@@ -55,8 +59,7 @@ def plot(density, test, names, path):
         axes[2].hist(log_density, bins, density=True, alpha=0.6, label=label, color=color)
     axes[2].set(xlabel="log-density (nats; lowest bin: that or less)", ylabel="fraction per nat")
     axes[2].legend()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    return figure
 
 
 def main(path="quickstart.png"):
@@ -69,8 +72,10 @@ def main(path="quickstart.png"):
     for name, score in sorted(scores.items(), key=lambda item: item[1]):
         print(f"  {name:<24}{score:8.2f}")
     print("A new row, drawn from the density:", np.round(density.sample(1, random_state=0)[0, :5] * deviation[:5] + mean[:5], 2), "...")
-    plot(density, test, data.feature_names, path)
-    print(f"The plot is in {path}.")
+    figure = plot(density, test, data.feature_names)
+    if path:
+        figure.savefig(path, dpi=130)
+        print(f"The plot is in {path}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Give one photograph the colours of another: a map between two sets of pixels.
+"""
+The colours of another photograph
+=================================
+
+A map between two sets of pixels gives one photograph the colours of another.
 
 Every pixel is a row of three columns, red, green and blue.  ``InterpolantTransport`` learns to carry the colours of a Chinese temple to
 those of a flower (scikit-learn's ``load_sample_images``).  Neither density of colours is known, and no pixel belongs to another.
@@ -15,7 +19,7 @@ from sklearn.datasets import load_sample_images
 from skinterflow import InterpolantTransport
 
 
-def plot(pictures, path):
+def plot(pictures):
     figure, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained")
     random = np.random.default_rng(0)
     for (upper, lower), (title, picture) in zip(axes.T, pictures.items(), strict=True):
@@ -25,8 +29,7 @@ def plot(pictures, path):
         pixels = random.permutation(picture.reshape(-1, 3))[:3000]
         lower.scatter(pixels[:, 0], pixels[:, 2], s=4, c=pixels)
         lower.set(xlabel="red", ylabel="blue", xlim=(0, 1), ylim=(0, 1))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure
 
 
 def main(path="recolour_an_image.png", max_iter=1000):
@@ -38,8 +41,10 @@ def main(path="recolour_an_image.png", max_iter=1000):
     recoloured = np.clip(transport.transform(temple.reshape(-1, 3).astype(np.float32)), 0, 1).reshape(temple.shape)
     for name, picture in (("temple", temple), ("flower", flower), ("recoloured temple", recoloured)):
         print(f"mean colour of the {name}: {np.round(picture.mean(axis=(0, 1)), 2)}")
-    plot({"temple": temple, "flower": flower, "temple in the colours of the flower": recoloured}, path)
-    print(f"The plot is in {path}.")
+    figure = plot({"temple": temple, "flower": flower, "temple in the colours of the flower": recoloured})
+    if path:
+        figure.savefig(path, dpi=110)
+        print(f"The plot is in {path}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""New rows from old ones: a data set resampled by a path that leads from it to itself.
+"""
+New rows from old ones
+======================
+
+A data set is resampled by a path that leads from it to itself.
 
 On the mirror path ``x_t = x_1 + gamma(t) z`` only the latent moves, and the denoiser is all that is learned.  The flow carries every row
 back to itself; a diffusion carries it to another row of the same density, near by for little noise (Albergo, Boffi and Vanden-Eijnden
@@ -18,7 +22,7 @@ from skinterflow.datasets import Moons
 NOISE = (0.02, 0.2, 2.0)
 
 
-def plot(X, resampled, path):
+def plot(X, resampled):
     figure, axes = plt.subplots(1, 1 + len(resampled), figsize=(15, 3.2), layout="constrained", sharex=True, sharey=True)
     colour = X[:, 0]
     for axis, (title, rows) in zip(axes, {"rows": X, **resampled}.items(), strict=True):
@@ -26,8 +30,7 @@ def plot(X, resampled, path):
         axis.set(title=title, xlabel="$x_1$", aspect="equal")
     axes[0].set(ylabel="$x_2$")
     figure.suptitle("Colour: where each row was")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure
 
 
 def main(path="resample_by_a_mirror.png", max_iter=1500):
@@ -41,8 +44,10 @@ def main(path="resample_by_a_mirror.png", max_iter=1500):
     for title, rows in resampled.items():
         print(f"{title}: rows moved by {np.linalg.norm(rows - X, axis=1).mean():.2f} in the mean, deviations {rows.std(axis=0).round(2)}")
     print(f"deviations of the rows: {X.std(axis=0).round(2)}")
-    plot(X, resampled, path)
-    print(f"The plot is in {path}.")
+    figure = plot(X, resampled)
+    if path:
+        figure.savefig(path, dpi=110)
+        print(f"The plot is in {path}.")
 
 
 if __name__ == "__main__":

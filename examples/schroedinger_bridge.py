@@ -1,4 +1,8 @@
-"""Schroedinger bridges between two Gaussians, learned by the max-min over the path, beside the closed form.
+"""
+Schroedinger bridges
+====================
+
+Bridges between two Gaussians, learned by the max-min over the path, beside the closed form.
 
 Of all diffusions of noise level epsilon between two densities, the bridge is nearest to Brownian motion.  The forward drift minimises
 a quadratic loss; the path, here straight lines with a latent of learned scale, maximises it (Albergo, Boffi and Vanden-Eijnden 2023,
@@ -95,9 +99,9 @@ def main(path="schroedinger_bridge.png", max_iter=1000):
     axis.plot(t, DEVIATIONS[0] + t * (DEVIATIONS[1] - DEVIATIONS[0]), "k:", label="optimal transport")
     axis.set(xlabel="t", ylabel="standard deviation on the way", title="Bridges from N(-1, 1) to N(1, 1/4); wide: closed form")
     axis.legend()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    print(f"The plot is in {path}.")
+    if path:
+        figure.savefig(path, dpi=110)
+        print(f"The plot is in {path}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""The score, and samples with as much noise as you like, from a field that was trained once.
+"""
+The score, and samples with noise
+=================================
+
+Samples with as much noise as you like, from a field that was trained once.
 
 Left: ``score_gradient(X, t=0.6)``, the gradient of the log-density, over that density.  Then samples of the stochastic differential
 equation ``dX = (v + epsilon s) dt + sqrt(2 epsilon) dW`` for several noise levels: the ways differ, the law does not (Albergo, Boffi and
@@ -18,7 +22,7 @@ from skinterflow.datasets import EightGaussians
 NOISE = (0.0, 0.5, 2.0, "decreasing")
 
 
-def plot(density, samples, path):
+def plot(density, samples):
     axis = np.linspace(-2.5, 2.5, 90)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     figure, axes = plt.subplots(1, 1 + len(samples), figsize=(15, 3.7), layout="constrained", sharey=True)
@@ -30,8 +34,7 @@ def plot(density, samples, path):
     for panel, (epsilon, rows) in zip(axes[1:], samples.items(), strict=True):
         panel.scatter(*rows.T, s=2, alpha=0.5)
         panel.set(title=f"samples, epsilon = {epsilon}", xlabel="$x_1$", xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), aspect="equal")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure
 
 
 def main(path="score_and_diffusion.png", max_iter=1500):
@@ -42,8 +45,10 @@ def main(path="score_and_diffusion.png", max_iter=1500):
     for epsilon, rows in samples.items():
         print(f"epsilon = {epsilon}: mean log-density of the samples under the target {target.score_samples(rows).mean():.3f} nats")
     print(f"rows of the target itself: {target.score_samples(target.sample(2000, random_state=1)).mean():.3f} nats")
-    plot(density, samples, path)
-    print(f"The plot is in {path}.")
+    figure = plot(density, samples)
+    if path:
+        figure.savefig(path, dpi=110)
+        print(f"The plot is in {path}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Shorter paths: one that is learned, and one between points that lie near each other.
+"""
+Shorter paths
+=============
+
+One that is learned, and one between points that lie near each other.
 
 A path with parameters (``interpolant="fourier"``) and a base with parameters (``base="learned"``) play against the field: it lowers the
 loss, they raise it, and the transport action falls (Albergo and Vanden-Eijnden, ICLR 2023, proposition 2 and appendix H).  With
@@ -24,7 +28,7 @@ CHOICES = {
 }
 
 
-def plot(densities, path):
+def plot(densities):
     figure, axes = plt.subplots(1, len(densities), figsize=(13, 4.1), layout="constrained", sharex=True, sharey=True)
     for panel, (name, density) in zip(axes, densities.items(), strict=True):
         ways = density.trajectory(density.sample(60, random_state=2, t=0.0), np.linspace(0.0, 1.0, 31))
@@ -34,8 +38,7 @@ def plot(densities, path):
         panel.set(title=f"{name}\naction {density.action_:.2f}, length {density.path_length_:.2f}", xlabel="$x_1$", aspect="equal")
     axes[0].set_ylabel("$x_2$")
     axes[0].legend(loc="upper left")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure
 
 
 def main(path="shorter_paths.png", max_iter=1000):
@@ -57,8 +60,10 @@ def main(path="shorter_paths.png", max_iter=1000):
         densities[name] = density.fit(rows + shift)
         before = "" if density.initial_action_ is None else f" (before {density.initial_action_:.2f})"
         print(f"{name}: action {density.action_:.2f}{before}, mean log-density of new rows {density.score(test + shift):.3f} nats")
-    plot(densities, path)
-    print(f"The plot is in {path}.")
+    figure = plot(densities)
+    if path:
+        figure.savefig(path, dpi=110)
+        print(f"The plot is in {path}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""A map between two data sets, neither of them normal (figure 2 of Albergo and Vanden-Eijnden, ICLR 2023).
+"""
+A map between two data sets
+===========================
+
+Neither of them is normal (figure 2 of Albergo and Vanden-Eijnden, ICLR 2023).
 
 ``InterpolantTransport`` learns to carry eight Gaussians to three rings.  The map is invertible, so the density of one side, which is
 known here, gives that of the other: ``target_log_density``.
@@ -15,7 +19,7 @@ from skinterflow import InterpolantTransport
 from skinterflow.datasets import EightGaussians, Rings
 
 
-def plot(source, carried, target, back, path):
+def plot(source, carried, target, back):
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.9), layout="constrained", sharex=True, sharey=True)
     color = np.arctan2(*source.T)  # each point keeps its colour on the way
     axes[0].scatter(*source.T, s=3, c=color, cmap="twilight")
@@ -27,8 +31,7 @@ def plot(source, carried, target, back, path):
     for panel, title in zip(axes, titles, strict=True):
         panel.set(title=title, xlabel="$x_1$", aspect="equal")
     axes[0].set_ylabel("$x_2$")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure
 
 
 def main(path="transport_between_two_sets.png", max_iter=2000):
@@ -38,8 +41,10 @@ def main(path="transport_between_two_sets.png", max_iter=2000):
     test0, test1 = source.sample(3000, random_state=2), target.sample(3000, random_state=3)
     through, truth = transport.target_log_density(test1[:1000], source).mean(), target.score_samples(test1[:1000]).mean()
     print(f"Mean log-density of new rows on rings, through the map: {through:.3f} nats; the truth is {truth:.3f}.")
-    plot(test0, transport.transform(test0), test1, transport.inverse_transform(test1), path)
-    print(f"The plot is in {path}.")
+    figure = plot(test0, transport.transform(test0), test1, transport.inverse_transform(test1))
+    if path:
+        figure.savefig(path, dpi=110)
+        print(f"The plot is in {path}.")
 
 
 if __name__ == "__main__":
