@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
-# Examples that are run side by side import from the same places.
-os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], *filter(None, [os.environ.get("PYTHONPATH")])])
+sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent))
 
 import skinterflow
+
+# Examples that are run side by side import from the same places.
+os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], *filter(None, [os.environ.get("PYTHONPATH")])])
 
 project = "skinterflow"
 author = "the skinterflow developers"

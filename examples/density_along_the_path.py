@@ -22,13 +22,13 @@ TIMES = (0.0, 0.4, 0.7, 0.9, 1.0)
 
 
 def plot(density):
-    axis = np.linspace(-3, 3, 120)
+    axis = np.linspace(-3, 3, 100)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     figure, axes = plt.subplots(1, len(TIMES) + 1, figsize=(16, 3.4), layout="constrained", sharey=True)
     fine = np.linspace(0.0, 1.0, 41)
     ways = density.trajectory(density.sample(12, random_state=1, t=0.0), fine)
     for panel, t in zip(axes, TIMES, strict=False):
-        heights = np.exp(density.score_samples(grid.astype(np.float32), t=t)).reshape(120, 120)
+        heights = np.exp(density.score_samples(grid.astype(np.float32), t=t)).reshape(100, 100)
         panel.imshow(heights, origin="lower", extent=(-3, 3, -3, 3), cmap="viridis")
         so_far = ways[fine <= t + 1e-9]
         panel.plot(so_far[:, :, 0], so_far[:, :, 1], color="white", linewidth=0.7)
@@ -42,7 +42,7 @@ def plot(density):
 
 def main(path="density_along_the_path.png", max_iter=1500):
     target = Checkerboard()
-    density = InterpolantFlowDensity(max_iter=int(max_iter), end_time=1.0, atol=2e-2, random_state=0)
+    density = InterpolantFlowDensity(hidden_layer_sizes=(96, 96, 96), max_iter=int(max_iter), end_time=1.0, atol=2e-2, random_state=0)
     density.fit(target.sample(50_000, random_state=0))
     test = target.sample(2000, random_state=1)
     print(

@@ -36,7 +36,7 @@ def plot(X0, results, one, fans):
     return figure
 
 
-def main(path="noise_between_two_sets.png", max_iter=1500):
+def main(path="noise_between_two_sets.png", max_iter=1000):
     source, target = EightGaussians(radius=2.0, deviation=0.15), Moons(deviation=0.08)
     X0, X1 = source.sample(10_000, random_state=0), 1.2 * target.sample(10_000, random_state=1)
     transport = InterpolantTransport(gamma="brownian", hidden_layer_sizes=(64, 64, 64), max_iter=int(max_iter), random_state=0)

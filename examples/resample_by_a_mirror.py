@@ -33,7 +33,7 @@ def plot(X, resampled):
     return figure
 
 
-def main(path="resample_by_a_mirror.png", max_iter=1500):
+def main(path="resample_by_a_mirror.png", max_iter=1000):
     moons = Moons()
     transport = InterpolantTransport(
         interpolant="mirror", gamma="brownian", hidden_layer_sizes=(64, 64, 64), max_iter=int(max_iter), random_state=0

@@ -84,7 +84,7 @@ def deviation(t, latent_variance):
     return ((1 - t) ** 2 * DEVIATIONS[0] ** 2 + t**2 * DEVIATIONS[1] ** 2 + latent_variance).sqrt()
 
 
-def main(path="schroedinger_bridge.png", max_iter=1000):
+def main(path="schroedinger_bridge.png", max_iter=700):
     t = torch.linspace(0, 1, 101)
     figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     with torch.random.fork_rng():

@@ -37,7 +37,7 @@ def plot(density, samples):
     return figure
 
 
-def main(path="score_and_diffusion.png", max_iter=1500):
+def main(path="score_and_diffusion.png", max_iter=1000):
     target = EightGaussians(radius=1.6, deviation=0.25)
     density = InterpolantFlowDensity(hidden_layer_sizes=(64, 64, 64), max_iter=int(max_iter), end_time=1.0, random_state=0)
     density.fit(target.sample(10_000, random_state=0))
