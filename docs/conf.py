@@ -3,18 +3,13 @@
 All examples are run, in about five minutes of one core: ``-j 2`` runs two at a time, and ``-D plot_gallery=0`` none.
 """
 
-import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import skinterflow
-
-# Examples that are run side by side import from the same places.
-os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], *filter(None, [os.environ.get("PYTHONPATH")])])
 
 project = "skinterflow"
 author = "the skinterflow developers"
