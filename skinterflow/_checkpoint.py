@@ -42,6 +42,7 @@ class Checkpoint:
 
     Attributes
     ----------
+    seed : int
     state : dict or None, what to go on from
 
     Raises
@@ -69,11 +70,12 @@ class Checkpoint:
                 f"checkpoint={str(self.path)!r} belongs to another fit: of other rows, weights, parameters or random_state. "
                 "Delete the file to begin anew, or name another one."
             )
-        self.seed, self.state = noted["seed"], noted["state"]
+        self.state = noted["state"]
+        self.seed = noted["state"]["seed"]
 
     def write(self, state: dict[str, Any]) -> None:
         """Write the state down."""
-        tree, arrays = encode({"mark": self._mark, "seed": self.seed, "state": state})
+        tree, arrays = encode({"mark": self._mark, "state": state})
         write_atomically(self.path, pack(tree, arrays, _KIND))
         self._written = time.monotonic()
 

@@ -175,6 +175,7 @@ class Run:
     def state_dict(self) -> State:
         """All that a fit of the same rows needs to go on from here to the same end."""
         return {
+            "seed": self._seed,
             "training": self._training.state_dict(),
             "history": asdict(self.history) | {"before": list(self.history.before) if self.history.before else None},
             "best": [copy.deepcopy(dict(member.state_dict())) for member in self.best],

@@ -193,6 +193,8 @@ class FlowEstimator(CallbackSupportMixin, Storable):
     def _sitting(self, warm: bool, events: FitEvents, *data: NDArray[Any]) -> Sitting:
         """What surrounds one call of `fit` on these arrays; a checkpoint of it may have a seed to go on with."""
         seed = int(private_random_state(self.random_state).randint(2**31))
+        if warm and self.random_state is None and self._progress is not None:
+            seed = self._progress["seed"]  # so that the same rows are held out again
         if self.checkpoint is None:
             return Sitting(seed, warm, events, None)
         started = [self.n_iter_, self.loss_] if warm else []

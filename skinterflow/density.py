@@ -123,7 +123,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     tol : float, default=1e-4
         Rise of the held-out log-likelihood, in nats per row, that counts as an improvement.
     warm_start : bool, default=False
-        Start from the weights and the scaling of the previous fit; the parameters that shape those are not read again.
+        Go on from the previous fit: its weights, its scaling, its optimisers and its place in the schedule, up to `max_iter` steps in all.
+        The parameters that shape the field and the scaling are not read again.
     random_state : int, RandomState instance or None, default=None
         Seed of the initial weights, the batches and the held-out rows.
     verbose : bool, default=False
@@ -141,13 +142,20 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     n_jobs : int or None, default=None
         Blocks of 16,384 rows that are scored, transformed or sampled side by side, in threads; None is 1, with torch's own threads,
         which on two cores was not slower.
+    checkpoint : str, path-like or None, default=None
+        File that `fit` writes its progress to, twice a minute.  After it was cut off, the same call goes on from there, to the same result.
+        The file goes when the fit is done.
 
     Attributes
     ----------
     end_time_ : float
         End time of the flow, in [0, 1].
     n_iter_ : int
-        Number of gradient steps that were run.
+        Number of gradient steps that were run, those of earlier fits that were gone on with among them.
+    check_steps_ : list of int
+        Number of the step of each check, where `loss_curve_` and `validation_scores_` were taken.
+    n_samples_seen_ : int
+        Rows given to :meth:`partial_fit` so far; only after it.
     loss_ : float
         Training loss ``G`` at the last check, summed over the `targets`.
     loss_curve_ : list of float
