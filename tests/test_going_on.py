@@ -84,7 +84,7 @@ def test_killed_transport_goes_on_to_the_same_result(iris, tmp_path, monkeypatch
 
 
 def test_fit_without_a_seed_goes_on_with_that_of_its_file(iris, tmp_path, monkeypatch):
-    parameters = QUICK | {"random_state": None, "checkpoint": tmp_path / "fit"}
+    parameters = TINY | {"random_state": None, "early_stopping": False, "checkpoint": tmp_path / "fit"}
     with monkeypatch.context() as patch:
         killed_after(patch, 9)
         with pytest.raises(Killed):
@@ -256,18 +256,18 @@ def test_state_of_the_training_is_kept_for_warm_starts_only(iris):
     assert clone(InterpolantFlowDensity(**QUICK, warm_start=True).fit(iris)).warm_start
 
 
-def test_stream(iris):
-    """Rows in parts: a step for each batch, and the density becomes that of the rows."""
+def test_stream():
+    """Rows in parts: a step for each batch, and the density follows where they go."""
     random = np.random.default_rng(0)
-    density = InterpolantFlowDensity(**QUICK | {"learning_rate_init": 0.01})
-    for part in range(1, 41):
-        X = random.normal([3.0, -1.0], [0.5, 2.0], (96, 2)) + [0.0, 3.0] * random.integers(0, 2, (96, 1)) * 2
-        density.partial_fit(X)
+    density = InterpolantFlowDensity(**QUICK | {"learning_rate_init": 0.03}).partial_fit(random.normal(size=(96, 2)))
+    assert density.n_iter_ == 3
+    before = density.score(random.normal([2.0, -1.0], 0.5, (500, 2)))
+    for part in range(2, 41):
+        density.partial_fit(random.normal([2.0, -1.0], 0.5, (96, 2)))
         assert density.n_iter_ == 3 * part
         assert density.n_samples_seen_ == 96 * part
     assert density.check_steps_ == list(range(3, 121, 3))
-    gaussian = InterpolantFlowDensity(**QUICK | {"max_iter": 1, "early_stopping": False, "scaling": "whiten"}).fit(X)
-    assert density.score(X) > gaussian.score(X) + 0.1
+    assert density.score(random.normal([2.0, -1.0], 0.5, (500, 2))) > before + 1.0
     with pytest.raises(ValueError, match="X has 3 features, but InterpolantFlowDensity is expecting 2"):
         density.partial_fit(np.zeros((5, 3)))
 
