@@ -141,7 +141,7 @@ class _Encoder:
             return {kind.__name__: str(value)}
         if isinstance(value, PurePath):
             return {"path": str(value)}
-        if kind is np.random.RandomState and value.get_state(legacy=False)["bit_generator"] == "MT19937":
+        if kind is np.random.RandomState and not self.keep_objects and value.get_state(legacy=False)["bit_generator"] == "MT19937":
             return {"random_state": self.encode(value.get_state(legacy=False), name)}
         return self._array(value, name) or self._other(value, name)
 
@@ -152,13 +152,17 @@ class _Encoder:
             return {"tensor": self._stored(value.detach().cpu().numpy(), name)} if storable else None
         if isinstance(value, np.str_):
             return str(value)
-        if not isinstance(value, np.ndarray | np.generic):
+        if isinstance(value, np.generic) and value.dtype.name in _DTYPES:
+            return {"scalar": self._stored(np.asarray(value), name)}
+        if type(value) not in (np.ndarray, np.memmap):
             return None
         if value.dtype.name in _DTYPES:
-            return {"array" if isinstance(value, np.ndarray) else "scalar": self._stored(np.asarray(value), name)}
-        strings = value.ravel().tolist() if value.dtype.kind in "OU" else [None]
+            return {"array": self._stored(value, name)}
+        if value.dtype.kind == "U" and value.dtype.itemsize:
+            return {"unicode": self._stored(_code_points(value), name)}
+        strings = value.ravel().tolist() if value.dtype.kind == "O" else [None]
         if all(type(string) is str for string in strings):
-            return {"strings": {"values": strings, "shape": list(value.shape), "objects": value.dtype.kind == "O"}}
+            return {"strings": {"values": strings, "shape": list(value.shape)}}
         return None
 
     def _stored(self, array: NDArray[Any], name: str) -> str:
@@ -206,6 +210,7 @@ class _Decoder:
             "scalar": lambda name: self.arrays[name].reshape(1)[0],
             "tensor": self._tensor,
             "strings": lambda content: _strings(**content),
+            "unicode": lambda name: _from_code_points(self.arrays[name]),
             "object": lambda content: self._object(**content),
             "same": self.objects.__getitem__,
             "device": torch.device,
@@ -270,10 +275,22 @@ def _with_weights(cls: type, arguments: Mapping[str, Any], weights: Mapping[str,
     return module
 
 
-def _strings(values: Sequence[str], shape: Sequence[int], objects: bool) -> NDArray[Any]:
+def _strings(values: Sequence[str], shape: Sequence[int]) -> NDArray[Any]:
     if not all(type(value) is str for value in values):
         raise TypeError("an array of strings holds something else")
-    return np.array(values, dtype=object if objects else str).reshape(shape)
+    return np.array(values, dtype=object).reshape(shape)
+
+
+def _code_points(strings: NDArray[Any]) -> NDArray[np.uint32]:
+    """Code points of strings of N characters at most, shape ``(*shape, N)``."""
+    points = np.frombuffer(strings.astype(strings.dtype.newbyteorder("<")).tobytes(), dtype="<u4")
+    return points.reshape(*strings.shape, strings.dtype.itemsize // 4)
+
+
+def _from_code_points(points: NDArray[Any]) -> NDArray[Any]:
+    strings = np.frombuffer(points.astype("<u4").tobytes(), dtype=f"<U{points.shape[-1]}").reshape(points.shape[:-1]).copy()
+    strings.tolist()  # raises for what is no character
+    return strings
 
 
 def _random_state(state: dict[str, Any]) -> np.random.RandomState:

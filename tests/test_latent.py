@@ -290,6 +290,11 @@ def test_paths_without_variance_to_scale_are_refused(path):
         Normalized(*path)
 
 
+def test_a_path_is_normalised_once():
+    with pytest.raises(ValueError, match="is normalised already; give the path inside of it"):
+        Normalized(Normalized(Linear(), Quadratic()), Quadratic())
+
+
 @pytest.mark.parametrize("scale", [None, Brownian(), Quadratic()], ids=repr)
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.9])
 def test_score_follows_from_the_drift_of_a_gaussian_base(scale, t):

@@ -245,7 +245,7 @@ class Normalized(AffineInterpolant, nn.Module):
     Raises
     ------
     ValueError
-        If `gamma` leaves no variance for the ends, or the path has none of them, with the time.
+        If `gamma` leaves no variance for the ends, or the path has none of them, with the time; or if the path is normalised already.
 
     References
     ----------
@@ -263,6 +263,8 @@ class Normalized(AffineInterpolant, nn.Module):
 
     def __init__(self, interpolant: AffineInterpolant, gamma: Gamma) -> None:
         super().__init__()
+        if isinstance(interpolant, Normalized):
+            raise ValueError(f"{interpolant!r} is normalised already; give the path inside of it.")
         self.interpolant = interpolant
         self.gamma = gamma
         t = torch.linspace(0.0, 1.0, 101, dtype=torch.float64)
