@@ -140,7 +140,7 @@ def draw_columns(axes: NDArray[Any], names: Sequence[str], windows: Sequence[tup
         else:
             draw_pair(ax, (names[column], names[row]), (windows[column], windows[row]), tables, (column, row))
         ax.label_outer()
-        ax.locator_params(nbins=4)
+        ax.locator_params(nbins=3)
     axes[0, 0].figure.align_ylabels(axes[1:, 0])
     axes[0, -1].legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right")
 

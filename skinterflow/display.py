@@ -138,7 +138,7 @@ class DensityDisplay:
         levels : sequence of float in (0, 1), default=(0.5, 0.9)
             Probabilities of the regions of highest density, on a curve or map.  May be empty.
         grid_resolution : int of at least 2, or None, default=None
-            Points along each axis of a curve or map; None is 400 for a curve and 64 for a map.
+            Points along each axis of a curve or map; None is 400 for a curve and 80 for a map.
         n_samples : int, default=2_000
             Samples of the model, which set the window and the boundaries of the regions, or are shown themselves.
         random_state : int, RandomState instance or None, default=None
@@ -166,7 +166,7 @@ class DensityDisplay:
                 f"features={columns[: cls.MAX_FEATURES]}."
             )
         whole = len(columns) == estimator.n_features_in_ <= 2
-        resolution = _checked_resolution(grid_resolution, 400 if len(columns) == 1 else 64)
+        resolution = _checked_resolution(grid_resolution, 400 if len(columns) == 1 else 80)
         probabilities = np.atleast_1d(checked_levels(levels)) if np.size(levels) else np.empty(0)
         rows: Array | None = None if X is None else validate_data(estimator, X, dtype=[np.float64, np.float32], reset=False)[:, columns]
         samples = estimator.sample(n_samples, random_state, t=t)
