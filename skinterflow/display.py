@@ -354,9 +354,9 @@ class TrajectoryDisplay:
     >>> from skinterflow import InterpolantFlowDensity, TrajectoryDisplay
     >>> X = load_iris().data
     >>> density = InterpolantFlowDensity(max_iter=20, hidden_layer_sizes=(16, 16), early_stopping=False, random_state=0).fit(X)
-    >>> display = TrajectoryDisplay.from_estimator(density, n_samples=10, features=(2, 3), random_state=0)
+    >>> display = TrajectoryDisplay.from_estimator(density, times=[0.0, 0.5, 1.0], n_samples=10, features=(2, 3), random_state=0)
     >>> display.positions.shape
-    (21, 10, 2)
+    (3, 10, 2)
     """
 
     def __init__(self, *, positions: Array, times: Array, feature_names: Sequence[str]) -> None:

@@ -279,7 +279,7 @@ def test_a_gaussian_has_no_ways(line):
 
 
 def test_calibration_of_the_true_density(normal):
-    display = CalibrationDisplay.from_estimator(normal, np.random.default_rng(3).normal(size=(1500, 2)), random_state=1)
+    display = CalibrationDisplay.from_estimator(normal, np.random.default_rng(3).normal(size=(1500, 2)), random_state=1, n_samples=1000)
     low, high = display.coverage_interval
     assert display.levels == pytest.approx(np.arange(0.05, 1.0, 0.05))
     assert ((low <= display.coverage) & (display.coverage <= high)).all()
