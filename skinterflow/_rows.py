@@ -23,6 +23,9 @@ _IN_MEMORY_ELEMENTS = 2**23
 _BLOCK_ROWS = 2**15
 MAX_JUDGING = 2**16
 """Held-out rows that say all that they can."""
+_SPREAD_ROWS = 2**15
+_LEAST_SPREADS = 8
+"""Rows with whole numbers in memory, and how often each has to be among them at least."""
 
 
 class FlowRows(NamedTuple):
@@ -181,12 +184,17 @@ class ShuffledPasses:
 
 
 def training_rows(reader: Reader, held_out: Tensor) -> RowSource:
-    """All rows but those held out: in memory if they fit, and if they are the same whenever they are read."""
-    if reader.X.size > _IN_MEMORY_ELEMENTS or (reader.whole is not None and reader.whole.any()):
+    """All rows but those held out: in memory if they fit.
+
+    Few rows with whole numbers are held there many times, each time spread anew: as good as new noise for every batch, and twice as fast.
+    """
+    spread = reader.whole is not None and bool(reader.whole.any())
+    n_times = min(_SPREAD_ROWS // (len(reader.X) - len(held_out)), _IN_MEMORY_ELEMENTS // reader.X.size) if spread else 1
+    if reader.X.size > _IN_MEMORY_ELEMENTS or (spread and n_times < _LEAST_SPREADS):
         return StreamedRows(reader, held_out)
     kept = torch.ones(len(reader.X), dtype=torch.bool)
     kept[held_out] = False
-    return ShuffledRows(reader.read(kept.nonzero()[:, 0]))
+    return ShuffledRows(reader.read(kept.nonzero()[:, 0].repeat(n_times)))
 
 
 def judging_rows(reader: Reader) -> FlowRows:

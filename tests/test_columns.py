@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV
 
 from skinterflow import DegenerateDataWarning, InterpolantFlowDensity
 from skinterflow._columns import cell_nodes
-from skinterflow._rows import Reader, StreamedRows, training_rows
+from skinterflow._rows import Reader, training_rows
 from skinterflow.interflow.scaling import Bounds, Compose, Standardize
 
 from .conftest import QUICK
@@ -208,15 +208,20 @@ def test_nodes_are_spread_over_the_cell(n_columns):
     assert np.exp(offsets[:, : len(slopes)] @ slopes).mean() == pytest.approx(integral, rel=0.01)
 
 
-def test_noise_is_fresh_whenever_rows_are_read():
-    X, device = np.arange(12.0).reshape(6, 2), torch.device("cpu")
-    reader = Reader(X, np.ones(6), np.zeros(2), Compose([]), device, np.array([False, True]))
-    assert isinstance(training_rows(reader, torch.empty(0, dtype=torch.int64)), StreamedRows)
+@pytest.mark.parametrize("n_rows", [6, 6000])
+def test_training_hardly_sees_the_same_noise_twice(n_rows):
+    X = np.arange(2.0 * n_rows).reshape(n_rows, 2)
+    reader = Reader(X, np.ones(n_rows), np.zeros(2), Compose([]), torch.device("cpu"), np.array([False, True]))
     with torch.random.fork_rng():
-        first, second = (reader.read(torch.arange(6)).u for _ in range(2))
-    np.testing.assert_array_equal(first[:, 0], X[:, 0])
-    assert not torch.equal(first[:, 1], second[:, 1])
-    assert (first[:, 1] - torch.from_numpy(X[:, 1])).abs().max() <= 0.5
+        torch.manual_seed(0)
+        batches = training_rows(reader, torch.tensor([3])).batches(500)
+        u = torch.cat([next(batches)[0] for _ in range(40)]).numpy()
+    rows = (u[:, 0] / 2).astype(int)
+    noise = u[:, 1] - X[rows, 1]
+    assert 3 not in rows
+    assert len(np.unique(rows)) > 0.8 * n_rows
+    assert stats.kstest(noise[rows < 100], stats.uniform(-0.5, 1.0).cdf).pvalue > 1e-3
+    assert len(np.unique(u, axis=0)) > 0.5 * len(u)
 
 
 def test_latents_are_of_the_middle_of_the_cells_and_points_in_them(mixed, mixed_density):
