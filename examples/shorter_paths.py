@@ -41,7 +41,7 @@ def plot(densities):
     return figure
 
 
-def main(path="shorter_paths.png", max_iter=600):
+def main(path="shorter_paths.png", max_iter=500):
     target = Checkerboard()
     rows, test = target.sample(20_000, random_state=0), target.sample(1000, random_state=1)
     shift = np.array([1.0, 0.5])

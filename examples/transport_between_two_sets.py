@@ -36,7 +36,7 @@ def plot(source, carried, target, back):
 
 def main(path="transport_between_two_sets.png", max_iter=1500):
     source, target = EightGaussians(radius=1.6, deviation=0.3), Rings(deviation=0.12)
-    transport = InterpolantTransport(hidden_layer_sizes=(64, 64, 64), max_iter=int(max_iter), random_state=0)
+    transport = InterpolantTransport(hidden_layer_sizes=(128, 128, 128), max_iter=int(max_iter), random_state=0)
     transport.fit(source.sample(20_000, random_state=0), target.sample(20_000, random_state=1))
     test0, test1 = source.sample(3000, random_state=2), target.sample(3000, random_state=3)
     through, truth = transport.target_log_density(test1[:1000], source).mean(), target.score_samples(test1[:1000]).mean()

@@ -214,8 +214,8 @@ def test_training_hardly_sees_the_same_noise_twice(n_rows):
     reader = Reader(X, np.ones(n_rows), np.zeros(2), Compose([]), torch.device("cpu"), np.array([False, True]))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        batches = training_rows(reader, torch.tensor([3])).batches(500)
-        u = torch.cat([next(batches)[0] for _ in range(40)]).numpy()
+        source = training_rows(reader, torch.tensor([3]))
+        u = torch.cat([source.batch(number, 500)[0] for number in range(40)]).numpy()
     rows = (u[:, 0] / 2).astype(int)
     noise = u[:, 1] - X[rows, 1]
     assert 3 not in rows

@@ -134,6 +134,9 @@ axes[0].legend()
 plt.show()
 
 # %%
+# The mixture and the flow tell most: they know how the columns go together.  A kernel density with one width for all directions knows
+# less of it, and ``IsolationForest``, which looks at one column at a time, hardly anything.
+#
 # What a scaler before the estimator does to the score
 # ----------------------------------------------------
 #

@@ -119,12 +119,12 @@ for k, axis in enumerate(axes.flat):
 axes[0, 0].legend(fontsize="small")
 for axis in axes[1]:
     axis.set_xlabel("redshift")
-figure.supylabel("p(z | colours)")
+figure.supylabel("p(z | photometry)")
 plt.show()
 
 # %%
 # Bright red galaxies have narrow slices and faint blue ones wide, skewed or two-humped ones.  A point estimate with an error bar cannot
-# say so, and a slice can.
+# say so, and a slice can.  No estimate is the better one for every galaxy; the next section has the mean over many.
 #
 # How good are the slices?
 # ------------------------

@@ -57,25 +57,34 @@ def measured_log_density(x):
     return simulated_log_density(np.column_stack([x1, x[:, 1] - LEAK * x1**2])) - np.log(GAIN)
 
 
+class KnownSimulation:
+    """All that a transport asks of a density."""
+
+    def score_samples(self, X):
+        return simulated_log_density(X)
+
+
 X0, X1 = simulate(10_000, 0), distort(simulate(10_000, 100))
 rows, new = simulate(3000, 200), distort(simulate(3000, 300))
 
 # %%
-# Four ways to the weights
+# Five ways to the weights
 # ------------------------
 #
 # * **Transport**: the map from simulation to measurement, and a density of the simulation.  Its ``target_log_density`` at a simulated
-#   row, less the density of the simulation there, is the logarithm of the weight.
+#   row, less the density of the simulation there, is the logarithm of the weight.  The density may be fitted; where it is known, as that
+#   of a generator can be, only the map is left to learn.
 # * **Two densities**: one fitted to each sample.
 # * **Classifiers**: the odds that a row is measured, rather than simulated, are the weight where there are as many rows of either sort.
 
-short = {"hidden_layer_sizes": (128, 128), "max_iter": 800, "atol": 2e-2, "random_state": 0}
+short = {"hidden_layer_sizes": (64, 64, 64), "max_iter": 1000, "atol": 2e-2, "random_state": 0}
 simulation = InterpolantFlowDensity(**short).fit(X0)
 measurement = InterpolantFlowDensity(**short).fit(X1)
 transport = InterpolantTransport(**short).fit(X0, X1)
 log_simulation = simulation.score_samples(rows)
 log_weights = {
     "truth": measured_log_density(rows) - simulated_log_density(rows),
+    "transport, p0 known": transport.target_log_density(rows, KnownSimulation()) - simulated_log_density(rows),
     "transport": transport.target_log_density(rows, simulation) - log_simulation,
     "two densities": measurement.score_samples(rows) - log_simulation,
 }
@@ -102,31 +111,44 @@ def weighted(log_weight):
 
 
 observable, target = rows.prod(axis=1), new.prod(axis=1)
-print(f"{'mean of x1 x2':<18}{'rms error of log w':>20}{'mean of x1 x2':>16}{'effective rows':>16}")
-print(f"{'simulation':<18}{'':>20}{observable.mean():>16.3f}{len(rows):>16}")
+print(f"{'mean of x1 x2':<20}{'rms error of log w':>20}{'mean of x1 x2':>16}{'effective rows':>16}")
+print(f"{'simulation':<20}{'':>20}{observable.mean():>16.3f}{len(rows):>16}")
 for name, log_weight in log_weights.items():
     weight = weighted(log_weight)
     error = np.sqrt(np.mean((log_weight - log_weights["truth"]) ** 2))
-    print(f"{name:<18}{error:>20.3f}{weight @ observable:>16.3f}{1 / (weight**2).sum():>16.0f}")
-print(f"{'measurement':<18}{'':>20}{target.mean():>16.3f}   with a standard error of {target.std() / np.sqrt(len(target)):.3f}")
+    print(f"{name:<20}{error:>20.3f}{weight @ observable:>16.3f}{1 / (weight**2).sum():>16.0f}")
+print(f"{'measurement':<20}{'':>20}{target.mean():>16.3f}   with a standard error of {target.std() / np.sqrt(len(target)):.3f}")
 
-figure, axes = plt.subplots(1, len(log_weights), figsize=(14, 3.2), layout="constrained")
+# %%
+# The observable, simulated, measured, and reweighted by the transport:
+
+weight = weighted(log_weights["transport, p0 known"])
 bins = np.linspace(-3, 4, 40)
-axes[0].hist(observable, bins, density=True, histtype="step", label="simulation")
-axes[0].hist(target, bins, density=True, color="tab:gray", alpha=0.4, label="measurement")
-axes[0].hist(
-    observable, bins, density=True, histtype="step", color="tab:red", weights=weighted(log_weights["transport"]), label="reweighted"
-)
-axes[0].set(xlabel="$x_1 x_2$", title="by the transport's weights")
-axes[0].legend(fontsize="small")
-for axis, name in zip(axes[1:], list(log_weights)[1:], strict=True):
-    axis.scatter(log_weights["truth"], log_weights[name], s=2, alpha=0.3)
-    axis.plot([-4, 3], [-4, 3], color="black", linewidth=0.8)
-    axis.set(title=name, xlabel="true log w", xlim=(-4, 3), ylim=(-4, 3), aspect="equal")
-axes[1].set_ylabel("estimated log w")
+figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
+axis.hist(observable, bins, density=True, histtype="step", label="simulation")
+axis.hist(target, bins, density=True, color="tab:gray", alpha=0.4, label="measurement")
+axis.hist(observable, bins, density=True, histtype="step", color="tab:red", weights=weight, label="simulation, reweighted")
+axis.set(xlabel="$x_1 x_2$")
+axis.legend(fontsize="small")
 plt.show()
 
 # %%
+# The logarithms of the weights, over the true ones:
+
+figure, axes = plt.subplots(1, len(log_weights) - 1, figsize=(13, 3.1), layout="constrained", sharey=True)
+for axis, name in zip(axes, list(log_weights)[1:], strict=True):
+    axis.scatter(log_weights["truth"], log_weights[name], s=2, alpha=0.3)
+    axis.plot([-4, 3], [-4, 3], color="black", linewidth=0.8)
+    axis.set(title=name, xlabel="true log w", xlim=(-4, 3), ylim=(-4, 3), aspect="equal")
+axes[0].set_ylabel("estimated log w")
+plt.show()
+
+# %%
+# The map alone is learned well: with the known density of the simulation the weights are nearly the true ones.  Where that density is
+# fitted, too, its errors at two places enter, at the row and at where the row comes from, most in the tails, where rows are rare and
+# weights large; there the mean of the observable suffers.  The classifiers are farther from the true weights row by row, though good for
+# this one mean.
+#
 # Where it breaks
 # ---------------
 #
