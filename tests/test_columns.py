@@ -60,7 +60,7 @@ def mixed_density(mixed):
     ids=["beta", "uniform", "exponential", "exponential, open by infinity"],
 )
 def test_nothing_leaks_out_of_the_bounds(law, pair):
-    density = quick(bounds=[pair]).fit(drawn(law))
+    density = quick(bounds=[pair], max_iter=100).fit(drawn(law))
     low, high = law.support()
     n, end = 1000, min(high, 15.0)
     inside = low + (np.arange(n) + 0.5) / n * (end - low)
