@@ -30,7 +30,7 @@ from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import EncodingDecoding, Fourier, Linear, Mirror, Trigonometric, VariancePreserving
 from skinterflow.interflow.latent import Brownian, LearnedGamma, Normalized, Quadratic, Sigmoid, SineSquared, StochasticInterpolant
 from skinterflow.interflow.ode import Calibration
-from skinterflow.interflow.scaling import Compose, LearnedGaussian, Standardize, Whiten, YeoJohnson
+from skinterflow.interflow.scaling import Bounds, Compose, LearnedGaussian, Standardize, Whiten, YeoJohnson
 from skinterflow.interflow.times import Beta
 
 _WEIGHTED: tuple[type[nn.Module], ...] = (Fourier, LearnedGamma, LearnedGaussian, ResidualMLP, SharedTrunk)
@@ -39,6 +39,7 @@ _WEIGHTED: tuple[type[nn.Module], ...] = (Fourier, LearnedGamma, LearnedGaussian
 _GIVEN: tuple[type, ...] = (
     AveragedField,
     Beta,
+    Bounds,
     Brownian,
     Calibration,
     Compose,

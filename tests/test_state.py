@@ -15,6 +15,7 @@ from skinterflow._state import CLASSES, decode, encode
 from skinterflow.interflow import (
     AveragedField,
     Beta,
+    Bounds,
     Brownian,
     Calibration,
     Compose,
@@ -63,6 +64,7 @@ def noisy_path():
 EXAMPLES = {
     "AveragedField": lambda: AveragedField(two_fields()),
     "Beta": lambda: Beta(2.0, 0.5),
+    "Bounds": lambda: Bounds(torch.tensor([0.0, -torch.inf]), torch.tensor([torch.inf, torch.inf]), torch.ones(2)),
     "Brownian": lambda: Brownian(2.0),
     "Calibration": lambda: Calibration("rk4", (0.0, 0.25, 1.0), (1.0, 2.0, 3.0), torch.ones(3, 2), torch.ones(2)),
     "Compose": lambda: Compose([YeoJohnson(torch.ones(2)), Compose([]), Standardize(torch.zeros(2), torch.ones(2))]),
