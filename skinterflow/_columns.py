@@ -106,14 +106,11 @@ class Columns:
         return Measured(log_mass, error, unresolved.any(dim=0))
 
     def whole_and_inside(self, X: NDArray[Any]) -> NDArray[Any]:
-        """Rows with whole numbers rounded, and rounding errors brought back within the bounds."""
-        X = X.copy()
-        X[:, self.whole] = np.rint(X[:, self.whole])
-        return _clipped(X, self.bounds)
-
-    def inside(self, X: NDArray[Any]) -> NDArray[Any]:
-        """Points, shape (..., D), whose rounding errors are brought back within the bounds and the cells."""
-        return _clipped(X, self._edges())
+        """Rows with whole numbers rounded, within those numbers of their dtype that are within the bounds."""
+        low, high = _in_dtype(self.bounds, X).T
+        low = np.where(low < self.bounds[:, 0], np.nextafter(low, np.inf, dtype=X.dtype), low)
+        high = np.where(high > self.bounds[:, 1], np.nextafter(high, -np.inf, dtype=X.dtype), high)
+        return np.clip(np.where(self.whole, np.rint(X), X), low, high)
 
     def spread(self, X: NDArray[Any], random: np.random.RandomState) -> NDArray[Any]:
         """Rows with whole numbers spread over their cells by uniform noise."""
@@ -258,11 +255,3 @@ def _where(mask: Mask) -> list[int]:
 def _in_dtype(bounds: Array, X: NDArray[Any]) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         return bounds.astype(X.dtype)
-
-
-def _clipped(X: NDArray[Any], bounds: Array) -> NDArray[Any]:
-    """`X`, shape (..., D), within the numbers of its dtype that are within the bounds."""
-    low, high = _in_dtype(bounds, X).T
-    low = np.where(low < bounds[:, 0], np.nextafter(low, np.inf, dtype=X.dtype), low)
-    high = np.where(high > bounds[:, 1], np.nextafter(high, -np.inf, dtype=X.dtype), high)
-    return np.clip(X, low, high)

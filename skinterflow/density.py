@@ -648,8 +648,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         positions : ndarray of shape (len(times), n_samples, n_features), of the dtype of `X`, in data units
         """
         rows, checked = self._located(X), checked_times(times, self._latest())
-        positions = self._by_blocks(rows, lambda x, model: model.trajectory(x, checked))[0]
-        return np.moveaxis(self._columns().inside(positions), 1, 0)
+        return np.moveaxis(self._by_blocks(rows, lambda x, model: model.trajectory(x, checked))[0], 1, 0)
 
     def sample(
         self,

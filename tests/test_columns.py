@@ -11,8 +11,9 @@ from scipy import stats
 from sklearn.model_selection import GridSearchCV
 
 from skinterflow import DegenerateDataWarning, InterpolantFlowDensity
-from skinterflow._columns import cell_nodes
+from skinterflow._columns import cell_nodes, resolve_columns
 from skinterflow._rows import Reader, training_rows
+from skinterflow.interflow.flows import Measured
 from skinterflow.interflow.scaling import Bounds, Compose, Standardize
 
 from .conftest import QUICK
@@ -129,21 +130,17 @@ def test_score_is_the_gradient_of_the_log_density():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_rows_come_back_within_their_bounds(mixed, mixed_density, dtype):
     """However far out the latent is, whatever the rounding."""
-    density = tiny(bounds=[(0.1, 0.7)], end_time=0.5).fit(np.random.default_rng(0).uniform(0.1, 0.7, size=(100, 1)).astype(dtype))
+    density = tiny(bounds=[(0.7, 1.1)], end_time=0.5).fit(np.random.default_rng(0).uniform(0.7, 1.1, size=(100, 1)).astype(dtype))
     latent = np.linspace(-50, 50, 101)[:, None].astype(dtype)
     back = density.inverse_transform(latent)
     assert back.dtype == dtype
-    assert (back.astype(np.float64) >= 0.1).all()
-    assert (back.astype(np.float64) <= 0.7).all()
+    assert (back.astype(np.float64) >= 0.7).all()
+    assert (back.astype(np.float64) <= 1.1).all()
     assert np.isfinite(density.score_samples(back)).all()
-    assert np.isfinite(density.score_samples(np.array([[0.1], [0.7]], dtype=dtype))).all()  # float32 rounds one of them to the outside
+    assert np.isfinite(density.score_samples(np.array([[0.7], [1.1]], dtype=dtype))).all()  # float32 rounds both to the outside
     rows = mixed_density.inverse_transform(mixed_density.transform(mixed.astype(dtype)))
     assert rows.dtype == dtype
     np.testing.assert_allclose(rows, mixed, atol=1e-3)
-    positions = mixed_density.trajectory(mixed[:20].astype(dtype), [1.0, 0.0])[:, :, 0]
-    assert positions.dtype == dtype
-    assert positions.min() >= 0
-    assert positions.max() <= 1
 
 
 @pytest.mark.parametrize(("method", "t"), [("ode", None), ("ode", 0.5), ("ode", 0.0), ("sde", None)])
@@ -232,10 +229,26 @@ def test_latents_are_of_the_middle_of_the_cells_and_points_in_them(mixed, mixed_
     np.testing.assert_allclose(mixed_density.inverse_transform(mixed_density.transform(rows))[:, 1], mixed[:5, 1])
 
 
-def test_diagnosis_spreads_whole_numbers(mixed, mixed_density):
-    """On the numbers themselves the latents of a count with few values would be far from normal."""
-    diagnosis = mixed_density.diagnose(mixed, random_state=0)
-    assert diagnosis.latent_ks.max() < 0.2
+def test_diagnosis_spreads_whole_numbers():
+    """On the numbers themselves, two of them, the latents would be at two points."""
+    X = np.random.default_rng(0).integers(2, size=(200, 1)).astype(float)
+    diagnosis = tiny(integer_features=[0], bounds=[(0, 1)]).fit(X).diagnose(X, random_state=0)
+    assert diagnosis.latent_ks.max() < 0.1
+
+
+def test_mass_is_the_mean_over_the_nodes_and_its_error_that_of_a_coarser_rule():
+    def log_density(x):
+        return Measured(torch.sin(5.0 * x[:, 1]) + x[:, 0], 0.1 * torch.ones(len(x)), x[:, 1] > 7.4)
+
+    columns = resolve_columns(None, [1], ["a", "b"])
+    x = torch.tensor([[0.5, 2.0], [1.0, 7.0]], dtype=torch.float64)
+    value, error, unresolved = columns.log_mass(log_density, x)
+    expected, coarser = (
+        torch.log(torch.exp(torch.sin(5.0 * (x[:, 1:] + (torch.arange(n) + 0.5) / n - 0.5))).mean(dim=1)) + x[:, 0] for n in (9, 3)
+    )
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(error, 0.1 + (expected - coarser).abs())
+    assert unresolved.tolist() == [False, True]
 
 
 def test_names_and_numbers_and_masks_mean_the_same(mixed):

@@ -18,6 +18,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
         "README.md",
         "docs/index.rst",
         "docs/user_guide.rst",
+        "docs/columns.rst",
         "docs/one_field.rst",
         "docs/displays.rst",
         "docs/latent.rst",

@@ -254,8 +254,7 @@ class Bounds(Scaling):
         between = torch.where(u < 0, lower + width * below.exp(), upper - width * above.exp())
         step = self.scale / math.log(2.0)
         beyond = torch.where(torch.isfinite(self.lower), lower - step * above, upper + step * below)
-        x = torch.where(self._is_free(), u, torch.where(self._has_two(), between, beyond))
-        return torch.minimum(torch.maximum(x, self.lower), self.upper)  # rounding may leave the bounds
+        return torch.where(self._is_free(), u, torch.where(self._has_two(), between, beyond))
 
     def log_abs_det(self, x: Tensor) -> Tensor:
         distances = self._distances(x)
