@@ -17,6 +17,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, Transfor
 from sklearn.utils import Bunch, Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skinterflow._arguments import checked_time, checked_times
@@ -48,6 +49,16 @@ from skinterflow.interflow.interpolants import Interpolant, Mirror, learned_para
 from skinterflow.interflow.latent import Gamma, StochasticInterpolant
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Compose, LearnedGaussian, Scaling
+
+
+def _learns_from_streams(estimator: InterpolantFlowDensity) -> bool:
+    """Whether there is a `partial_fit`; scikit-learn shows the reason beside its own error."""
+    if estimator.early_stopping is True or estimator.student_layer_sizes is not None:
+        raise AttributeError(
+            f"partial_fit holds nothing out and distils nothing, but early_stopping={estimator.early_stopping!r} and "
+            f"student_layer_sizes={estimator.student_layer_sizes!r}; set early_stopping=False and student_layer_sizes=None, or use fit."
+        )
+    return True
 
 
 class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, FlowEstimator):
@@ -336,6 +347,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             sitting.checkpoint.remove()
         return self
 
+    @available_if(_learns_from_streams)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
         """Train on one part of a stream of rows: a single pass over it.
@@ -355,12 +367,12 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Returns
         -------
         self
+
+        Raises
+        ------
+        AttributeError
+            With ``early_stopping=True`` or a student.
         """
-        if self.early_stopping is True or self.student_layer_sizes is not None:
-            raise ValueError(
-                f"partial_fit holds nothing out and distils nothing, but early_stopping={self.early_stopping!r} and "
-                f"student_layer_sizes={self.student_layer_sizes!r}; set early_stopping=False and student_layer_sizes=None, or use fit."
-            )
         with all_or_nothing(self):
             warm = hasattr(self, "_field")
             rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
