@@ -30,6 +30,7 @@ default_role = "literal"
 
 autosummary_generate = True
 autodoc_typehints_format = "short"
+autodoc_type_aliases = {name: name for name in ("ArrayLike", "RandomStateLike")}
 python_maximum_signature_line_length = 88
 numpydoc_show_class_members = False  # the template of a class lists its own methods; torch.nn.Module's are left out
 toc_object_entries_show_parents = "hide"
@@ -47,6 +48,8 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
 }
 
+html_static_path = ["_css"]
+html_css_files = ["site.css"]
 html_theme = "pydata_sphinx_theme"
 html_title = f"skinterflow {version}"
 html_show_sourcelink = False

@@ -17,6 +17,8 @@ from sklearn.mixture import GaussianMixture
 
 from skinterflow import InterpolantFlowDensity
 
+# sphinx_gallery_thumbnail_number = 2
+
 # %%
 # A toy universe
 # --------------
