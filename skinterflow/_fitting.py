@@ -191,9 +191,13 @@ class Run:
         for member, weights in zip(self.best, state["best"], strict=True):
             member.load_state_dict(weights)
 
-    def go_on(self, state: State) -> None:
-        """Go on from the end of an earlier fit, maybe with other rows: its model, the members at first, is the best so far."""
-        self._load(state)
+    def go_on(self, state: State | None) -> None:
+        """Go on from an earlier fit, maybe with other rows: its model, the members at first, is the best so far.
+
+        Without a state the training begins anew from that model.
+        """
+        if state is not None:
+            self._load(state)
         self.history.best_score = self._judge(self.best) if self.judged else -math.inf
         if self.history.n_iter >= cast(int, self.recipe.max_iter):
             warnings.warn(

@@ -208,8 +208,8 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         checkpoint, earlier = sitting.checkpoint, self._progress if sitting.warm else None
         if checkpoint is not None and checkpoint.state is not None:
             run.resume(checkpoint.state)
-        elif earlier is not None and len(earlier["best"]) == len(folds):
-            run.go_on(earlier)
+        elif sitting.warm:
+            run.go_on(earlier if earlier is not None and len(earlier["best"]) == len(folds) else None)
         if checkpoint is not None:
             checkpoint.write(run.state_dict())  # before the work, so that a disk which cannot be written shows itself
 

@@ -53,7 +53,7 @@ from skinterflow.interflow.scaling import Compose, LearnedGaussian, Scaling
 
 def _learns_from_streams(estimator: InterpolantFlowDensity) -> bool:
     """Whether there is a `partial_fit`; scikit-learn shows the reason beside its own error."""
-    if estimator.early_stopping is True or estimator.student_layer_sizes is not None:
+    if estimator.early_stopping not in ("auto", False) or estimator.student_layer_sizes is not None:
         raise AttributeError(
             f"partial_fit holds nothing out and distils nothing, but early_stopping={estimator.early_stopping!r} and "
             f"student_layer_sizes={estimator.student_layer_sizes!r}; set early_stopping=False and student_layer_sizes=None, or use fit."
@@ -329,6 +329,13 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If rows, weights or parameters cannot be used, or the checkpoint is of another fit; nothing has then changed.
+        OSError
+            If the checkpoint cannot be read or written.
         """
         held_out = None if X_val is None else (X_val, sample_weight_val)
         events = FitEvents(self, *(held_out or (X, sample_weight)), N_CHECKS)
@@ -394,7 +401,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             if sample_weight_val is not None:
                 raise ValueError("sample_weight_val was given without X_val; give the held-out rows, too.")
             return []
-        if self.early_stopping is False:
+        if not self.early_stopping:
             raise ValueError("X_val was given, but early_stopping=False; set early_stopping=True to let these rows judge.")
         rows: NDArray[Any] = validate_data(self, X_val, dtype=[np.float64, np.float32], reset=False)
         return [(rows, checked_weight(sample_weight_val, rows))]
@@ -422,6 +429,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             field, lost = distilled(student, trained, folds, objectives[0].time_law, cast(int, recipe.max_iter))
         self._keep(trained, field, ends, folds[0])
         self.distillation_loss_ = lost
+        if not sitting.warm:
+            self.__dict__.pop("n_samples_seen_", None)  # of an earlier stream
 
     def _stream_rows(self, reader: Reader, seed: int, warm: bool) -> None:
         n_rows, n_features = reader.X.shape

@@ -218,6 +218,13 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If rows, weights or parameters cannot be used, or the checkpoint is of another fit; nothing has then changed.
+        OSError
+            If the checkpoint cannot be read or written.
         """
         events = FitEvents(self, X0, sample_weight, N_CHECKS)
         with all_or_nothing(self):

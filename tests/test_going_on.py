@@ -251,6 +251,16 @@ def test_warm_start_never_ends_worse_than_it_began(iris):
     assert torch.equal(weights(density), before)
 
 
+def test_warm_start_of_a_fit_that_kept_no_state(iris):
+    """The training begins anew, from the fitted model, which has to be beaten."""
+    density = InterpolantFlowDensity(**QUICK | {"max_iter": 200, "early_stopping": True}).fit(iris)
+    before, best = weights(density).clone(), density.best_validation_score_
+    density.set_params(warm_start=True, learning_rate_init=10.0, n_iter_no_change=1).fit(iris)
+    assert density.n_iter_ < 200
+    assert density.best_validation_score_ == pytest.approx(best)
+    assert torch.equal(weights(density), before)
+
+
 def test_state_of_the_training_is_kept_for_warm_starts_only(iris):
     assert InterpolantFlowDensity(**QUICK).fit(iris)._progress is None
     assert clone(InterpolantFlowDensity(**QUICK, warm_start=True).fit(iris)).warm_start
@@ -275,6 +285,8 @@ def test_stream():
 def test_stream_is_repeatable_and_weighted(iris):
     first, second = (InterpolantFlowDensity(**QUICK).partial_fit(iris[:75]).partial_fit(iris[75:]) for _ in range(2))
     assert torch.equal(weights(first), weights(second))
+    assert first.n_samples_seen_ == 150
+    assert "n_samples_seen_" not in vars(first.fit(iris))
     weighted = InterpolantFlowDensity(**QUICK).partial_fit(iris[:75], sample_weight=np.arange(1.0, 76.0))
     assert not torch.equal(weights(weighted), weights(InterpolantFlowDensity(**QUICK).partial_fit(iris[:75])))
 
