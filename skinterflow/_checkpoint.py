@@ -57,7 +57,7 @@ class Checkpoint:
         self.path = Path(path)
         self.seed, self.state = seed, None
         self._mark, self._held, self._written = mark, False, time.monotonic()
-        if self.path.exists():
+        if self.path.is_file():
             self._read()
 
     def _read(self) -> None:

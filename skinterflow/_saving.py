@@ -96,6 +96,8 @@ class Storable(BaseEstimator):
         OSError
             If it cannot be read, such as FileNotFoundError.
         """
+        if Path(path).is_dir():
+            raise IsADirectoryError(f"{str(path)!r} is a directory; name the file in it that the model was saved to.")
         content = Path(path).read_bytes()
         try:
             estimator = cls._rebuilt(decode(*unpack(content, cls.__name__)))

@@ -788,7 +788,9 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         device, random = resolve_device_or_cpu(self.device), private_random_state(random_state)
         noise = random.standard_normal((2, *rows.shape))
         rows = self._columns().spread(rows, random)
-        return diagnose_density(self._fitted_flow(device, torch.float64), rows, noise, self.transform(rows))
+        with rows_of_our_own():
+            latent = self.transform(rows)
+        return diagnose_density(self._fitted_flow(device, torch.float64), rows, noise, latent)
 
     def _column_names(self) -> list[str]:
         return list(getattr(self, "feature_names_in_", map("column {}".format, range(self.n_features_in_))))

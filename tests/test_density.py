@@ -6,6 +6,7 @@ import warnings
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -291,3 +292,9 @@ def test_jobs_do_not_change_the_result(fitted, iris, monkeypatch):
     in_parallel = copy.deepcopy(fitted).set_params(n_jobs=2)
     np.testing.assert_allclose(in_parallel.score_samples(iris), fitted.score_samples(iris), rtol=1e-9)
     np.testing.assert_allclose(in_parallel.sample(100, random_state=0), fitted.sample(100, random_state=0), rtol=1e-9)
+
+
+def test_diagnosis_of_a_frame_does_not_miss_its_names(iris):
+    frame = pd.DataFrame(iris, columns=list("abcd"))
+    diagnosis = InterpolantFlowDensity(**QUICK).fit(frame).diagnose(frame, random_state=0)
+    assert diagnosis.latent_ks.shape == (4,)

@@ -152,10 +152,16 @@ def test_checkpoint_that_was_damaged(iris, tmp_path):
         InterpolantFlowDensity(**QUICK, checkpoint=tmp_path / "fit").fit(iris)
 
 
-@pytest.mark.parametrize(("name", "error"), [("", IsADirectoryError), ("absent/fit", FileNotFoundError)])
-def test_checkpoint_that_cannot_be_written(iris, tmp_path, name, error):
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("", IsADirectoryError, "is a directory; name a file in it"),
+        ("absent/fit", FileNotFoundError, r"The directory of .* does not exist"),
+    ],
+)
+def test_checkpoint_that_cannot_be_written(iris, tmp_path, name, error, message):
     """The error comes before the work."""
-    with pytest.raises(error):
+    with pytest.raises(error, match=message):
         InterpolantFlowDensity(**QUICK, checkpoint=tmp_path / name).fit(iris)
 
 
