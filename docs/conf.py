@@ -1,6 +1,6 @@
 """Sphinx configuration.  Build with ``python -m sphinx -W -b html docs docs/_build/html``; nothing is fetched.
 
-All examples are run, in about five minutes of one core: ``-j 2`` runs two at a time, and ``-D plot_gallery=0`` none.
+All examples are run, in about seven minutes of one core: ``-j 2`` runs two at a time, and ``-D plot_gallery=0`` none.
 """
 
 import sys

@@ -41,7 +41,7 @@ def plot(densities):
     return figure
 
 
-def main(path="shorter_paths.png", max_iter=500):
+def main(path="shorter_paths.png", max_iter=1000):
     target = Checkerboard()
     rows, test = target.sample(20_000, random_state=0), target.sample(1000, random_state=1)
     shift = np.array([1.0, 0.5])
@@ -52,7 +52,7 @@ def main(path="shorter_paths.png", max_iter=500):
             time_beta=(1.0, 1.0),
             hidden_layer_sizes=(64, 64, 64),
             max_iter=int(max_iter),
-            batch_size=512,
+            batch_size=256,
             scaling=None,
             end_time=1.0,
             random_state=0,

@@ -34,7 +34,7 @@ def plot(source, carried, target, back):
     return figure
 
 
-def main(path="transport_between_two_sets.png", max_iter=1500):
+def main(path="transport_between_two_sets.png", max_iter=2000):
     source, target = EightGaussians(radius=1.6, deviation=0.3), Rings(deviation=0.12)
     transport = InterpolantTransport(hidden_layer_sizes=(128, 128, 128), max_iter=int(max_iter), random_state=0)
     transport.fit(source.sample(20_000, random_state=0), target.sample(20_000, random_state=1))
