@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-FIRST = ("quickstart.py", "outliers_and_model_choice.py", "photometric_redshifts.py", "reweighting.py")
+FIRST = ("quickstart.py", "outliers_and_model_choice.py", "photometric_redshifts.py", "reweighting.py", "calibration_and_regions.py")
 
 
 def no_plot_file(gallery_conf: object, script_vars: object) -> list[str]:
