@@ -34,7 +34,22 @@ _NO_DIGEST = "0" * 64
 
 
 class SavedModelError(ValueError):
-    """A file does not hold the model that it should: damaged, altered, of another class, or of a newer release."""
+    """A file does not hold the model that it should: damaged, altered, of another class, or of a newer release.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from skinterflow import InterpolantFlowDensity, SavedModelError
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "model")
+    ...     with open(path, "w") as file:
+    ...         _ = file.write("no model")
+    ...     try:
+    ...         InterpolantFlowDensity.load(path)
+    ...     except SavedModelError as error:
+    ...         print("refused")
+    refused
+    """
 
 
 def pack(tree: Any, arrays: Mapping[str, NDArray[Any]], kind: str) -> bytes:

@@ -351,7 +351,7 @@ def test_pickled_model_knows_its_columns(mixed, mixed_density):
 def test_warm_start_keeps_the_bounds_of_the_scaling():
     X = np.random.default_rng(0).uniform(size=(60, 1))
     density = tiny(warm_start=True, bounds=[(0, 1)]).fit(X)
-    density.set_params(bounds=[(0, 2)]).fit(X)
+    density.set_params(bounds=[(0, 2)], max_iter=6).fit(X)
     np.testing.assert_array_equal(density.bounds_, [[0, 1]])
     with pytest.raises(ValueError, match=r"column 0 \(60 of 60 rows outside \[0, 1\]\)"):
         density.fit(X + 1.0)

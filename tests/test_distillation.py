@@ -89,7 +89,8 @@ def test_targets_are_the_teacher_on_the_path():
     with torch.random.fork_rng():
         teacher = perturbed(ResidualMLP(2, (5, 5, 5)), size=0.2)
     x1 = points(50, 2)
-    rows = ShuffledRows(FlowRows(x1, torch.ones(50), torch.zeros(50)))
+    with torch.random.fork_rng():
+        rows = ShuffledRows(FlowRows(x1, torch.ones(50), torch.zeros(50)))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         targets = compute_targets(teacher, rows, 0.6, StochasticInterpolant(Trigonometric()), Compose([]), Beta(1.0, 0.5), 4000)

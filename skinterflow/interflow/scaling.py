@@ -233,6 +233,19 @@ class Bounds(Scaling):
     ----------
     lower, upper : Tensors of shape (D,), infinite where there is no bound
     scale : Tensor of shape (D,), positive: the distance from a single bound that is mapped to zero, such as the median
+
+    Examples
+    --------
+    A column of shares, between 0 and 1, and one of waiting times, above 0.
+
+    >>> import math, torch
+    >>> from skinterflow.interflow import Bounds
+    >>> scaling = Bounds(torch.zeros(2), torch.tensor([1.0, math.inf]), torch.tensor([1.0, 5.0]))
+    >>> scaling(torch.tensor([[0.5, 5.0]]))
+    tensor([[0., 0.]])
+    >>> x = scaling.inverse(torch.tensor([[-3.0, 2.0]]))
+    >>> bool(((x > 0) & (x < torch.tensor([1.0, math.inf]))).all())
+    True
     """
 
     lower: Tensor
