@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import trapezoid
 
 from skinterflow._diagnostics import energy_distance_to_normal
 from skinterflow.interflow.diagnostics import best_epsilon, kl_bound, kl_bound_by_velocity, lipschitz_constant, path_statistics
@@ -45,8 +46,8 @@ def test_statistics_of_the_true_velocity():
     # v = m + (c'/2c)(x - t m) with c = (1-t)^2 + 4 t^2, so that E|v|^2 = |m|^2 + 2 c'^2 / (4 c)
     t = np.linspace(0, 1, 100_001)
     c, rate = (1 - t) ** 2 + 4 * t**2, 10 * t - 2
-    action = 5 + np.trapezoid(2 * rate**2 / (4 * c), t)
-    length = np.trapezoid(np.sqrt(5 + 2 * rate**2 / (4 * c)), t)
+    action = 5 + trapezoid(2 * rate**2 / (4 * c), t)
+    length = trapezoid(np.sqrt(5 + 2 * rate**2 / (4 * c)), t)
     assert statistics.action == pytest.approx(action, rel=0.02)
     assert statistics.length == pytest.approx(length, rel=0.02)
     assert statistics.loss == pytest.approx(-action, rel=0.03)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgba
+from scipy.integrate import trapezoid
 from scipy.stats import norm
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
@@ -82,7 +83,7 @@ def test_curve(line, iris):
     (grid,) = display.grid
     assert grid.shape == display.log_density.shape == (400,)
     assert display.log_density == pytest.approx(line.score_samples(grid[:, None]), abs=1e-3)
-    assert np.trapezoid(np.exp(display.log_density), grid) == pytest.approx(1.0, abs=0.03)
+    assert trapezoid(np.exp(display.log_density), grid) == pytest.approx(1.0, abs=0.03)
     assert display.thresholds == pytest.approx(line.density_threshold([0.9, 0.5], **FEW))
     assert labels(display.ax_) == ("column 0", "density")
     assert legend(display.ax_) == ["0.9 of probability", "0.5 of probability", "density", "data"]

@@ -141,7 +141,8 @@ def test_score_that_was_learned_is_used(iris):
 
 
 def test_warm_start_goes_on_with_the_heads(iris):
-    density = InterpolantFlowDensity(**QUICK, gamma="brownian", targets=("v", "eta"), warm_start=True).fit(iris)
+    heads = {"gamma": "brownian", "targets": ("v", "eta")}
+    density = InterpolantFlowDensity(**QUICK, **heads, warm_start=True, early_stopping=False).fit(iris)
     before = copy.deepcopy(density._field)
     density.set_params(max_iter=60).fit(iris)
     assert density._field.targets == ("v", "eta")

@@ -12,8 +12,8 @@ from skinterflow.interflow.times import Beta, stratified_uniform
 PARAMETERS = st.sampled_from([0.3, 0.5, 1.0, 2.0, 3.5])
 
 
-# SciPy's own root finding gives up on subnormal probabilities, with a warning.
-@given(a=PARAMETERS, b=PARAMETERS, u=st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=5))
+# SciPy's own root finding gives up on tiny probabilities, with a warning; older releases sooner.
+@given(a=PARAMETERS, b=PARAMETERS, u=st.lists(st.just(0.0) | st.floats(1e-9, 1), min_size=1, max_size=5))
 def test_quantiles_match_scipy(a, b, u):
     u = torch.tensor(u, dtype=torch.float64)
     np.testing.assert_allclose(Beta(a, b).quantile(u), stats.beta(a, b).ppf(u), rtol=1e-9, atol=1e-12)
