@@ -116,8 +116,9 @@ def test_accuracy_is_as_asked(iris):
 
 @pytest.mark.parametrize("solver", ["dopri5", "heun3", "midpoint"])
 def test_other_solvers_agree(fitted, iris, solver):
-    tight, other = copy.deepcopy(fitted).set_params(atol=1e-5), copy.deepcopy(fitted).set_params(solver=solver, atol=1e-5)
-    np.testing.assert_allclose(other.score_samples(iris), tight.score_samples(iris), atol=3e-3)  # dopri5's tolerance is that of a step
+    """The tolerance of dopri5 is that of a step, so that it is asked for more than what is compared."""
+    tight, other = copy.deepcopy(fitted).set_params(atol=1e-5), copy.deepcopy(fitted).set_params(solver=solver, atol=1e-6)
+    np.testing.assert_allclose(other.score_samples(iris), tight.score_samples(iris), atol=1e-3)
 
 
 def test_float32_goes_through(fitted, iris):

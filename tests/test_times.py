@@ -1,5 +1,7 @@
 """Time laws against SciPy."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -12,11 +14,13 @@ from skinterflow.interflow.times import Beta, stratified_uniform
 PARAMETERS = st.sampled_from([0.3, 0.5, 1.0, 2.0, 3.5])
 
 
-# SciPy's own root finding gives up on tiny probabilities, with a warning; older releases sooner.
-@given(a=PARAMETERS, b=PARAMETERS, u=st.lists(st.just(0.0) | st.floats(1e-9, 1), min_size=1, max_size=5))
+@given(a=PARAMETERS, b=PARAMETERS, u=st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=5))
 def test_quantiles_match_scipy(a, b, u):
     u = torch.tensor(u, dtype=torch.float64)
-    np.testing.assert_allclose(Beta(a, b).quantile(u), stats.beta(a, b).ppf(u), rtol=1e-9, atol=1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # its root finding gives up on tiny probabilities, older releases sooner
+        expected = stats.beta(a, b).ppf(u)
+    np.testing.assert_allclose(Beta(a, b).quantile(u), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_uniform_is_beta_one_one():
