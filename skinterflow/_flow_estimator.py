@@ -58,7 +58,7 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "targets": [StrOptions({"auto", *QUANTITIES}), tuple, list],
     "coupling": [StrOptions(set(COUPLINGS)), Coupling],
     "time_beta": [tuple, list],
-    "scaling": [StrOptions({"power", "whiten", "standardize"}), Scaling, None],
+    "scaling": [StrOptions({"gaussianize", "power", "whiten", "standardize"}), Scaling, None],
     "hidden_layer_sizes": [StrOptions({"auto"}), "array-like"],
     "activation": [StrOptions(set(ACTIVATIONS))],
     "alpha": [Interval(Real, 0, None, closed="left")],

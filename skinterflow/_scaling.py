@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import ndtr, ndtri
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from skinterflow.interflow.scaling import Bounds, Compose, Scaling, Standardize, Whiten, YeoJohnson
+from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
+from skinterflow.interflow.scaling import Compose, Scaling, Standardize, Whiten
 
 Array = NDArray[np.float64]
 
@@ -23,6 +25,20 @@ _CONSTANT_WIDTH = 1e-3
 _QUANTILE_PAIRS = ((0.25, 0.75), (0.1, 0.9), (0.01, 0.99), (0.0, 1.0))
 _COLLINEAR = 1e-10
 _SHOWN_COLUMNS = 8
+_GAIN = 0.1
+"""Log-likelihood, in nats per row, that mapping a column to the normal law must bring."""
+_GAIN_ROWS = 10_000
+"""Rows that it is judged by."""
+_GAUSSIANIZED_ROWS = 1_000
+_GAUSSIANIZED_VALUES = 128
+_N_CELLS = 16
+_TAIL, _TAIL_ROWS = 1e-3, 20
+"""Mass of each outermost cell, or that of so many rows if it is more."""
+_OVERLAP = 2.0
+"""Deviation of a component relative to that of the rows of its cell: with less, the density would wave from cell to cell."""
+_NARROWEST = 0.02
+"""Least deviation of a component, relative to that of the column."""
+_RIDGE = 1e-8
 
 
 class DegenerateDataWarning(UserWarning):
@@ -50,7 +66,7 @@ def estimate_scaling(scaling: str | Scaling | None, X: NDArray[Any], weight: Arr
 
     Parameters
     ----------
-    scaling : {"power", "standardize", "whiten"}, Scaling or None
+    scaling : {"gaussianize", "power", "whiten", "standardize"}, Scaling or None
     X : array of shape (n, D)
     weight : array of shape (n,), positive
     widths : array of shape (D,), see :func:`constant_widths`
@@ -65,13 +81,9 @@ def estimate_scaling(scaling: str | Scaling | None, X: NDArray[Any], weight: Arr
         return Compose([])
     x, weight = spread_constant_columns(evenly_spaced(X), widths), evenly_spaced(weight)
     parts: list[Scaling] = []
-    if scaling == "power":
-        for estimate in (_robust, _powers):
-            parts.append(estimate(x, weight))
-            x = _apply(parts[-1], x)
-    parts.append(_standardize(x, weight))
-    if scaling in ("power", "whiten"):
-        parts.append(_whiten(_apply(parts[-1], x), weight))
+    for estimate in _ESTIMATES[scaling]:
+        parts.append(estimate(x, weight))
+        x = _apply(parts[-1], x)
     return Compose(parts)
 
 
@@ -94,9 +106,9 @@ def estimate_bounds(bounds: Array, X: Array, weight: Array) -> Bounds:
     return Bounds(*(torch.from_numpy(part.copy()) for part in (low, high, scale)))
 
 
-def evenly_spaced(X: NDArray[Any]) -> NDArray[Any]:
-    """At most `_MAX_ROWS` of the rows."""
-    return np.ascontiguousarray(X[:: -(-len(X) // _MAX_ROWS)])
+def evenly_spaced(X: NDArray[Any], most: int = _MAX_ROWS) -> NDArray[Any]:
+    """At most so many of the rows."""
+    return np.ascontiguousarray(X[:: -(-len(X) // most)])
 
 
 def constant_widths(X: NDArray[Any]) -> Array:
@@ -220,6 +232,55 @@ def _whiten(X: Array, weight: Array) -> Whiten:
     return Whiten(torch.from_numpy(forward), torch.from_numpy(backward))
 
 
+def _gaussianize(X: Array, weight: Array) -> Scaling:
+    """Maps to the normal law for those columns of standardised rows where they pay, and a new standardisation.
+
+    They pay where a Gaussian with the columns' covariance gains in likelihood by more than `_GAIN`.  That sets what a column gains for
+    itself against the linear relations with other columns that are lost.  Columns of few rows or few values tell too little of their law.
+    """
+    if len(X) < _GAUSSIANIZED_ROWS:
+        return Compose([])
+    judges, p = evenly_spaced(X, _GAIN_ROWS), evenly_spaced(weight, _GAIN_ROWS)
+    p = p / p.sum()
+    precision = np.linalg.inv((judges * p[:, None]).T @ judges + _RIDGE * np.eye(X.shape[1]))
+    columns = [j for j in range(X.shape[1]) if len(np.unique(judges[:, j])) >= _GAUSSIANIZED_VALUES]
+    mixtures = {j: _mixture(X[:, j], weight / weight.sum()) for j in columns}
+    chosen = [j for j, mixture in mixtures.items() if _gain(mixture, j, judges, p, precision) > _GAIN]
+    if not chosen:
+        return Compose([])
+    parts = (np.stack([mixtures[j][k] for j in chosen]) for k in range(3))
+    scaling = Gaussianize(torch.tensor(chosen), *map(torch.from_numpy, parts))
+    return Compose([scaling, _standardize(_apply(scaling, X), weight)])
+
+
+def _mixture(x: Array, p: Array) -> tuple[Array, Array, Array]:
+    """Weights, means and deviations of a mixture with a component for every cell between quantiles, wide enough to overlap the next."""
+    order = np.argsort(x)
+    below = np.empty_like(x)
+    below[order] = np.cumsum(p[order]) - 0.5 * p[order]
+    tail = max(_TAIL, _TAIL_ROWS / len(x))
+    cell = np.searchsorted(ndtr(np.linspace(ndtri(tail), -ndtri(tail), _N_CELLS - 1)), below)
+    weights, sums, squares = (np.bincount(cell, p * x**k, _N_CELLS) for k in range(3))
+    mass = np.where(weights > 0, weights, 1.0)
+    means = sums / mass
+    deviations = np.sqrt(np.maximum(squares / mass - means**2, 0.0))
+    return weights.astype(np.float64), means, np.maximum(_OVERLAP * deviations, _NARROWEST)
+
+
+def _gain(mixture: tuple[Array, Array, Array], j: int, X: Array, p: Array, precision: Array) -> float:
+    """What a Gaussian gains in likelihood, in nats per row, if column `j` alone is mapped to the normal law."""
+    scaling = Gaussianize(torch.tensor([0]), *(torch.from_numpy(part[None]) for part in mixture))
+    x = torch.from_numpy(np.ascontiguousarray(X[:, [j]]))
+    u, log_slope = scaling(x)[:, 0].numpy(), scaling.log_abs_det(x).numpy()
+    u = u - p @ u
+    # Variances of what the other columns do not explain.
+    covariance = (p * u) @ X
+    covariance[j] = 0.0
+    explained = covariance @ precision @ covariance - (precision[j] @ covariance) ** 2 / precision[j, j]
+    unexplained = max(p @ u**2 - explained, np.finfo(float).tiny)
+    return float(p @ log_slope - 0.5 * np.log(unexplained * precision[j, j]))
+
+
 def _floored(scale: Array, location: Array) -> Array:
     """`scale`, and where it is zero a small width relative to the location."""
     return np.where(scale > 0, scale, _CONSTANT_WIDTH * np.where(location == 0, 1.0, np.abs(location)))
@@ -227,3 +288,12 @@ def _floored(scale: Array, location: Array) -> Array:
 
 def _apply(part: Scaling, X: Array) -> Array:
     return np.asarray(part(torch.from_numpy(X)).numpy())
+
+
+_ESTIMATES: dict[str, Sequence[Callable[[Array, Array], Scaling]]] = {
+    "standardize": (_standardize,),
+    "whiten": (_standardize, _whiten),
+    "power": (_robust, _powers, _standardize, _whiten),
+    "gaussianize": (_robust, _powers, _standardize, _gaussianize, _whiten),
+}
+"""What each kind of scaling does, one after the other."""

@@ -29,8 +29,9 @@ from skinterflow.interflow.fields import AveragedField, ResidualMLP
 from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import EncodingDecoding, Fourier, Linear, Mirror, Trigonometric, VariancePreserving
 from skinterflow.interflow.latent import Brownian, LearnedGamma, Normalized, Quadratic, Sigmoid, SineSquared, StochasticInterpolant
+from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
 from skinterflow.interflow.ode import Calibration
-from skinterflow.interflow.scaling import Bounds, Compose, LearnedGaussian, Standardize, Whiten, YeoJohnson
+from skinterflow.interflow.scaling import Compose, LearnedGaussian, Standardize, Whiten
 from skinterflow.interflow.times import Beta
 
 _WEIGHTED: tuple[type[nn.Module], ...] = (Fourier, LearnedGamma, LearnedGaussian, ResidualMLP, SharedTrunk)
@@ -44,6 +45,7 @@ _GIVEN: tuple[type, ...] = (
     Calibration,
     Compose,
     EncodingDecoding,
+    Gaussianize,
     HeadedDrift,
     Independent,
     Linear,

@@ -63,7 +63,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         dearer training steps.
     time_beta : tuple of two positive floats, default=(1.0, 1.0)
         Beta law of the training times; ``(1, 1)`` is uniform.
-    scaling : {"power", "whiten", "standardize"}, Scaling or None, default="whiten"
+    scaling : {"gaussianize", "power", "whiten", "standardize"}, Scaling or None, default="whiten"
         Invertible map of each side before the flow, estimated for each on its own rows (a Scaling object serves both); see
         `InterpolantFlowDensity`.  The flow is left with what an alignment of means and covariances does not do.
     hidden_layer_sizes : "auto" or sequence of int, default="auto"

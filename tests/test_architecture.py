@@ -10,7 +10,7 @@ import skinterflow
 ROOT = Path(skinterflow.__file__).parent
 ORDER = [
     ["interflow.interpolants", "interflow.times", "interflow.scaling", "interflow.fields", "interflow.ode", "interflow.muon"],
-    ["interflow.couplings", "interflow.divergence", "interflow.latent", "interflow.training", "interflow.sde"],
+    ["interflow.couplings", "interflow.divergence", "interflow.latent", "interflow.marginals", "interflow.training", "interflow.sde"],
     ["interflow.heads", "interflow.diagnostics"],
     ["interflow.objectives", "interflow.quantities"],
     ["interflow.flows", "interflow.mixtures"],

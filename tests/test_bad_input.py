@@ -11,7 +11,7 @@ from scipy import sparse
 from skinterflow import DegenerateDataWarning, InterpolantFlowDensity
 from skinterflow import _fitting as fitting
 from skinterflow.interflow.interpolants import Linear
-from skinterflow.interflow.scaling import YeoJohnson
+from skinterflow.interflow.marginals import YeoJohnson
 
 from .conftest import QUICK
 

@@ -14,7 +14,8 @@ from skinterflow import DegenerateDataWarning, InterpolantFlowDensity
 from skinterflow._columns import cell_nodes, resolve_columns
 from skinterflow._rows import Reader, training_rows
 from skinterflow.interflow.flows import Measured
-from skinterflow.interflow.scaling import Bounds, Compose, Standardize
+from skinterflow.interflow.marginals import Bounds
+from skinterflow.interflow.scaling import Compose, Standardize
 
 from .conftest import QUICK
 

@@ -5,11 +5,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import ndtr
 from sklearn.covariance import LedoitWolf
 from sklearn.preprocessing import PowerTransformer
 
 from skinterflow._scaling import _powers, estimate_scaling
-from skinterflow.interflow.scaling import Bounds, Compose, LearnedGaussian, Standardize, Whiten, YeoJohnson
+from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
+from skinterflow.interflow.scaling import Compose, LearnedGaussian, Standardize, Whiten
 
 NONE_CONSTANT = np.zeros(1)
 
@@ -30,12 +32,20 @@ def learned_gaussian():
 
 
 INF = float("inf")
+_TWO_MIXTURES = ([[0.5, 0.5], [1.0, 0.0]], [[-5.0, 5.0], [1.0, 900.0]], [[2.0, 1.0], [3.0, 1e-3]])
+"""Weights, means and deviations of a mixture for each of two columns."""
 SCALINGS = {
     "learned Gaussian": lambda gaussian=learned_gaussian(): gaussian,
     "standardize": lambda: Standardize(vector(1.0, -2.0), vector(3.0, 0.1)),
     "whiten": lambda: whiten(torch.tensor([[2.0, 0.5], [0.3, -1.0]], dtype=torch.float64)),
     "power": lambda: YeoJohnson(vector(0.3, 1.7)),
     "power at its limits": lambda: YeoJohnson(vector(0.0, 2.0)),
+    "gaussianize": lambda: Gaussianize(
+        torch.tensor([1]), *(vector(*part)[None] for part in ([0.2, 0.5, 0.3], [-30.0, 0.0, 20.0], [5.0, 0.3, 10.0]))
+    ),
+    "gaussianize, a component without weight": lambda: Gaussianize(
+        torch.tensor([0, 1]), *(torch.stack([vector(*row) for row in part]) for part in _TWO_MIXTURES)
+    ),
     "bounds, two and lower": lambda: Bounds(vector(-51.0, -50.5), vector(60.0, INF), vector(1.0, 20.0)),
     "bounds, upper and none": lambda: Bounds(vector(-INF, -INF), vector(50.5, INF), vector(3.0, 1.0)),
     "identity": lambda: Compose([]),
@@ -91,6 +101,52 @@ def test_whitening_is_the_root_of_the_ledoit_wolf_precision():
     standardize, whiten = estimate_scaling("whiten", x, np.ones(200), NONE_CONSTANT).parts
     precision = LedoitWolf(assume_centered=True).fit(standardize(torch.from_numpy(x)).numpy()).precision_
     np.testing.assert_allclose(whiten.matrix.T @ whiten.matrix, precision, rtol=1e-9, atol=1e-9)
+
+
+def peaked_columns(n_rows=4000):
+    """Independent columns: a peak between heavy tails, a sharp edge, two modes; and a normal one."""
+    rng = np.random.default_rng(4)
+    peaked = rng.normal(size=n_rows) * rng.exponential(size=n_rows)
+    sides = np.where(rng.random(n_rows) < 0.4, -3.0, 2.0)
+    return np.column_stack([peaked, rng.exponential(size=n_rows) ** 0.3, rng.normal(sides), rng.normal(size=n_rows)])
+
+
+def gaussianized(X, weight=None):
+    """The numbers of the columns that "gaussianize" chose, and the rows in its units before the whitening."""
+    scaling = estimate_scaling("gaussianize", X, np.ones(len(X)) if weight is None else weight, np.zeros(X.shape[1]))
+    *before, whiten = scaling.parts
+    assert isinstance(whiten, Whiten)
+    return [j for part in scaling.modules() if isinstance(part, Gaussianize) for j in part.columns.tolist()], Compose(before)
+
+
+def test_columns_far_from_normal_become_normal():
+    X = peaked_columns()
+    chosen, scaling = gaussianized(X)
+    assert chosen == [0, 2]  # of a power map the edge becomes normal enough
+    u = np.sort(scaling(torch.from_numpy(X))[:, chosen].numpy(), axis=0)
+    levels = (np.arange(len(X)) + 0.5) / len(X)
+    assert np.abs(ndtr(u) - levels[:, None]).max() < 0.025
+    _, power = gaussianized(X[:900])  # too few rows for it
+    before = np.sort(power(torch.from_numpy(X))[:, chosen].numpy(), axis=0)
+    assert np.abs(ndtr(before) - levels[:, None]).max(axis=0).min() > 0.04
+
+
+def test_columns_of_few_values_and_of_linear_relations_are_left():
+    """A copy with a little noise says more about its column than a map could gain."""
+    X = peaked_columns()
+    few = np.round(X[:, [2]], 0)
+    related = X[:, [0]] + 0.02 * X[:, [3]]
+    assert gaussianized(np.column_stack([few, X[:, 0], related]))[0] == []
+    assert gaussianized(np.column_stack([few, X[:, 0], X[:, 3]]))[0] == [1]
+
+
+def test_weights_of_gaussianized_columns_count_as_repetitions():
+    X = peaked_columns(2000)[:, [0]]
+    weight = np.random.default_rng(5).integers(1, 4, size=len(X))
+    (chosen, weighted), (_, repeated) = gaussianized(X, weight.astype(float)), gaussianized(np.repeat(X, weight, axis=0))
+    assert chosen == [0]
+    x = torch.linspace(-4.0, 4.0, 50, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(weighted(x), repeated(x), rtol=0, atol=0.1)
 
 
 def test_heavy_outlier_does_not_decide_the_scale():

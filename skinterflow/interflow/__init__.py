@@ -8,7 +8,7 @@ diffusions (:mod:`~skinterflow.interflow.flows`), by integration (:mod:`~skinter
 
 Drift, velocity, score and denoiser have one interface (:mod:`~skinterflow.interflow.quantities`), and closed forms between Gaussian
 mixtures (:mod:`~skinterflow.interflow.mixtures`).  What was learned is measured by :mod:`~skinterflow.interflow.diagnostics`.  Data are
-brought to the flow's units by :mod:`~skinterflow.interflow.scaling`.
+brought to the flow's units by :mod:`~skinterflow.interflow.scaling`, column by column by :mod:`~skinterflow.interflow.marginals`.
 """
 
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
@@ -44,12 +44,13 @@ from skinterflow.interflow.latent import (
     SineSquared,
     StochasticInterpolant,
 )
+from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
 from skinterflow.interflow.mixtures import MixtureField, NormalMixture
 from skinterflow.interflow.muon import Muon
 from skinterflow.interflow.objectives import BridgeObjective, DistillationObjective, Ensemble, PathObjective, path_loss
 from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
 from skinterflow.interflow.quantities import LearnedQuantities, Quantities
-from skinterflow.interflow.scaling import Bounds, Compose, LearnedGaussian, Scaling, Standardize, Whiten, YeoJohnson
+from skinterflow.interflow.scaling import Compose, LearnedGaussian, Scaling, Standardize, Whiten
 from skinterflow.interflow.sde import NOISE_LEVELS, StochasticSolver
 from skinterflow.interflow.times import Beta, TimeLaw
 from skinterflow.interflow.training import Step, Training, train
@@ -73,6 +74,7 @@ __all__ = [
     "Flow",
     "Fourier",
     "Gamma",
+    "Gaussianize",
     "HeadedDrift",
     "Heads",
     "Hutchinson",

@@ -1,0 +1,278 @@
+"""Scalings of single columns that are not linear: power maps, bounds, and columns made normal."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from skinterflow.interflow.scaling import Scaling
+
+
+class YeoJohnson(Scaling):
+    r"""Yeo-Johnson power map per column: ``sign(x) ((1 + |x|)^m - 1) / m`` with ``m = lambda`` for ``x >= 0``, else ``2 - lambda``.
+
+    Parameters
+    ----------
+    lambdas : Tensor of shape (D,), in [0, 2], the range in which the map is onto the whole line
+
+    References
+    ----------
+    Yeo and Johnson, "A new family of power transformations to improve normality or symmetry", Biometrika 87, 2000.
+
+    Examples
+    --------
+    A power of 1 changes nothing, and 0 is the logarithm of ``1 + x`` for positive `x`.
+
+    >>> import math, torch
+    >>> from skinterflow.interflow import YeoJohnson
+    >>> scaling, x = YeoJohnson(torch.tensor([1.0, 0.0])), torch.tensor([[3.0, math.e - 1.0]])
+    >>> torch.allclose(scaling(x), torch.tensor([[3.0, 1.0]])), torch.allclose(scaling.inverse(scaling(x)), x)
+    (True, True)
+    """
+
+    lambdas: Tensor
+
+    def __init__(self, lambdas: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("lambdas", lambdas)
+
+    def forward(self, x: Tensor) -> Tensor:
+        m = self._exponent(x)
+        log = x.abs().log1p()
+        return x.sign() * torch.where(m == 0, log, torch.expm1(m * log) / _nonzero(m))
+
+    def inverse(self, u: Tensor) -> Tensor:
+        m = self._exponent(u)
+        size = u.abs()
+        return u.sign() * torch.expm1(torch.where(m == 0, size, torch.log1p(m * size) / _nonzero(m)))
+
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        return ((self._exponent(x) - 1.0) * x.abs().log1p()).sum(-1)
+
+    def _exponent(self, x: Tensor) -> Tensor:
+        return torch.where(x >= 0, self.lambdas, 2.0 - self.lambdas)
+
+
+def _nonzero(m: Tensor) -> Tensor:
+    """`m` with zeros replaced, so that the branch which is not taken leaves no NaN in derivatives."""
+    return torch.where(m == 0, 1.0, m)
+
+
+class Bounds(Scaling):
+    r"""Columns with bounds to the whole line, by the quantile function of the normal law: ``u = Phi^-1(U(x))`` per column.
+
+    ``U(x) = (x - lower) / (upper - lower)`` between two bounds, ``1 - 2^(-(x - lower) / scale)`` above a lower one, and
+    ``2^(-(upper - x) / scale)`` below an upper one.  A uniform and an exponential column, with their bounds, become normal, and
+    a density that is smooth and positive up to its bound has a tail there as light as the normal.  Both tails of `U` are computed as
+    logarithms of their own, so that no digits are lost at either end.
+
+    Columns without bounds are left as they are.  A point on a bound, or beyond it, is moved inside by a millionth of the width between
+    two bounds, or of `scale`: its density is finite, and that of its neighbour.  All others are mapped exactly.
+
+    Parameters
+    ----------
+    lower, upper : Tensors of shape (D,), infinite where there is no bound
+    scale : Tensor of shape (D,), positive: the distance from a single bound that is mapped to zero, such as the median
+
+    Examples
+    --------
+    A column of shares, between 0 and 1, and one of waiting times, above 0.
+
+    >>> import math, torch
+    >>> from skinterflow.interflow import Bounds
+    >>> scaling = Bounds(torch.zeros(2), torch.tensor([1.0, math.inf]), torch.tensor([1.0, 5.0]))
+    >>> torch.allclose(scaling(torch.tensor([[0.5, 5.0]])), torch.zeros(1, 2), atol=1e-6)
+    True
+    >>> x = scaling.inverse(torch.tensor([[-3.0, 2.0]]))
+    >>> bool(((x > 0) & (x < torch.tensor([1.0, math.inf]))).all())
+    True
+    """
+
+    lower: Tensor
+    upper: Tensor
+    scale: Tensor
+
+    def __init__(self, lower: Tensor, upper: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("lower", lower)
+        self.register_buffer("upper", upper)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(self._is_free(), x, self._mapped(*self._distances(x)))
+
+    def inverse(self, u: Tensor) -> Tensor:
+        below, above = torch.special.log_ndtr(u), torch.special.log_ndtr(-u)
+        width, lower, upper = self._width(), _finite(self.lower), _finite(self.upper)
+        between = torch.where(u < 0, lower + width * below.exp(), upper - width * above.exp())
+        step = self.scale / math.log(2.0)
+        beyond = torch.where(torch.isfinite(self.lower), lower - step * above, upper + step * below)
+        return torch.where(self._is_free(), u, torch.where(self._has_two(), between, beyond))
+
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        distances = self._distances(x)
+        distance = torch.where(torch.isfinite(self.lower), *distances) / self.scale
+        log_slope = torch.where(
+            self._has_two(), -self._width().log(), math.log(math.log(2.0)) - math.log(2.0) * distance - self.scale.log()
+        )
+        log_normal = -0.5 * (self._mapped(*distances).square() + math.log(2.0 * math.pi))
+        return torch.where(self._is_free(), 0.0, log_slope - log_normal).sum(-1)
+
+    def _is_free(self) -> Tensor:
+        return ~(torch.isfinite(self.lower) | torch.isfinite(self.upper))
+
+    def _has_two(self) -> Tensor:
+        return torch.isfinite(self.lower) & torch.isfinite(self.upper)
+
+    def _width(self) -> Tensor:
+        return torch.where(self._has_two(), self.upper - self.lower, 1.0)
+
+    def _distances(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Positive distances from the lower and the upper bound; where there is none, any positive number."""
+        unit = torch.where(self._has_two(), self._width(), self.scale)
+        below = torch.where(torch.isfinite(self.lower), x - _finite(self.lower), unit)
+        above = torch.where(torch.isfinite(self.upper), _finite(self.upper) - x, unit)
+        on_lower, on_upper, inside = below <= 0, above <= 0, _INSIDE * unit
+        return (
+            torch.where(on_lower, inside, torch.where(on_upper, unit - inside, below)),
+            torch.where(on_upper, inside, torch.where(on_lower, unit - inside, above)),
+        )
+
+    def _mapped(self, below: Tensor, above: Tensor) -> Tensor:
+        """Normal quantile of `U`, from the logarithm of the smaller of its tails."""
+        two, has_lower, width = self._has_two(), torch.isfinite(self.lower), self._width()
+        half_lives = math.log(2.0) * torch.where(has_lower, below, above) / self.scale
+        log_near, log_far = torch.log(-torch.expm1(-half_lives)), -half_lives
+        log_below = torch.where(two, (torch.where(two, below, 0.5) / width).log(), torch.where(has_lower, log_near, log_far))
+        log_above = torch.where(two, (torch.where(two, above, 0.5) / width).log(), torch.where(has_lower, log_far, log_near))
+        return _quantile_of_tails(log_below, log_above)
+
+
+_INSIDE = 1e-6
+"""How far a point on a bound is moved inside, relative to the width or the scale."""
+
+
+def _finite(bound: Tensor) -> Tensor:
+    """`bound`, and zero where there is none, so that the branch which is not taken leaves no NaN in derivatives."""
+    return torch.where(torch.isfinite(bound), bound, 0.0)
+
+
+class Gaussianize(Scaling):
+    r"""Columns made normal: ``u = Phi^-1(F(x))`` in each, with the distribution function `F` of a normal mixture of its own.
+
+    Where a column has the law of its mixture, ``u`` is standard normal.  The map is smooth, and nearly a straight line far outside.  Both
+    tails of `F` are computed as logarithms of their own, so that no digits are lost at either end.  Columns that are not named are left as
+    they are.
+
+    Parameters
+    ----------
+    columns : int Tensor of shape (C,), numbers of the columns that are mapped
+    weights : Tensor of shape (C, K), the weights of the components, not negative and one in sum for each column
+    means, deviations : Tensors of shape (C, K), those of the components, in the units of the columns; the deviations positive
+
+    References
+    ----------
+    Chen and Gopinath, "Gaussianization", NIPS 2000.
+
+    Examples
+    --------
+    The second column lies around -2 and 2, and its distribution function is one half in the middle.
+
+    >>> import torch
+    >>> from skinterflow.interflow import Gaussianize
+    >>> scaling = Gaussianize(torch.tensor([1]), torch.tensor([[0.5, 0.5]]), torch.tensor([[-2.0, 2.0]]), torch.ones(1, 2))
+    >>> x = torch.tensor([[7.0, 0.0], [7.0, 2.0]])
+    >>> torch.allclose(scaling(x), torch.tensor([[7.0, 0.0], [7.0, 0.6744]]), atol=1e-3)
+    True
+    >>> torch.allclose(scaling.inverse(scaling(x)), x, atol=1e-5)
+    True
+    """
+
+    columns: Tensor
+    weights: Tensor
+    means: Tensor
+    deviations: Tensor
+
+    def __init__(self, columns: Tensor, weights: Tensor, means: Tensor, deviations: Tensor) -> None:
+        super().__init__()
+        for name, value in (("columns", columns), ("weights", weights), ("means", means), ("deviations", deviations)):
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._with_columns(x, self._mapped(x[:, self.columns]))
+
+    def inverse(self, u: Tensor) -> Tensor:
+        inside = u[:, self.columns]
+        x = self._solved(inside.detach())
+        # One more of Newton's steps, of which derivatives are taken.
+        return self._with_columns(u, x - (self._mapped(x) - inside) * (-self._log_slope(x)).exp())
+
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        return self._log_slope(x[:, self.columns]).sum(-1)
+
+    def _with_columns(self, rows: Tensor, columns: Tensor) -> Tensor:
+        return rows.to(columns.dtype).index_copy(1, self.columns, columns)
+
+    def _standardized(self, x: Tensor) -> Tensor:
+        """`x`, (B, C), in the units of every component: (B, C, K)."""
+        return (x[..., None] - self.means) / self.deviations
+
+    def _mapped(self, x: Tensor) -> Tensor:
+        """Normal quantile of `F`, from the logarithm of the smaller of its tails."""
+        z, log_weights = self._standardized(x), self.weights.log()
+        log_below = torch.logsumexp(log_weights + torch.special.log_ndtr(z), dim=-1)
+        log_above = torch.logsumexp(log_weights + torch.special.log_ndtr(-z), dim=-1)
+        return _quantile_of_tails(log_below, log_above)
+
+    def _log_slope(self, x: Tensor) -> Tensor:
+        """Logarithm of ``f(x) / phi(u)``: the densities without the factor that they share."""
+        log_density = torch.logsumexp(self.weights.log() - self.deviations.log() - 0.5 * self._standardized(x).square(), dim=-1)
+        return log_density + 0.5 * self._mapped(x).square()
+
+    @torch.no_grad()
+    def _solved(self, u: Tensor) -> Tensor:
+        """Points that are mapped to `u`: Newton's steps, or halvings where those leave the bracket.
+
+        A quantile of a mixture lies between those of its components.
+        """
+        quantiles = self.means + self.deviations * u[..., None]
+        low = torch.where(self.weights > 0, quantiles, math.inf).amin(-1)
+        high = torch.where(self.weights > 0, quantiles, -math.inf).amax(-1)
+        x = 0.5 * (low + high)
+        for _ in range(_MAX_NEWTON_STEPS):
+            excess = self._mapped(x) - u
+            low, high = torch.where(excess < 0, x, low), torch.where(excess > 0, x, high)
+            step = x - excess * (-self._log_slope(x)).exp()
+            step = torch.where((step > low) & (step < high), step, 0.5 * (low + high))
+            moved, x = (step - x).abs(), step
+            if (moved <= torch.finfo(x.dtype).eps * (1.0 + x.abs())).all():
+                break
+        return x
+
+
+_MAX_NEWTON_STEPS = 60
+"""As many halvings take any bracket to the resolution of its numbers."""
+
+
+def _quantile_of_tails(log_below: Tensor, log_above: Tensor) -> Tensor:
+    """The `u` that divides the standard normal law into masses of these logarithms, from the smaller of the two."""
+    is_below = log_below < log_above
+    # Not the minimum, whose derivative at a tie, the median, is the mean of two that cancel.
+    return torch.where(is_below, -1.0, 1.0) * _normal_quantile(torch.where(is_below, log_below, log_above))
+
+
+_FAR = -600.0
+"""Logarithm of the smallest tail that is looked at as a number."""
+
+
+def _normal_quantile(log_tail: Tensor) -> Tensor:
+    """The `u >= 0` above which the standard normal law has a mass of ``exp(log_tail)``, at most one half."""
+    near = -torch.special.ndtri(log_tail.clamp(min=_FAR).exp())
+    y = -log_tail.clamp(max=_FAR)
+    u = (2.0 * y - (4.0 * math.pi * y).log()).sqrt()
+    for _ in range(2):  # Newton, whose error here is squared and divided by u
+        mills = math.sqrt(0.5 * math.pi) * torch.special.erfcx(u / math.sqrt(2.0))
+        u = u + mills * (torch.special.log_ndtr(-u) + y)
+    return torch.where(log_tail > _FAR, near, u)
