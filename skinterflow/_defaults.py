@@ -150,7 +150,7 @@ def new_fields(
         If the widths are not positive integers.
     """
     if isinstance(hidden_layer_sizes, str):
-        hidden_layer_sizes = (64,) * 3 if n_fields > 1 else (128,) * 4
+        hidden_layer_sizes = (64,) * 3 if n_fields > 1 else (96,) * 6
     widths = checked_widths("hidden_layer_sizes", hidden_layer_sizes)
     if targets == ("b",):
         return [ResidualMLP(n_features, widths, activation) for _ in range(n_fields)]

@@ -105,7 +105,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         of the numbers, and samples are whole.
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
         Widths of the hidden layers: "auto" is ``(64, 64, 64)`` where the fit is cross-fitted (see `early_stopping`) and else
-        ``(128, 128, 128, 128)``.
+        ``(96, 96, 96, 96, 96, 96)``.
     student_layer_sizes : sequence of one or two int, or None, default=None
         After training, a shallow student of these widths, such as ``(384, 192)``, learns to follow the trained field and becomes the model:
         cheaper to score, because its exact divergence costs one layer instead of one pass per column, for some loss of

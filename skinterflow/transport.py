@@ -67,7 +67,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         Invertible map of each side before the flow, estimated for each on its own rows (a Scaling object serves both); see
         `InterpolantFlowDensity`.  The flow is left with what an alignment of means and covariances does not do.
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
-        Widths of the hidden layers; "auto" is ``(128, 128, 128, 128)``.
+        Widths of the hidden layers; "auto" is ``(96, 96, 96, 96, 96, 96)``.
     activation : {"silu", "tanh", "softplus", "elu"}, default="silu"
     alpha : float, default=30.0
         Regularisation: the weight decay of AdamW is ``alpha`` divided by the number of rows of the smaller set.
