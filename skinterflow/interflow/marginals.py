@@ -206,11 +206,12 @@ class Gaussianize(Scaling):
     def inverse(self, u: Tensor) -> Tensor:
         inside = u[:, self.columns]
         x = self._solved(inside.detach())
-        # One more of Newton's steps, of which derivatives are taken.
-        return self._with_columns(u, x - (self._mapped(x) - inside) * (-self._log_slope(x)).exp())
+        mapped, log_slope = self._mapped_with_log_slope(x)
+        # One more of Newton's steps, which squares the error, and of which derivatives are taken.
+        return self._with_columns(u, x - (mapped - inside) * (-log_slope).exp())
 
     def log_abs_det(self, x: Tensor) -> Tensor:
-        return self._log_slope(x[:, self.columns]).sum(-1)
+        return self._mapped_with_log_slope(x[:, self.columns])[1].sum(-1)
 
     def _with_columns(self, rows: Tensor, columns: Tensor) -> Tensor:
         return rows.to(columns.dtype).index_copy(1, self.columns, columns)
@@ -221,39 +222,70 @@ class Gaussianize(Scaling):
 
     def _mapped(self, x: Tensor) -> Tensor:
         """Normal quantile of `F`, from the logarithm of the smaller of its tails."""
-        z, log_weights = self._standardized(x), self.weights.log()
-        log_below = torch.logsumexp(log_weights + torch.special.log_ndtr(z), dim=-1)
-        log_above = torch.logsumexp(log_weights + torch.special.log_ndtr(-z), dim=-1)
-        return _quantile_of_tails(log_below, log_above)
+        z = self._standardized(x)
+        return _quantile_of_tails(self._log_mass_below(z), self._log_mass_below(-z))
 
-    def _log_slope(self, x: Tensor) -> Tensor:
-        """Logarithm of ``f(x) / phi(u)``: the densities without the factor that they share."""
+    def _log_mass_below(self, z: Tensor) -> Tensor:
+        """Logarithm of the mixture's mass below points that are given in units of its components."""
+        mass = 0.5 * (self.weights * torch.erfc(-math.sqrt(0.5) * z)).sum(-1)
+        tiny = torch.finfo(mass.dtype).tiny / torch.finfo(mass.dtype).eps
+        log_mass = mass.clamp(min=tiny).log()
+        if (mass < tiny).any():  # ten times slower, and seldom needed
+            return torch.where(mass < tiny, torch.logsumexp(self.weights.log() + torch.special.log_ndtr(z), dim=-1), log_mass)
+        return log_mass
+
+    def _mapped_with_log_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_mapped`, and the logarithm of its slope ``f(x) / phi(u)``: of the densities without the factor that they share."""
+        mapped = self._mapped(x)
         log_density = torch.logsumexp(self.weights.log() - self.deviations.log() - 0.5 * self._standardized(x).square(), dim=-1)
-        return log_density + 0.5 * self._mapped(x).square()
+        return mapped, log_density + 0.5 * mapped.square()
 
     @torch.no_grad()
     def _solved(self, u: Tensor) -> Tensor:
-        """Points that are mapped to `u`: Newton's steps, or halvings where those leave the bracket.
-
-        A quantile of a mixture lies between those of its components.
-        """
-        quantiles = self.means + self.deviations * u[..., None]
-        low = torch.where(self.weights > 0, quantiles, math.inf).amin(-1)
-        high = torch.where(self.weights > 0, quantiles, -math.inf).amax(-1)
-        x = 0.5 * (low + high)
+        """Points that are nearly mapped to `u`: Newton's steps, or halvings where those leave the bracket or are slower than they."""
+        low, high = self._bracket(u)
+        x, moved = 0.5 * (low + high), high - low
+        near, rows = _NEAR * self.deviations.amin(-1), torch.arange(len(u), device=u.device)
         for _ in range(_MAX_NEWTON_STEPS):
-            excess = self._mapped(x) - u
-            low, high = torch.where(excess < 0, x, low), torch.where(excess > 0, x, high)
-            step = x - excess * (-self._log_slope(x)).exp()
-            step = torch.where((step > low) & (step < high), step, 0.5 * (low + high))
-            moved, x = (step - x).abs(), step
-            if (moved <= torch.finfo(x.dtype).eps * (1.0 + x.abs())).all():
+            mapped, log_slope = self._mapped_with_log_slope(x[rows])
+            excess, at = mapped - u[rows], x[rows]
+            low[rows], high[rows] = torch.where(excess < 0, at, low[rows]), torch.where(excess > 0, at, high[rows])
+            step = at - excess * (-log_slope).exp()
+            fast = (step > low[rows]) & (step < high[rows]) & ((step - at).abs() < 0.5 * moved[rows])
+            x[rows] = torch.where(fast, step, 0.5 * (low[rows] + high[rows]))
+            moved[rows] = (x[rows] - at).abs()
+            rows = rows[(moved[rows] > near).any(-1)]
+            if not len(rows):
                 break
         return x
 
+    def _bracket(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Points below and above what is mapped to `u`: neighbours in a table.
 
+        Beyond its ends, a quantile of a mixture lies between those of its components.
+        """
+        ends = torch.tensor([[-_TABLE_END], [_TABLE_END]], dtype=u.dtype, device=u.device).expand(2, u.shape[1])
+        lowest, highest = self._range_of_quantiles(ends)
+        table = torch.lerp(lowest[0], highest[1], torch.linspace(0.0, 1.0, _TABLE_SIZE, dtype=u.dtype, device=u.device)[:, None])
+        above = torch.searchsorted(self._mapped(table).T.contiguous(), u.T.contiguous()).T
+        low, high = self._range_of_quantiles(u)
+        low = torch.where(above > 0, table.gather(0, (above - 1).clamp(min=0)), low)
+        return low, torch.where(above < _TABLE_SIZE, table.gather(0, above.clamp(max=_TABLE_SIZE - 1)), high)
+
+    def _range_of_quantiles(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Least and largest of the components' quantiles."""
+        quantiles = self.means + self.deviations * u[..., None]
+        weighted = self.weights > 0
+        return torch.where(weighted, quantiles, math.inf).amin(-1), torch.where(weighted, quantiles, -math.inf).amax(-1)
+
+
+_TABLE_SIZE = 256
+_TABLE_END = 5.0
+"""Normal quantile at the end of a table."""
 _MAX_NEWTON_STEPS = 60
 """As many halvings take any bracket to the resolution of its numbers."""
+_NEAR = 1e-6
+"""Last of Newton's steps, relative to the least deviation of the mixture."""
 
 
 def _quantile_of_tails(log_below: Tensor, log_above: Tensor) -> Tensor:
