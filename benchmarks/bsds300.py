@@ -2,7 +2,7 @@
 
     python benchmarks/bsds300.py --data-dir DIR --seconds 3600                    # train or go on, decay, score
     python benchmarks/bsds300.py --data-dir DIR --seconds 0 --test-rows 5000      # only score what the last session ended with
-    python benchmarks/bsds300.py --data-dir DIR --seconds 0 --test-rows 2000 --dtype float32 --atol 0.05   # seven times as fast
+    python benchmarks/bsds300.py --data-dir DIR --seconds 0 --test-rows 2000 --dtype float32 --atol 0.05   # several times as fast
 
 Data: of the 200 BSDS300 *training* images, the first 180 by name give 1,000,000 training patches; the other 20 give 50,000 patches to watch
 the training by and 50,000 others to report on.  Nothing is chosen by either.  A patch is 8x8 grey pixels at a random place, + U[0,1),
