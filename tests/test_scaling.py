@@ -10,6 +10,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.preprocessing import PowerTransformer
 
 from skinterflow._scaling import _powers, estimate_scaling
+from skinterflow.interflow import marginals
 from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
 from skinterflow.interflow.scaling import Compose, LearnedGaussian, Standardize, Whiten
 
@@ -148,6 +149,19 @@ def test_the_inverse_is_found_beside_edges_and_between_modes():
     x = scaling.inverse(u)
     assert (x.diff(dim=0) > 0).all()
     torch.testing.assert_close(scaling(x), u, rtol=0, atol=1e-9)
+
+
+def test_gaussianized_rows_do_not_depend_on_their_block(monkeypatch):
+    scaling, x = (
+        SCALINGS["gaussianize, a component without weight"](),
+        torch.randn(50, 2, generator=torch.Generator().manual_seed(0)).double(),
+    )
+    u, log_det = scaling(x), scaling.log_abs_det(x)
+    monkeypatch.setattr(marginals, "_BLOCK_NUMBERS", 28)
+    torch.testing.assert_close(scaling(x), u, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(scaling.log_abs_det(x), log_det, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(scaling.inverse(u), x, rtol=1e-10, atol=1e-10)
+    assert scaling(x[:0]).shape == (0, 2)
 
 
 def test_weights_of_gaussianized_columns_count_as_repetitions():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -201,20 +202,21 @@ class Gaussianize(Scaling):
             self.register_buffer(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._with_columns(x, self._mapped(x[:, self.columns]))
+        return self._with_columns(x, self._in_blocks(self._mapped, x))
 
     def inverse(self, u: Tensor) -> Tensor:
-        inside = u[:, self.columns]
-        x = self._solved(inside.detach())
-        mapped, log_slope = self._mapped_with_log_slope(x)
-        # One more of Newton's steps, which squares the error, and of which derivatives are taken.
-        return self._with_columns(u, x - (mapped - inside) * (-log_slope).exp())
+        return self._with_columns(u, self._in_blocks(self._unmapped, u))
 
     def log_abs_det(self, x: Tensor) -> Tensor:
-        return self._mapped_with_log_slope(x[:, self.columns])[1].sum(-1)
+        return self._in_blocks(lambda block: self._mapped_with_log_slope(block)[1].sum(-1), x)
 
     def _with_columns(self, rows: Tensor, columns: Tensor) -> Tensor:
         return rows.to(columns.dtype).index_copy(1, self.columns, columns)
+
+    def _in_blocks(self, work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """`work` on the columns, over blocks of rows whose numbers, one for every component, are few enough."""
+        n_rows = max(1, _BLOCK_NUMBERS // max(1, self.weights.numel()))
+        return torch.cat([work(block) for block in rows[:, self.columns].split(n_rows)])
 
     def _standardized(self, x: Tensor) -> Tensor:
         """`x`, (B, C), in the units of every component: (B, C, K)."""
@@ -239,6 +241,13 @@ class Gaussianize(Scaling):
         mapped = self._mapped(x)
         log_density = torch.logsumexp(self.weights.log() - self.deviations.log() - 0.5 * self._standardized(x).square(), dim=-1)
         return mapped, log_density + 0.5 * mapped.square()
+
+    def _unmapped(self, u: Tensor) -> Tensor:
+        """Points that are mapped to `u`."""
+        x = self._solved(u.detach())
+        mapped, log_slope = self._mapped_with_log_slope(x)
+        # One more of Newton's steps, which squares the error, and of which derivatives are taken.
+        return x - (mapped - u) * (-log_slope).exp()
 
     @torch.no_grad()
     def _solved(self, u: Tensor) -> Tensor:
@@ -279,6 +288,7 @@ class Gaussianize(Scaling):
         return torch.where(weighted, quantiles, math.inf).amin(-1), torch.where(weighted, quantiles, -math.inf).amax(-1)
 
 
+_BLOCK_NUMBERS = 2**20
 _TABLE_SIZE = 256
 _TABLE_END = 5.0
 """Normal quantile at the end of a table."""
