@@ -18,6 +18,7 @@ from sklearn.mixture import GaussianMixture
 
 from skinterflow import AccuracyWarning, InterpolantFlowDensity, _estimator
 from skinterflow.interflow.interpolants import Linear
+from skinterflow.interflow.marginals import Gaussianize
 from skinterflow.interflow.scaling import Standardize
 
 from .conftest import QUICK
@@ -46,12 +47,26 @@ def test_density_integrates_to_one_in_two_dimensions(moon_density):
     assert total == pytest.approx(1.0, abs=5e-3)
 
 
-@pytest.mark.parametrize("scaling", ["gaussianize", "power", "whiten", "standardize", None])
+@pytest.mark.parametrize("scaling", ["power", "whiten", "standardize", None])
 def test_density_integrates_to_one_in_one_dimension(scaling):
-    X = np.random.default_rng(0).gamma(2.0, size=(1000, 1)) * np.where(np.arange(1000) % 2, 1.0, -1.0)[:, None]
+    X = np.random.default_rng(0).gamma(2.0, size=(200, 1))
     density = InterpolantFlowDensity(**QUICK, scaling=scaling).fit(X)
-    grid = np.linspace(-60, 60, 4001)[:, None]
+    grid = np.linspace(-20, 60, 4001)[:, None]
     assert trapezoid(np.exp(density.score_samples(grid)), grid[:, 0]) == pytest.approx(1.0, abs=2e-3)
+
+
+def test_density_of_a_gaussianized_column_integrates_to_one():
+    """Two modes, which the column's own map makes one; samples have the masses of both."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(np.where(rng.random(1000) < 0.4, -3.0, 2.0), 0.5)[:, None]
+    density = InterpolantFlowDensity(**QUICK).fit(X)
+    assert any(isinstance(part, Gaussianize) for part in density._target.modules())
+    grid = np.linspace(-15, 15, 2001)[:, None]
+    p = np.exp(density.score_samples(grid))
+    assert trapezoid(p, grid[:, 0]) == pytest.approx(1.0, abs=2e-3)
+    left = grid[:, 0] <= -0.5
+    assert (density.sample(2000, random_state=0) < -0.5).mean() == pytest.approx(trapezoid(p[left], grid[left, 0]), abs=0.04)
+    np.testing.assert_allclose(density.inverse_transform(density.transform(X)), X, atol=1e-3)
 
 
 @pytest.mark.slow
