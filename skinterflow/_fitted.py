@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from skinterflow.interflow.derivatives import directional_derivative
 from skinterflow.interflow.flows import Diffusion, Flow, Measured, Pushforward
 from skinterflow.interflow.ode import Solution
 from skinterflow.interflow.quantities import LearnedQuantities
@@ -81,7 +82,7 @@ class FittedFlow:
         """Velocity of the flow, the drift, at time `t`, in units of the target per unit of time."""
         u = self.target(x)
         v = self.flow.field(torch.tensor(t, dtype=self.dtype, device=u.device), u.to(self.dtype))
-        return torch.func.jvp(self.target.inverse, (u,), (v.double(),))[1]
+        return directional_derivative(self.target.inverse, u, v.double())[1]
 
     def trajectory(self, x: Tensor, times: Sequence[float]) -> Measured:
         """Positions, shape (B, len(times), D), of rows that are at `x` at ``times[0]``, in units of the target; errors add up."""

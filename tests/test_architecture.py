@@ -9,6 +9,7 @@ import skinterflow
 
 ROOT = Path(skinterflow.__file__).parent
 ORDER = [
+    ["interflow.derivatives"],
     ["interflow.interpolants", "interflow.times", "interflow.scaling", "interflow.fields", "interflow.ode", "interflow.muon"],
     ["interflow.couplings", "interflow.divergence", "interflow.latent", "interflow.marginals", "interflow.training", "interflow.sde"],
     ["interflow.heads", "interflow.diagnostics"],
@@ -27,6 +28,8 @@ ORDER = [
     [""],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
+FORWARD_MODE = {"jvp", "jacfwd", "hessian", "linearize", "forward_ad", "dual_level", "make_dual"}
+"""What differentiates forward keeps its level in a global variable, which all threads of a process share."""
 LOWER_FLOOR_ONLY = {"numpy", "sklearn", "joblib"}
 
 
@@ -57,3 +60,10 @@ def test_imports_go_downward(path):
 @pytest.mark.parametrize("path", [p for p in MODULES if p.parent.name == "interflow"], ids=module_name)
 def test_torch_floor_does_not_import_numpy_or_scikit_learn(path):
     assert not LOWER_FLOOR_ONLY & {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_nothing_is_differentiated_forward(path):
+    tree = ast.walk(ast.parse(path.read_text()))
+    names = {getattr(node, "attr", getattr(node, "id", None)) for node in tree} | set(imports(path))
+    assert not FORWARD_MODE & names

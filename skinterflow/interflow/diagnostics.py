@@ -129,7 +129,7 @@ def lipschitz_constant(field: VelocityField, path: StochasticInterpolant, x0: Te
     def at(time: Tensor, x: Tensor) -> Tensor:
         return field(time[None], x[None])[0]
 
-    jacobians = torch.func.vmap(torch.func.jacfwd(at, argnums=1))(t, path(t, x0, x1, z))
+    jacobians = torch.func.vmap(torch.func.jacrev(at, argnums=1))(t, path(t, x0, x1, z))
     return float(torch.linalg.matrix_norm(jacobians, ord=2).max())
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from skinterflow.interflow.derivatives import directional_slopes
 from skinterflow.interflow.fields import VelocityField
 
 _PROBE_SEED = 0
@@ -57,8 +58,4 @@ class Hutchinson(VelocityField):
         return self.field(t, x)
 
     def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        def estimate(probe: Tensor) -> Tensor:
-            slope = torch.func.jvp(lambda y: self.field(t, y), (x,), (probe.expand_as(x),))[1]
-            return slope @ probe
-
-        return self.field(t, x), torch.func.vmap(estimate, out_dims=1)(self.probes)
+        return directional_slopes(lambda y: self.field(t, y), x, self.probes)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from skinterflow.interflow.derivatives import directional_slopes
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
 from skinterflow.interflow.quantities import Quantities
@@ -395,13 +396,9 @@ class Diffusion:
 
 
 def _with_divergence(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Values of any `f`, shape (B, D), and its divergence, shape (B, 1), by one forward-mode derivative per column."""
-
-    def slope(direction: Tensor) -> Tensor:
-        return torch.func.jvp(f, (x,), (direction.expand_as(x),))[1] @ direction
-
-    directions = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    return f(x), torch.func.vmap(slope, out_dims=1)(directions).sum(dim=1, keepdim=True)
+    """Values of any `f`, shape (B, D), and its divergence, shape (B, 1), by one derivative per column."""
+    value, slopes = directional_slopes(f, x, torch.eye(x.shape[1], dtype=x.dtype, device=x.device))
+    return value, slopes.sum(dim=1, keepdim=True)
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from skinterflow.interflow.derivatives import directional_derivative, values_and_rates
+
 
 def expand_as_leading(t: Tensor, x: Tensor) -> Tensor:
     """Give `t` trailing axes of length one, so that it multiplies `x` along the leading axes.
@@ -84,9 +86,8 @@ class Interpolant(ABC):
         return self.forward(t, x0, x1)
 
     def path(self, t: Tensor, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
-        """Point on the path and its rate ``d/dt I_t(x0, x1)``, both of shape ``(B, *event)``, by one forward-mode derivative."""
-        point, rate = torch.func.jvp(lambda s: self.forward(s, x0, x1), (t,), (torch.ones_like(t),))[:2]
-        return point, rate
+        """Point on the path and its rate ``d/dt I_t(x0, x1)``, both of shape ``(B, *event)``."""
+        return directional_derivative(lambda s: self.forward(s, x0, x1), t, torch.ones_like(t))
 
 
 class Weights(NamedTuple):
@@ -144,15 +145,15 @@ class AffineInterpolant(Interpolant):
         """Weight of the data point, of the shape of `t`."""
 
     def weights(self, t: Tensor) -> Weights:
-        """Weights of both ends and their rates, by one forward-mode derivative."""
-        (a, b), (a_rate, b_rate) = torch.func.jvp(lambda s: (self.alpha(s), self.beta(s)), (t,), (torch.ones_like(t),))[:2]
+        """Weights of both ends and their rates."""
+        (a, b), (a_rate, b_rate) = values_and_rates((self.alpha, self.beta), t)
         return Weights(a, b, a_rate, b_rate)
 
     def forward(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
         return _combine(self.alpha(t), self.beta(t), x0, x1)
 
     def path(self, t: Tensor, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
-        # Only the weights depend on time: differentiating them alone keeps the forward-mode derivative off the large arrays.
+        # Only the weights depend on time: differentiating them alone keeps the derivative off the large arrays.
         a, b, a_rate, b_rate = self.weights(t)
         return _combine(a, b, x0, x1), _combine(a_rate, b_rate, x0, x1)
 
@@ -180,8 +181,7 @@ def _combine(a: Tensor, b: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
 
 
 def _quarter_turn(t: Tensor) -> Tensor:
-    # ``t * number`` would send a zero tangent for the number through the forward-mode derivative, at five times the cost.
-    return torch.ops.aten.mul.Scalar(t, 0.5 * math.pi)
+    return 0.5 * math.pi * t
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from skinterflow.interflow.derivatives import values_and_rates
 from skinterflow.interflow.interpolants import AffineInterpolant, Interpolant, expand_as_leading
 
 QUANTITIES = ("b", "v", "s", "eta")
@@ -88,8 +89,8 @@ class Gamma(ABC):
         """``gamma(t)^2``, of the shape of `t`, twice differentiable on [0, 1]."""
 
     def at(self, t: Tensor) -> GammaAt:
-        """Scale and rates, by one forward-mode derivative of the square; the rate is not finite where the scale is zero."""
-        square, rate = torch.func.jvp(self.square, (t,), (torch.ones_like(t),))[:2]
+        """Scale and rates, by the derivative of the square; the rate is not finite where the scale is zero."""
+        (square,), (rate,) = values_and_rates((self.square,), t)
         value = square.clamp(min=0.0).sqrt()
         return GammaAt(value, 0.5 * rate / value, 0.5 * rate)
 

@@ -1,0 +1,97 @@
+r"""Derivatives of functions that are given as code, by reverse mode.
+
+Reverse mode keeps its state per thread, so that several threads may differentiate at once.  Forward mode (``torch.func.jvp``) keeps its
+level in a global variable, and gives wrong numbers when two threads use it at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def values_and_rates(functions: Sequence[Callable[[Tensor], Tensor]], t: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Functions of the time and their derivatives, by one pass.
+
+    Parameters
+    ----------
+    functions : sequence of callables that take each time alone, to a tensor of the shape of `t`
+    t : Tensor of any shape
+
+    Returns
+    -------
+    values, rates : tuples of tensors of the shape of `t`, one for each function
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow.derivatives import values_and_rates
+    >>> values_and_rates([torch.square, torch.exp], torch.tensor(0.0))
+    ((tensor(0.), tensor(1.)), (tensor(0.), tensor(1.)))
+    """
+
+    def total(copies: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        values = tuple(function(copy) for function, copy in zip(functions, copies, strict=True))
+        return torch.stack([value.sum() for value in values]).sum(), values
+
+    # A copy of the times for each function keeps their derivatives apart.
+    rates, values = torch.func.grad(total, has_aux=True)(t.expand(len(functions), *t.shape))
+    return values, rates.unbind()
+
+
+def directional_derivative(f: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """A function and its derivative along a direction, ``J(x) v``.
+
+    The product with the transposed Jacobian, ``u -> J(x)^T u``, is linear in `u`, and its own transpose is the one that is wanted.
+
+    Parameters
+    ----------
+    f : callable
+    x : Tensor
+    direction : Tensor of the shape of `x`
+
+    Returns
+    -------
+    value, derivative : Tensors of the shape of ``f(x)``
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow.derivatives import directional_derivative
+    >>> directional_derivative(lambda x: x.prod(), torch.tensor([2.0, 5.0]), torch.tensor([1.0, 0.0]))
+    (tensor(10.), tensor(5.))
+    """
+    value, pull_back = torch.func.vjp(f, x)
+    push_forward = torch.func.vjp(lambda u: pull_back(u)[0], torch.zeros_like(value))[1]
+    return value, push_forward(direction)[0]
+
+
+def directional_slopes(f: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """A field and its slopes ``e . J(x) e`` along directions `e` that all rows share.
+
+    Parameters
+    ----------
+    f : callable, rows of shape (B, D) to rows of shape (B, D), each by itself
+    x : Tensor of shape (B, D)
+    directions : Tensor of shape (K, D)
+
+    Returns
+    -------
+    value : Tensor of shape (B, D)
+    slopes : Tensor of shape (B, K); for the unit vectors they add up to the divergence
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow.derivatives import directional_slopes
+    >>> directional_slopes(torch.square, torch.tensor([[1.0, 3.0]]), torch.eye(2))
+    (tensor([[1., 9.]]), tensor([[2., 6.]]))
+    """
+    value, pull_back = torch.func.vjp(f, x)
+
+    def slope(direction: Tensor) -> Tensor:
+        return pull_back(direction.expand_as(value))[0] @ direction
+
+    return value, torch.func.vmap(slope, out_dims=1)(directions)
