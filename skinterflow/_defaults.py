@@ -91,7 +91,7 @@ def resolve_path(interpolant: str | Interpolant, gamma: str | Gamma | None, n_fe
     return StochasticInterpolant(path, scale)
 
 
-def resolve_targets(targets: str | Sequence[str], path: StochasticInterpolant, base: Scaling | None) -> tuple[str, ...]:
+def resolve_targets(targets: str | Sequence[str], path: StochasticInterpolant, base: Scaling | None, coupling: Coupling) -> tuple[str, ...]:
     """The quantities to learn; "auto" is what the drift follows from.
 
     The score follows from it, too, on an affine path from a Gaussian base, and between two sets of rows if the path has a latent.
@@ -101,6 +101,7 @@ def resolve_targets(targets: str | Sequence[str], path: StochasticInterpolant, b
     targets : str or sequence of str
     path : StochasticInterpolant
     base : Scaling that makes the Gaussian base of standard normal points, or None where the source is no Gaussian
+    coupling : Coupling of base points and data points
 
     Raises
     ------
@@ -117,6 +118,11 @@ def resolve_targets(targets: str | Sequence[str], path: StochasticInterpolant, b
     if path.gamma is None and not standard and {"s", "eta"} & set(chosen):
         raise ValueError(
             f"targets={chosen!r} need noise of a known law on the path: the standard normal base, or a latent; set gamma='brownian'."
+        )
+    if path.gamma is None and not isinstance(coupling, Independent) and {"s", "eta"} & set(chosen):
+        raise ValueError(
+            f"targets={chosen!r} need noise that is independent of the data, which the base is not under {coupling!r}; "
+            "set gamma='brownian', coupling='independent', or targets='b'."
         )
     return chosen
 
@@ -199,7 +205,7 @@ def resolve_recipe(
 ) -> Recipe:
     """The recipe of a fit on `n_rows` rows."""
     return Recipe(
-        coupling=COUPLINGS[coupling]() if isinstance(coupling, str) else coupling,
+        coupling=resolve_coupling(coupling),
         weight_decay=alpha / n_rows,
         batch_size=_auto(batch_size, 128 if cross_fitted else 512 if n_rows < _LARGE else 1_024),
         learning_rate=_auto(learning_rate_init, 0.01 if cross_fitted else 0.005),
@@ -209,6 +215,11 @@ def resolve_recipe(
         end_time=_auto(end_time, None),
         verbose=verbose,
     )
+
+
+def resolve_coupling(coupling: str | Coupling) -> Coupling:
+    """The coupling of a name."""
+    return COUPLINGS[coupling]() if isinstance(coupling, str) else coupling
 
 
 def _auto(value: Any, chosen: Any) -> Any:

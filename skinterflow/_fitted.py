@@ -67,12 +67,18 @@ class FittedFlow:
         return measured._replace(value=measured.value + self.target.log_abs_det(x))
 
     def score(self, x: Tensor, t: float) -> Measured:
-        """Score at time `t`, per unit of the target: the learned one, or that which follows from the drift, or else through the ODE."""
+        """Gradient of :meth:`log_prob` at time `t`, per unit of the target, carried along the flow."""
+        return self._in_units(x, self._density().score(self.target(x).to(self.dtype), t))
+
+    def path_score(self, x: Tensor, t: float) -> Measured:
+        """Score of the path at time `t`, per unit of the target: the learned one, or that which follows from the drift."""
+        self.quantities.check_score()
+        self.quantities.check_gain(t)
         u = self.target(x).to(self.dtype)
-        if self.quantities.knows_score(t):
-            measured = without_error(self.quantities.score(torch.tensor(t, dtype=self.dtype, device=u.device), u))
-        else:
-            measured = self._density().score(u, t)
+        return self._in_units(x, without_error(self.quantities.score(torch.tensor(t, dtype=self.dtype, device=u.device), u)))
+
+    def _in_units(self, x: Tensor, measured: Measured) -> Measured:
+        """Scores at rows `x` in units of the target, from those in flow units."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             total = (self.target(x) * measured.value.double()).sum() + self.target.log_abs_det(x).sum()

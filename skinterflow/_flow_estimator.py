@@ -26,6 +26,7 @@ from skinterflow._defaults import (
     INTERPOLANTS,
     continued_fields,
     new_fields,
+    resolve_coupling,
     resolve_path,
     resolve_targets,
     resolve_time_law,
@@ -130,9 +131,13 @@ class FlowEstimator(CallbackSupportMixin, Storable):
     _progress: State | None
     _n_features_out: int
 
+    _coupling: Coupling
+    _batch_size: int = 512  # models of release 0.1 do not hold it
+
     _fitted_parts: ClassVar[frozenset[str]] = frozenset(
         {"_source", "_target", "_path", "_trained", "_field", "_calibration", "_progress", "_n_features_out", "n_features_in_", "end_time_"}
     )
+    _other_parts: ClassVar[frozenset[str]] = Storable._other_parts | {"_coupling", "_batch_size"}
     _gaussian_source: ClassVar[bool]
     _doc_link_module: ClassVar[str] = "skinterflow"
 
@@ -171,7 +176,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         """The quantities to learn, or those that were learned; `base` is None where the source is no Gaussian."""
         if warm:
             return self._trained.targets if isinstance(self._trained, HeadedDrift) else ("b",)
-        return resolve_targets(self.targets, path, base)
+        return resolve_targets(self.targets, path, base, resolve_coupling(self.coupling))
 
     def _objectives(
         self,
@@ -240,6 +245,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         """Set the attributes that tell how the training went."""
         after = statistics_of(trained, fold, recipe, n_rows)
         self.__dict__.update(self._history_attributes(trained.history), action_=after.action, path_length_=after.length)
+        self._coupling, self._batch_size = recipe.coupling, recipe.batch_size
 
     def _history_attributes(self, history: History) -> dict[str, Any]:
         before = history.before
@@ -320,7 +326,11 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         field = drift if self.divergence == "exact" else Hutchinson(drift, int(self.divergence))
         source, target = (on_device(scaling, device, torch.float64) for scaling in (self._source, self._target))
         flow = Flow(field, self._solver(), self.end_time_)
-        return FittedFlow(flow, LearnedQuantities(drift, path, base), source, target, dtype)
+        return FittedFlow(flow, LearnedQuantities(drift, path, base, self._fitted_coupling()), source, target, dtype)
+
+    def _fitted_coupling(self) -> Coupling:
+        """Coupling that the model was trained with; models of release 0.1 have it in their parameter alone."""
+        return self._coupling if hasattr(self, "_coupling") else resolve_coupling(self.coupling)
 
     def _solver(self) -> Solver:
         atol, rtol = float(self.atol), float(self.rtol)

@@ -631,29 +631,40 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         inside: NDArray[np.bool_] = log_density >= np.asarray(self.density_threshold(level, n_samples=n_samples, random_state=random_state))
         return inside
 
-    def score_gradient(self, X: ArrayLike, *, t: float | None = None) -> NDArray[Any]:
+    def score_gradient(self, X: ArrayLike, *, t: float | None = None, method: str = "flow") -> NDArray[Any]:
         r"""Score: gradient of the log-density with respect to `X`.
-
-        The learned one, if "s" or "eta" is among the `targets`.  Else, before ``t = 1``, it follows from the drift, in closed form: for the
-        trigonometric path ``-u + (2 / pi) tan(pi t / 2) v_t(u)`` in the units of the flow ([1]_, proposition 4, with the sign mended).
-        Else, at ``t = 1`` and for paths that are not affine, the gradient of :meth:`score_samples` is carried along the flow.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
         t : float in [0, 1] or None, default=None
             Time on the path; None is the model's own, `end_time_`.
+        method : {"flow", "path"}, default="flow"
+            "flow" is the gradient of :meth:`score_samples` at this time, exact for the density that the model has; it is carried
+            along the flow, by two solves.  "path" is the score that was learned, if "s" or "eta" is among the `targets`, or that follows
+            from the drift: for the trigonometric path ``-u + (2 / pi) tan(pi t / 2) v_t(u)`` in the units of the flow ([1]_, proposition 4,
+            where the sign is a misprint).  It takes one evaluation of the field, and is what ``sample(method="sde")`` uses.  For a
+            field without error both are equal; errors of the drift enter the formula multiplied, more and more so near ``t = 1``.
 
         Returns
         -------
         score : ndarray of the shape and dtype of `X`, in nats per unit of each column
 
+        Raises
+        ------
+        ValueError
+            With "path", if the score does not follow from the drift: on a path that is not affine in its ends, under a `coupling` that
+            is not independent, or so close to ``t = 1`` that errors of the drift would be multiplied by more than 100.
+
         References
         ----------
         .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023.
         """
+        if method not in ("flow", "path"):
+            raise ValueError(f"method must be 'flow' or 'path', got {method!r}.")
         rows, time = self._located(X), self._time(t)
-        return self._by_blocks(rows, lambda x, model: model.score(x, time))[0]
+        score = FittedFlow.score if method == "flow" else FittedFlow.path_score
+        return self._by_blocks(rows, lambda x, model: score(model, x, time))[0]
 
     def velocity(self, X: ArrayLike, t: float) -> NDArray[Any]:
         """Velocity of the flow, the drift ``b``, at the rows of `X`.
@@ -711,9 +722,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             "sde" adds noise and the score: ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW`` has the law of the ODE at every time, whatever
             the noise ([1]_, section 1; [2]_, section 2).  It needs a path that is affine in its ends, or a learned score.
         epsilon : float, callable or {"decreasing", "sine"}, default="decreasing"
-            Noise level of "sde": not negative; a function of the time; or ``1 - t`` and ``sin(pi t)^2`` by name.  Where the score is
-            divided by the scale of the noise on the path, the level fades below a scale of 0.2, because the error of what was learned
-            does not.
+            Noise level of "sde": not negative; a function of the time; or ``1 - t`` and ``sin(pi t)^2`` by name.  Where the score
+            multiplies errors of what was learned by more than 5, near the data, the level fades in proportion.
         n_steps : int or None, default=None
             Steps of "sde", by Heun's method; None is 200 times the largest noise level, and at least 200.
 
@@ -774,7 +784,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def diagnose(self, X: ArrayLike, random_state: RandomStateLike = None) -> Bunch:
         """How well the field was learned, by rows that it was not trained on.
 
-        All numbers are in the units of the flow.
+        All numbers are in the units of the flow.  The `coupling` of the fit pairs the rows with base points, so they should be in
+        random order.
 
         Parameters
         ----------
@@ -807,7 +818,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         rows = self._columns().spread(rows, random)
         with rows_of_our_own():
             latent = self.transform(rows)
-        return diagnose_density(self._fitted_flow(device, torch.float64), rows, noise, latent)
+        return diagnose_density(self._fitted_flow(device, torch.float64), rows, noise, latent, self._batch_size)
 
     def _column_names(self) -> list[str]:
         return list(getattr(self, "feature_names_in_", map("column {}".format, range(self.n_features_in_))))

@@ -18,12 +18,10 @@ from skinterflow._arguments import checked_time
 from skinterflow._callbacks import FitEvents
 from skinterflow._defaults import resolve_recipe
 from skinterflow._estimator import RandomStateLike, all_or_nothing, private_random_state, resolve_device, seeded, weighted_rows
-from skinterflow._fitted import FittedFlow
 from skinterflow._fitting import N_CHECKS, Fold
 from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
 from skinterflow._rows import Reader, training_rows
 from skinterflow.interflow.couplings import Coupling
-from skinterflow.interflow.flows import Measured
 from skinterflow.interflow.interpolants import Interpolant, Mirror
 from skinterflow.interflow.latent import Gamma, StochasticInterpolant
 from skinterflow.interflow.ode import Solver
@@ -396,11 +394,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         """
         rows, time = self._validated_other(X, "X", "target"), checked_time(t, 1.0)
 
-        def score(x: torch.Tensor, model: FittedFlow) -> Measured:
-            model.quantities.check_score()
-            return model.score(x, time)
-
-        return self._by_blocks(rows, score)[0]
+        return self._by_blocks(rows, lambda x, model: model.path_score(x, time))[0]
 
     def log_abs_det_jacobian(self, X0: ArrayLike) -> NDArray[Any]:
         """``log |det dT/dx|`` of the map :meth:`transform` at rows of the source.

@@ -7,6 +7,7 @@ level in a global variable, and gives wrong numbers when two threads use it at t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -63,8 +64,8 @@ def directional_derivative(f: Callable[[Tensor], Tensor], x: Tensor, direction: 
     >>> directional_derivative(lambda x: x.prod(), torch.tensor([2.0, 5.0]), torch.tensor([1.0, 0.0]))
     (tensor(10.), tensor(5.))
     """
-    value, pull_back = torch.func.vjp(f, x)
-    push_forward = torch.func.vjp(lambda u: pull_back(u)[0], torch.zeros_like(value))[1]
+    value, pull_back = _vjp(f, x)
+    push_forward = _vjp(lambda u: pull_back(u)[0], torch.zeros_like(value))[1]
     return value, push_forward(direction)[0]
 
 
@@ -89,9 +90,14 @@ def directional_slopes(f: Callable[[Tensor], Tensor], x: Tensor, directions: Ten
     >>> directional_slopes(torch.square, torch.tensor([[1.0, 3.0]]), torch.eye(2))
     (tensor([[1., 9.]]), tensor([[2., 6.]]))
     """
-    value, pull_back = torch.func.vjp(f, x)
+    value, pull_back = _vjp(f, x)
 
     def slope(direction: Tensor) -> Tensor:
         return pull_back(direction.expand_as(value))[0] @ direction
 
     return value, torch.func.vmap(slope, out_dims=1)(directions)
+
+
+def _vjp(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]:
+    """Value at `x`, and the product of the transposed Jacobian there with any tensor of its shape."""
+    return cast(tuple[Tensor, Callable[[Tensor], tuple[Tensor]]], torch.func.vjp(f, x))

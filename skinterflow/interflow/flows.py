@@ -341,8 +341,8 @@ class Diffusion:
     def level(self, t: float) -> float:
         """Noise level at a time.
 
-        Where the score's formula divides by little, and with it the error of what was learned, the noise fades, in proportion to the
-        divisor below 0.2; the law is that of the flow for any noise level, and so for this one.
+        Where the score's formula multiplies errors of what was learned by more than 5, the noise fades in proportion; the law is that of
+        the flow for any noise level, and so for this one.
         """
         trust = self.quantities.trust(t)
         return self.epsilon(t) * trust if trust > 0.0 else 0.0

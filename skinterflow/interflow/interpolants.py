@@ -160,7 +160,8 @@ class AffineInterpolant(Interpolant):
     def expected_ends(self, t: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         r"""Expected ends ``E[x0 | x_t]`` and ``E[x1 | x_t]``, from those of the path, `y`, and of its rate, `v`.
 
-        They solve ``y = alpha E[x0] + beta E[x1]`` and ``v = alpha' E[x0] + beta' E[x1]``.
+        They solve ``y = alpha E[x0] + beta E[x1]`` and ``v = alpha' E[x0] + beta' E[x1]``.  An end of which nothing is left on the path,
+        in point and rate, is NaN.
 
         Parameters
         ----------
@@ -173,7 +174,13 @@ class AffineInterpolant(Interpolant):
         """
         a, b, a_rate, b_rate = self.weights(t)
         determinant = expand_as_leading(a_rate * b - a * b_rate, y)
-        return _combine(-b_rate, b, y, v) / determinant, _combine(a_rate, -a, y, v) / determinant
+        # Where one end is absent the point is a multiple of the other one.
+        alone = determinant == 0
+        start, end = (torch.where(weight == 0, torch.nan, 1.0 / weight) for weight in (a, b))
+        return (
+            torch.where(alone, expand_as_leading(start, y) * y, _combine(-b_rate, b, y, v) / determinant),
+            torch.where(alone, expand_as_leading(end, y) * y, _combine(a_rate, -a, y, v) / determinant),
+        )
 
 
 def _combine(a: Tensor, b: Tensor, x0: Tensor, x1: Tensor) -> Tensor:

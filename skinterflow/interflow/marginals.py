@@ -40,20 +40,25 @@ class YeoJohnson(Scaling):
         self.register_buffer("lambdas", lambdas)
 
     def forward(self, x: Tensor) -> Tensor:
-        m = self._exponent(x)
-        log = x.abs().log1p()
-        return x.sign() * torch.where(m == 0, log, torch.expm1(m * log) / _nonzero(m))
+        m, side = self._exponent(x), _side(x)
+        log = (side * x).log1p()
+        return side * torch.where(m == 0, log, torch.expm1(m * log) / _nonzero(m))
 
     def inverse(self, u: Tensor) -> Tensor:
-        m = self._exponent(u)
-        size = u.abs()
-        return u.sign() * torch.expm1(torch.where(m == 0, size, torch.log1p(m * size) / _nonzero(m)))
+        m, side = self._exponent(u), _side(u)
+        size = side * u
+        return side * torch.expm1(torch.where(m == 0, size, torch.log1p(m * size) / _nonzero(m)))
 
     def log_abs_det(self, x: Tensor) -> Tensor:
-        return ((self._exponent(x) - 1.0) * x.abs().log1p()).sum(-1)
+        return ((self._exponent(x) - 1.0) * (_side(x) * x).log1p()).sum(-1)
 
     def _exponent(self, x: Tensor) -> Tensor:
         return torch.where(x >= 0, self.lambdas, 2.0 - self.lambdas)
+
+
+def _side(x: Tensor) -> Tensor:
+    """1 or -1: unlike the sign it is not zero at zero, where derivatives would then vanish."""
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
 
 def _nonzero(m: Tensor) -> Tensor:

@@ -9,27 +9,36 @@ Where the base is Gaussian and the path affine, the score follows from the drift
 .. math:: (\dot\beta S - \tfrac12 \beta \dot S)\, s = \beta b - \dot\beta (x - \alpha m) - \beta \dot\alpha m ,
 
 which for the standard normal base and the trigonometric path is ``s = -x + (2 / pi) tan(pi t / 2) v`` (paper 1, proposition 4, where the
-sign is a misprint).
+sign is a misprint).  The formula needs a base point that is independent of the data point: under another coupling neither it nor
+``s = -E[x0 | x_t] / alpha`` holds.  It multiplies errors of the drift by its *gain*, the norm of ``beta (beta' S - beta S' / 2)^-1``, which
+has no bound at ``t = 1``; noise that is added by such a score fades where the gain is large.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from skinterflow.interflow.couplings import Coupling, Independent
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.heads import HeadedDrift
-from skinterflow.interflow.interpolants import AffineInterpolant, expand_as_leading
+from skinterflow.interflow.interpolants import AffineInterpolant, Weights, expand_as_leading
 from skinterflow.interflow.latent import StochasticInterpolant
 from skinterflow.interflow.scaling import Compose, Scaling
 
-_FADING_SCALE = 0.2
-"""Scale of the noise below which the error of a score that was divided by it is not to be trusted."""
+_FADING_GAIN = 5.0
+"""Factor on errors of what was learned above which noise that relies on the score fades, in proportion."""
+_LARGEST_GAIN = 100.0
+"""Factor above which a score that follows from the drift is refused."""
 _LEAST_TRUST = 1e-6
-"""Below this a scale is zero but for rounding, and the score no number."""
+"""Below this the divisor is zero but for rounding, and the score no number."""
+_OTHER_WAYS = (
+    "use method='flow' for gradients, use method='ode' for samples, or fit with {}, or with gamma='brownian' and targets=('b', 'eta')."
+)
 
 
 class Quantities(ABC):
@@ -88,7 +97,9 @@ class Quantities(ABC):
         return drift + self.path.gamma.at(t).product * score
 
     def denoiser(self, t: Tensor, x: Tensor) -> Tensor:
-        """``eta``, the expected latent; of a path without one, the expected base point of a standard normal base."""
+        """``eta``, the expected latent; of an affine path without one, the expected base point."""
+        if self.path.gamma is None and isinstance(self.path.interpolant, AffineInterpolant):
+            return self.path.interpolant.expected_ends(t, x, self.drift(t, x))[0]
         return -self.path.noise_scale(t) * self.score(t, x)
 
     def denoised(self, t: Tensor, x: Tensor) -> Tensor:
@@ -97,16 +108,20 @@ class Quantities(ABC):
         Raises
         ------
         ValueError
-            If the path is no AffineInterpolant.
+            If the path is no AffineInterpolant, or nothing of the data is on it at the time.
         """
-        if not isinstance(self.path.interpolant, AffineInterpolant):
-            raise ValueError(f"{self.path.interpolant!r} does not tell its ends, because it is not alpha(t) x0 + beta(t) x1.")
+        interpolant = self.path.interpolant
+        if not isinstance(interpolant, AffineInterpolant):
+            raise ValueError(f"The ends of {interpolant!r} do not follow from its velocity, because it is not alpha(t) x0 + beta(t) x1.")
+        weights = interpolant.weights(t)
+        if weights.beta == 0 and weights.beta_rate == 0:
+            raise ValueError(f"At t={float(t):g} nothing of the data is on the path of {interpolant!r}; take a later time.")
         if self.path.gamma is None:
-            return self.path.interpolant.expected_ends(t, x, self.drift(t, x))[1]
+            return interpolant.expected_ends(t, x, self.drift(t, x))[1]
         gamma = self.path.gamma.at(t)
         drift, score = self.drift_and_score(t, x)
         without_latent = x + gamma.value.square() * score
-        return self.path.interpolant.expected_ends(t, without_latent, drift + gamma.product * score)[1]
+        return interpolant.expected_ends(t, without_latent, drift + gamma.product * score)[1]
 
 
 class LearnedQuantities(Quantities):
@@ -118,6 +133,8 @@ class LearnedQuantities(Quantities):
     path : StochasticInterpolant that it was learned on
     base : Scaling or None
         What carries standard normal points to base points, where the base is Gaussian; a score that was not learned follows from it.
+    coupling : Coupling
+        Which base points met which data points.  Only independent ones tell the score by the drift.
 
     References
     ----------
@@ -137,12 +154,21 @@ class LearnedQuantities(Quantities):
     True
     """
 
-    def __init__(self, field: VelocityField, path: StochasticInterpolant, base: Scaling | None = None) -> None:
+    def __init__(
+        self,
+        field: VelocityField,
+        path: StochasticInterpolant,
+        base: Scaling | None = None,
+        coupling: Coupling = Independent(),
+    ) -> None:
         self.field = field
         self.path = path
         self.base = base
+        self.coupling = coupling
         targets = set(field.targets) if isinstance(field, HeadedDrift) else set()
-        self._from_noise = bool(targets & {"s", "eta"})
+        # Without a latent it is the base point that they learned, which is noise only if it is independent of the data.
+        noise = path.gamma is not None or isinstance(coupling, Independent)
+        self._from_noise = noise and bool(targets & {"s", "eta"})
         self._divided = "s" not in targets
 
     def drift(self, t: Tensor, x: Tensor) -> Tensor:
@@ -155,20 +181,8 @@ class LearnedQuantities(Quantities):
         return cast(HeadedDrift, self.field).drift_and_score(t, x)
 
     def trust(self, t: float) -> float:
-        if not self._divided:
-            return 1.0
-        time = torch.tensor(t, dtype=torch.float64, device=self.path.device)
-        scale = self.path.noise_scale(time)
-        if self.path.gamma is not None and not self._from_noise:  # base point and latent are both noise then
-            scale = torch.hypot(scale, cast(AffineInterpolant, self.path.interpolant).alpha(time))
-        part = float(scale.detach()) / _FADING_SCALE
+        part = _FADING_GAIN * self._divisor(t)
         return min(1.0, part) if part > _LEAST_TRUST else 0.0
-
-    def knows_score(self, t: float) -> bool:
-        """Whether the score at a time was learned, or follows from the drift."""
-        if self._from_noise:
-            return True
-        return t < 1.0 and self.base is not None and isinstance(self.path.interpolant, AffineInterpolant)
 
     def check_score(self) -> None:
         """Raise unless the score is known.
@@ -188,29 +202,75 @@ class LearnedQuantities(Quantities):
         if not isinstance(self.path.interpolant, AffineInterpolant):
             raise ValueError(
                 f"The score of {self.path.interpolant!r} does not follow from its drift, because the path is not alpha(t) x0 + beta(t) x1; "
-                "use method='ode', fit with an AffineInterpolant, or with gamma='brownian' and targets=('b', 'eta')."
+                + _OTHER_WAYS.format("an AffineInterpolant")
+            )
+        if not isinstance(self.coupling, Independent):
+            raise ValueError(
+                f"The score does not follow from the drift under {self.coupling!r}, because base points depend on the data points there; "
+                + _OTHER_WAYS.format("coupling='independent'")
             )
 
+    def check_gain(self, t: float) -> None:
+        """Raise if the score at a time is mostly error, because it follows from the drift by a division by nearly nothing.
+
+        Parameters
+        ----------
+        t : float in [0, 1]
+
+        Raises
+        ------
+        ValueError
+            With the factor on errors of the drift.
+        """
+        divisor = self._divisor(t)
+        if not self._from_noise and divisor < 1.0 / _LARGEST_GAIN:
+            factor = f"multiplied by {1.0 / divisor:.3g}" if divisor > 0 else "multiplied without bound"
+            raise ValueError(
+                f"At t={t:g} the score that follows from the drift has the errors of the drift {factor}, because next to nothing of the "
+                "noise is left; use method='flow', or an earlier t."
+            )
+
+    def _divisor(self, t: float) -> float:
+        """One over the factor by which errors of what was learned enter the score; infinite where they do not."""
+        time = torch.tensor(t, dtype=torch.float64, device=self.path.device)
+        with torch.no_grad():
+            if self._from_noise:
+                return float(self.path.noise_scale(time)) if self._divided else math.inf
+            weights, of_base, of_latent = self._terms(time)
+            covariance = time.new_ones(1) if self._is_standard() else torch.linalg.eigvalsh(self._moments()[1]).to(time)
+            return float((of_base * covariance + of_latent).abs().min() / weights.beta.abs()) if weights.beta else math.inf
+
+    def _terms(self, t: Tensor) -> tuple[Weights, Tensor, Tensor]:
+        """Weights of the path, and the factors of the base's covariance and of the identity in ``beta' S - beta S' / 2``."""
+        weights = cast(AffineInterpolant, self.path.interpolant).weights(t)
+        # Where nothing of the data is there, the formula holds for any rate of its weight.
+        weights = weights._replace(beta_rate=torch.where(weights.beta == 0, 1.0, weights.beta_rate))
+        alpha, beta, alpha_rate, beta_rate = weights
+        of_latent = torch.zeros_like(alpha)
+        if self.path.gamma is not None:
+            of_latent = beta_rate * self.path.gamma.square(t) - beta * self.path.gamma.at(t).product
+        return weights, alpha * (beta_rate * alpha - beta * alpha_rate), of_latent
+
+    def _is_standard(self) -> bool:
+        return isinstance(self.base, Compose) and not len(self.base.parts)
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and covariance of a base that is an affine map of standard normal points."""
+        base = cast(Scaling, self.base)
+        like = next(base.parameters(), next(self.field.parameters(), torch.empty(0)))
+        identity = torch.eye(self.field.n_features, dtype=like.dtype, device=like.device)
+        mean = base(torch.zeros_like(identity[:1]))[0]
+        root = base(identity) - mean
+        return mean, root.T @ root
+
     def _score_from_drift(self, t: Tensor, x: Tensor, drift: Tensor) -> Tensor:
-        """The formula above."""
+        """The formula of the module's head."""
         self.check_score()
-        interpolant, gamma, base = cast(AffineInterpolant, self.path.interpolant), self.path.gamma, cast(Scaling, self.base)
-        alpha, beta, alpha_rate, beta_rate = (expand_as_leading(part, x) for part in interpolant.weights(t))
-        beta_rate = torch.where(beta == 0, 1.0, beta_rate)  # nothing of the data is there, and the formula holds for any
-        square, product = (0.0, 0.0) if gamma is None else (gamma.square(t), gamma.at(t).product)
-        # The two terms of the matrix are multiples of the base's covariance and of the identity.
-        of_base, of_latent = alpha * (beta_rate * alpha - beta * alpha_rate), beta_rate * square - beta * product
-        if isinstance(base, Compose) and not len(base.parts):
+        weights, of_base, of_latent = self._terms(t)
+        alpha, beta, alpha_rate, beta_rate, of_base, of_latent = (expand_as_leading(part, x) for part in (*weights, of_base, of_latent))
+        if self._is_standard():
             return (beta * drift - beta_rate * x) / (of_base + of_latent)
-        mean, covariance = _moments(base, x)
+        mean, covariance = self._moments()
         right = beta * drift - beta_rate * (x - alpha * mean) - beta * alpha_rate * mean
         matrix = of_base * covariance + of_latent * torch.eye(len(mean), dtype=x.dtype, device=x.device)
         return torch.linalg.solve(matrix, right.T).T
-
-
-def _moments(base: Scaling, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of the Gaussian that an affine map makes of a standard normal one."""
-    n_features = like.shape[1]
-    mean = base(like.new_zeros(1, n_features))[0]
-    root = base(torch.eye(n_features, dtype=like.dtype, device=like.device)) - mean
-    return mean, root.T @ root
