@@ -143,8 +143,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     verbose : bool, default=False
         Print a line at every check: loss, held-out log-likelihood, elapsed and remaining time.
     solver : {"rk4", "heun3", "midpoint", "euler", "dopri5"}, default="rk4"
-        How the ODE is solved.  The first four work row by row.  "dopri5" ([1]_) shares its adaptive step size over the rows that are
-        scored together, so that a row's result depends on its neighbours, within the tolerance.
+        How the ODE is solved.  The first four work row by row.  "dopri5" ([1]_) takes the steps that the most difficult
+        of the rows needs which are scored together, so that a row's result depends on its neighbours, within the tolerance.
     atol, rtol : float, default=5e-3 and 1e-5
         Accuracy wanted of a row: the estimated error of its log-density in nats, and of its coordinates in flow units, is to be at most
         ``atol + rtol * size`` with the norm of both as the size.  The estimate is cautious: most errors are far smaller.
@@ -518,8 +518,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             In nats per row, of the units of `X`; normalised, so its exponential integrates to one.  Columns of `integer_features` count
             as probability mass, over whose values it sums to one.  Minus infinity outside the `bounds`, and where no whole number is.
         error : ndarray of shape (n_samples,), only if `return_error`
-            Estimated absolute error of each, in nats: of the ODE solve (NaN for "dopri5", which estimates none), plus one standard
-            error where the divergence is estimated (NaN for a single probe).  It bounds the error for at least 95 rows in 100.
+            Estimated absolute error of each, in nats: of the ODE solve, plus one standard error where the divergence
+            is estimated (NaN for a single probe).  It bounds the error for at least 95 rows in 100.
             With `integer_features` the difference from a coarser rule for the integral is added.
 
         References

@@ -3,7 +3,8 @@ r"""Integration of ``dX/dt = v_t(X)``: accurate row by row.
 torchdiffeq does the stepping.  Its adaptive methods share one step size over the batch, so a row's result would depend on its
 neighbours; its fixed-grid methods take the grid as given and keep rows apart.  Accuracy per row therefore comes from *refinement*:
 every row is solved on a grid of ``n`` and of ``2 n`` steps, their distance estimates its error, and only the rows above tolerance go
-on to ``4 n, 8 n, ...`` up to a bound.  Where the steps lie and how many a tolerance needs is measured once, on representative rows
+on to ``4 n, 8 n, ...`` up to a bound.  For adaptive methods a tolerance and a tenth of it take the place of ``n`` and ``2 n`` steps.
+Where the steps lie and how many a tolerance needs is measured once, on representative rows
 (:func:`calibrate`); before that, grids are uniform in ``u`` with ``t = 1 - u^2``, dense near the data, where the field is stiff.
 """
 
@@ -27,6 +28,9 @@ ADAPTIVE_METHODS = ("dopri5",)
 """Methods with an adaptive step, the same for all rows of a batch: paper 1 uses dopri5."""
 
 _MAX_ADAPTIVE_STEPS = 10_000
+_TIGHTENING = 0.1
+"""Tolerance of a step of an adaptive method, relative to that of the solve before."""
+_MAX_TIGHTENINGS = 4
 _UNCALIBRATED_STEPS = 8
 _STEP_COUNTS = (2, 4, 8)
 _N_STRETCHES = 8
@@ -41,7 +45,7 @@ class Solution(NamedTuple):
     Attributes
     ----------
     y : Tensor of shape (B, K), the final states
-    error : Tensor of shape (B,), estimated Euclidean error of the state, per row; NaN for adaptive methods, which estimate none
+    error : Tensor of shape (B,), estimated Euclidean error of the state, per row
     unresolved : bool Tensor of shape (B,), rows whose estimate stayed above the tolerance
 
     Examples
@@ -69,12 +73,15 @@ class Solver:
     The error of a row, on the finer of two grids, is estimated by ``|y_2n - y_n| / sqrt(2)`` (by twice that for Euler's method).  Where the
     steps are small this is cautious by the order of the method; on coarse grids :func:`calibrate` finds how cautious one has to be.
 
+    An adaptive method takes steps whose local error is within the tolerance *for every row* that is solved together, so that the
+    rows share the steps of the most difficult one, and then again with a tenth of the tolerance; half of the distance of both solutions
+    estimates the error of the second.  Rows above the tolerance are solved with a tenth of that, up to four times in all.
+
     Parameters
     ----------
     method : key of `FIXED_GRID_ORDERS` or one of `ADAPTIVE_METHODS`
     atol, rtol : float, not negative, not both zero
         A row is accepted when the estimated error of its state `y` is at most ``atol + rtol * |y|``.
-        Adaptive methods use them as the tolerances of their local error.
     n_steps : int, steps of the coarsest grid
     max_refinements : int, how often the number of steps may be doubled
     nodes : tuple of increasing float from 0 to 1, or None
@@ -142,10 +149,7 @@ class Solver:
         """
         if t0 == t1 or len(y0) == 0:
             return Solution(y0, _rounding_error(y0), y0.new_zeros(len(y0), dtype=torch.bool))
-        checked = _checked(f)
-        if self.method in ADAPTIVE_METHODS:
-            return self._adaptive(checked, y0, t0, t1)
-        return self._refined(checked, y0, t0, t1)
+        return self._refined(_checked(f), y0, t0, t1)
 
     def on_grid(self, f: Derivative, y0: Tensor, t0: float, t1: float, n_steps: int) -> Tensor:
         """Final states on one grid of `n_steps` steps: shape (B, K)."""
@@ -157,16 +161,21 @@ class Solver:
         return self.atol + self.rtol * y.norm(dim=-1)
 
     def truncation_error(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """Estimated error of states on the finer of two grids of `n` and `2 n` steps: shape (B,)."""
+        """Estimated error of states on the finer of two grids of `n` and `2 n` steps, or by two tolerances: shape (B,)."""
+        if self.method in ADAPTIVE_METHODS:
+            return 0.5 * (fine - coarse).norm(dim=-1)
         asymptotic = 1.0 / (2.0 ** FIXED_GRID_ORDERS[self.method] - 1.0)
         return max(0.5, asymptotic) * math.sqrt(2.0) * (fine - coarse).norm(dim=-1)
 
     def _refined(self, f: Derivative, y0: Tensor, t0: float, t1: float) -> Solution:
         rows = torch.arange(len(y0), device=y0.device)
-        solution = Solution(torch.empty_like(y0), y0.new_empty(len(y0)), torch.ones_like(rows, dtype=torch.bool))
-        coarse = self.on_grid(f, y0, t0, t1, self.n_steps)
-        for level in range(1, self.max_refinements + 1):
-            fine = self.on_grid(f, y0[rows], t0, t1, self.n_steps * 2**level)
+        coarse = self._at_level(f, y0, t0, t1, 0)
+        solution = Solution(coarse.clone(), torch.full_like(coarse[:, 0], math.inf), torch.ones_like(rows, dtype=torch.bool))
+        for level in range(1, self._max_level() + 1):
+            try:
+                fine = self._at_level(f, y0[rows], t0, t1, level)
+            except _TooManySteps:
+                break  # these rows are left unresolved
             caution = self.caution[level - 1] if level <= len(self.caution) else 1.0
             truncation, rounding = caution * self.truncation_error(coarse, fine), _rounding_error(fine)
             tolerance = self.tolerance(fine)
@@ -178,16 +187,35 @@ class Solver:
             rows, coarse = rows[above], fine[above]
         return solution
 
-    def _adaptive(self, f: Derivative, y0: Tensor, t0: float, t1: float) -> Solution:
+    def _max_level(self) -> int:
+        return min(self.max_refinements, _MAX_TIGHTENINGS) if self.method in ADAPTIVE_METHODS else self.max_refinements
+
+    def _at_level(self, f: Derivative, y0: Tensor, t0: float, t1: float, level: int) -> Tensor:
+        """Final states after so many refinements."""
+        if self.method in ADAPTIVE_METHODS:
+            return self._adaptive(f, y0, t0, t1, _TIGHTENING**level)
+        return self.on_grid(f, y0, t0, t1, self.n_steps * 2**level)
+
+    def _adaptive(self, f: Derivative, y0: Tensor, t0: float, t1: float, scale: float) -> Tensor:
+        """Final states by steps whose local error is within the tolerances, times `scale`, for every row."""
         times = torch.tensor([t0, t1], dtype=y0.dtype, device=y0.device)
+        options = {"max_num_steps": _MAX_ADAPTIVE_STEPS, "norm": _largest_norm_of_a_row}
         try:
-            y = odeint(f, y0, times, method=self.method, atol=self.atol, rtol=self.rtol, options={"max_num_steps": _MAX_ADAPTIVE_STEPS})[-1]
+            return odeint(f, y0, times, method=self.method, atol=scale * self.atol, rtol=scale * self.rtol, options=options)[-1]
         except AssertionError as error:  # torchdiffeq reports a failed step size control by assert
-            raise FloatingPointError(
+            raise _TooManySteps(
                 f"solver={self.method!r} gave up on {len(y0)} rows between t={t0:g} and t={t1:g} ({error}); "
                 "raise atol, or use solver='rk4', whose work is bounded row by row."
             ) from error
-        return Solution(y, torch.full_like(y[:, 0], torch.nan), torch.zeros_like(y[:, 0], dtype=torch.bool))
+
+
+class _TooManySteps(FloatingPointError):
+    """An adaptive method needs more steps than are allowed, or steps smaller than the dtype has."""
+
+
+def _largest_norm_of_a_row(errors: Tensor) -> Tensor:
+    """What steps are controlled by: torchdiffeq's mean over all rows hides the error of one among many."""
+    return errors.norm(dim=-1).max()
 
 
 @dataclass(frozen=True)
