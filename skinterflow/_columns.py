@@ -7,11 +7,10 @@ generative models", ICLR 2016; Hoogeboom, Cohen and Tomczak, "Learning discrete 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from skinterflow._scaling import (
     warn_columns,
 )
 from skinterflow.interflow.flows import Measured
+from skinterflow.interflow.quadrature import fejer
 from skinterflow.interflow.scaling import Compose, Scaling
 
 Array = NDArray[np.float64]
@@ -39,6 +39,8 @@ BoundsLike = Mapping[Any, Pair] | Sequence[Pair] | NDArray[Any] | None
 _ON_BOUND = 0.05
 """Part of the rows on a bound that counts as a point mass."""
 _SOBOL_POINTS = 32
+_FEJER = 10
+_N_LEVELS = 3
 _ROWS_AT_ONCE = 2**14
 """Nodes, times rows, whose densities are taken together."""
 
@@ -88,22 +90,45 @@ class Columns:
             value[possible], error[possible] = score(X[possible])
         return value, error
 
-    def log_mass(self, log_density: Callable[[Tensor], Measured], x: Tensor) -> Measured:
-        """Logarithm of the density, integrated over the cells of whole numbers by the same nodes for all rows, shape (B,).
+    def log_mass(self, log_density: Callable[[Tensor], Measured], x: Tensor, tolerance: Callable[[Tensor], Tensor]) -> Measured:
+        """Logarithm of the density, integrated over the cells of whole numbers, shape (B,).
 
-        The difference from a coarser rule is part of the error.
+        The difference of two rules is part of the error.  Rows for which it is above the tolerance get a rule of more nodes.
+
+        Parameters
+        ----------
+        log_density : callable, rows of shape (B, D) to log-densities and their errors
+        x : Tensor of shape (B, D)
+        tolerance : callable, values of shape (B, 1) to the error that is accepted of each, shape (B,)
         """
         if not self.whole.any():
             return log_density(x)
-        offsets, n_coarse = cell_nodes(int(self.whole.sum()))
-        nodes = np.zeros((len(offsets), len(self.whole)))
-        nodes[:, self.whole] = offsets
+        n_columns = int(self.whole.sum())
+        rows = torch.arange(len(x), device=x.device)
+        coarse, result = self._integrals(log_density, x, cell_rules(n_columns, 0))
+        difference = (result.value - coarse).abs()
+        for level in range(1, _N_LEVELS):
+            rows = rows[difference[rows] > tolerance(result.value[rows, None])]
+            if not len(rows):
+                break
+            (finer,) = self._integrals(log_density, x[rows], cell_rules(n_columns, level))[1:]
+            # Cautious: with four times the nodes the error is a quarter or less.
+            difference[rows] = 0.5 * (finer.value - result.value[rows]).abs()
+            for whole, part in zip(result, finer, strict=True):
+                whole[rows] = part
+        unresolved = result.unresolved | (difference > tolerance(result.value[:, None]))
+        return Measured(result.value, result.error + difference, unresolved)
+
+    def _integrals(self, log_density: Callable[[Tensor], Measured], x: Tensor, rules: CellRules) -> tuple[Tensor, Measured]:
+        """Logarithms of the integrals over the cells by the coarser rule and, with the errors of the density, by the rule."""
+        nodes = np.zeros((len(rules.offsets), len(self.whole)))
+        nodes[:, self.whole] = rules.offsets
         groups = torch.from_numpy(nodes).to(x).split(max(1, _ROWS_AT_ONCE // len(x)))
         parts = [log_density((group[:, None] + x).flatten(0, 1)) for group in groups]
         value, error, unresolved = (torch.cat(column).reshape(len(nodes), len(x)) for column in zip(*parts, strict=True))
-        log_mass, coarser = (rule.logsumexp(dim=0) - math.log(len(rule)) for rule in (value, value[:n_coarse]))
-        error = (value.softmax(dim=0) * error).sum(dim=0) + (log_mass - coarser).abs()
-        return Measured(log_mass, error, unresolved.any(dim=0))
+        coarse, fine = (value + torch.from_numpy(log_weights).to(value)[:, None] for log_weights in (rules.coarse, rules.fine))
+        error = (fine.softmax(dim=0) * error).sum(dim=0)
+        return coarse.logsumexp(dim=0), Measured(fine.logsumexp(dim=0), error, unresolved.any(dim=0))
 
     def whole_and_inside(self, X: NDArray[Any]) -> NDArray[Any]:
         """Rows with whole numbers rounded, within those numbers of their dtype that are within the bounds."""
@@ -183,22 +208,39 @@ def resolve_columns(bounds: BoundsLike, integer_features: ArrayLike | None, name
     return Columns(resolved, whole, names)
 
 
-def cell_nodes(n_columns: int) -> tuple[Array, int]:
-    """Offsets in ``[-1/2, 1/2)`` from a cell's centre, whose mean is the integral over the cell, and the number of a coarser rule's.
+class CellRules(NamedTuple):
+    """A rule for the integral over a cell, and a coarser one on some of its nodes.
 
-    In one column they are 9 midpoints, of which 3 are the coarser rule, and in several the first 32 Sobol points, moved to the middle of
-    their strata, of which the first half is.
+    Attributes
+    ----------
+    offsets : array of shape (K, n_columns), nodes in ``(-1/2, 1/2)``
+    fine, coarse : arrays of shape (K,), logarithms of the weights, minus infinity for nodes that the coarser rule leaves out
+    """
 
-    Returns
-    -------
-    offsets : array of shape (K, n_columns), those of the coarser rule first
-    n_coarse : int
+    offsets: Array
+    fine: Array
+    coarse: Array
+
+
+def cell_rules(n_columns: int, level: int) -> CellRules:
+    """Rules for the integral over a cell; each level has about four times as many nodes as the one before.
+
+    In one column they are Fejer's, of 9, 39 and 159 nodes, and in several the first 32, 128 and 512 Sobol points, moved to the middle of
+    their strata.  The coarser rule has every other node, or the first half.
     """
     if n_columns == 1:
-        order = np.array([1, 4, 7, 0, 2, 3, 5, 6, 8])
-        return (order[:, None] + 0.5) / len(order) - 0.5, 3
-    points = qmc.Sobol(n_columns, scramble=False).random(_SOBOL_POINTS)
-    return points + 0.5 / _SOBOL_POINTS - 0.5, _SOBOL_POINTS // 2
+        n = _FEJER * 4**level
+        nodes, weights = (part.numpy() for part in fejer(n))
+        coarse = np.zeros_like(weights)
+        coarse[1::2] = fejer(n // 2)[1].numpy()
+        offsets = nodes[:, None]
+    else:
+        n = _SOBOL_POINTS * 4**level
+        offsets = qmc.Sobol(n_columns, scramble=False).random(n) + 0.5 / n - 0.5
+        weights = np.full(n, 1.0 / n)
+        coarse = np.where(np.arange(n) < n // 2, 2.0 / n, 0.0)
+    with np.errstate(divide="ignore"):
+        return CellRules(offsets, np.log(weights), np.log(coarse))
 
 
 def _by_column(bounds: BoundsLike, names: Sequence[str]) -> dict[int, Any]:

@@ -534,7 +534,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         rows, time, columns = self._validated(X), self._time(t), self._columns()
 
         def work(x: torch.Tensor, model: FittedFlow) -> Measured:
-            return columns.log_mass(lambda x: model.log_prob(x, time), x)
+            return columns.log_mass(lambda x: model.log_prob(x, time), x, model.flow.solver.tolerance)
 
         return columns.scored(rows, lambda rows: self._by_blocks(rows, work))
 

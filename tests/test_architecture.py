@@ -9,7 +9,7 @@ import skinterflow
 
 ROOT = Path(skinterflow.__file__).parent
 ORDER = [
-    ["interflow.derivatives"],
+    ["interflow.derivatives", "interflow.quadrature"],
     ["interflow.interpolants", "interflow.times", "interflow.scaling", "interflow.fields", "interflow.ode", "interflow.muon"],
     ["interflow.couplings", "interflow.divergence", "interflow.latent", "interflow.marginals", "interflow.training", "interflow.sde"],
     ["interflow.heads", "interflow.diagnostics"],
