@@ -12,7 +12,7 @@ ORDER = [
     ["interflow.derivatives", "interflow.quadrature"],
     ["interflow.interpolants", "interflow.times", "interflow.scaling", "interflow.fields", "interflow.ode", "interflow.muon"],
     ["interflow.couplings", "interflow.divergence", "interflow.latent", "interflow.marginals", "interflow.training", "interflow.sde"],
-    ["interflow.heads", "interflow.diagnostics"],
+    ["interflow.heads", "interflow.diagnostics", "interflow.bridges"],
     ["interflow.objectives", "interflow.quantities"],
     ["interflow.flows", "interflow.mixtures"],
     ["interflow"],

@@ -11,6 +11,7 @@ mixtures (:mod:`~skinterflow.interflow.mixtures`).  What was learned is measured
 brought to the flow's units by :mod:`~skinterflow.interflow.scaling`, column by column by :mod:`~skinterflow.interflow.marginals`.
 """
 
+from skinterflow.interflow.bridges import bridge_defect
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
 from skinterflow.interflow.diagnostics import (
     PathStatistics,
@@ -116,6 +117,7 @@ __all__ = [
     "Whiten",
     "YeoJohnson",
     "best_epsilon",
+    "bridge_defect",
     "calibrate",
     "kl_bound",
     "kl_bound_by_velocity",
