@@ -55,14 +55,21 @@ _MAX_SHUFFLED = 2**20
 """Limit on row numbers in memory: longer data are drawn from."""
 
 
-def held_out_rows(n_rows: int, early_stopping: str | bool, validation_fraction: float, one_member: bool = False) -> list[Tensor]:
+def held_out_rows(
+    n_rows: int,
+    early_stopping: str | bool,
+    validation_fraction: float,
+    generator: torch.Generator,
+    one_member: bool = False,
+) -> list[Tensor]:
     """Row numbers that judge each member: a partition for cross-fitting, else one part, empty if nothing is held out."""
     if not early_stopping:
         return [torch.empty(0, dtype=torch.int64)]
     if n_rows > _MAX_SHUFFLED:
-        drawn = torch.randint(n_rows, (MAX_JUDGING,)).unique()
-        return [drawn[torch.randperm(len(drawn))][: max(1, round(validation_fraction * n_rows))]]
-    order = torch.randperm(n_rows)
+        drawn = torch.randint(n_rows, (MAX_JUDGING,), generator=generator).unique()
+        order = torch.randperm(len(drawn), generator=generator)
+        return [drawn[order][: max(1, round(validation_fraction * n_rows))]]
+    order = torch.randperm(n_rows, generator=generator)
     if early_stopping == "auto" and n_rows < CROSS_FIT_BELOW and not one_member:
         n_folds = min(_N_FOLDS, n_rows)
         return [order[k::n_folds] for k in range(n_folds)]
@@ -141,8 +148,9 @@ def new_fields(
     activation: str,
     targets: tuple[str, ...],
     path: StochasticInterpolant,
+    generator: torch.Generator,
 ) -> list[VelocityField]:
-    """Untrained drifts, by a network of one head for each target.
+    """Untrained drifts, by a network of one head for each target; the generator draws the initial weights on the CPU.
 
     Raises
     ------
@@ -153,8 +161,9 @@ def new_fields(
         hidden_layer_sizes = (64,) * 3 if n_fields > 1 else (96,) * 6
     widths = checked_widths("hidden_layer_sizes", hidden_layer_sizes)
     if targets == ("b",):
-        return [ResidualMLP(n_features, widths, activation) for _ in range(n_fields)]
-    return [HeadedDrift(SharedTrunk(n_features, len(targets), widths, activation), targets, path) for _ in range(n_fields)]
+        return [ResidualMLP(n_features, widths, activation, generator) for _ in range(n_fields)]
+    heads = (SharedTrunk(n_features, len(targets), widths, activation, generator) for _ in range(n_fields))
+    return [HeadedDrift(trunk, targets, path) for trunk in heads]
 
 
 def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> list[int]:

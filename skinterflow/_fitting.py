@@ -19,13 +19,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import IntEnum
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from skinterflow._checkpoint import Checkpoint
-from skinterflow._estimator import reseed, step_seed
+from skinterflow._estimator import Generators, seeded_generators, step_seed
 from skinterflow._rows import FlowRows, RowSource
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.diagnostics import PathStatistics, path_statistics
@@ -53,6 +54,15 @@ _JUDGED_ROW_TIMES = 512
 STATISTICS_ROWS = 8_192
 _JUDGING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
 """Six steps and an extrapolation: an error that stays the same from check to check."""
+
+
+class Draw(IntEnum):
+    """Numbers of draws that belong to no step, as the numbers of steps are not negative."""
+
+    SETUP = -1
+    STATISTICS = -2
+    STUDENT = -3
+    CALIBRATION = -4
 
 
 @dataclass(frozen=True)
@@ -154,7 +164,7 @@ class Run:
         history, members = self.history, self.current()
         score = self._judge(members) if self.judged else None
         if self._learned and history.n_iter <= max(1, OPPONENT_START * cast(int, self.recipe.max_iter)):
-            history.before = statistics_of(members[0], self.folds[0], self.recipe)
+            history.before = self.statistics(members[0])
         self._note_loss()
         if score is None:
             self.best = members
@@ -166,7 +176,6 @@ class Run:
 
     def finish(self) -> Trained:
         """The best members so far as one model, and where its flow ends."""
-        reseed(step_seed(self._seed, -1), self._device)
         fields = [member.field for member in self.best]
         mean = fields[0] if len(fields) == 1 else AveragedField(fields)
         end_time = _choose_end_time(self.best, self.folds, self.recipe)
@@ -231,13 +240,25 @@ class Run:
         self.history.loss_curve.append(float(torch.stack(self._losses).mean()))
         self._losses.clear()
 
-    def _batches(self) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
-        """Batches ``(x0, x1), weight`` from the present step on: rows of shape (B, D) for one fold, (K, B, D) for K folds."""
+    def generators(self, draw: int) -> Generators:
+        """Random numbers of one draw: of a step by its number, of others by those of :class:`Draw`."""
+        return seeded_generators(step_seed(self._seed, draw), self._device)
+
+    def statistics(self, model: PathObjective | Trained, n_rows: int = STATISTICS_ROWS) -> PathStatistics:
+        """Loss, action and length of the path that training rows travel; the same rows at each call."""
+        return statistics_of(model, self.folds[0], self.recipe, self.generators(Draw.STATISTICS), n_rows)
+
+    def _batches(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        """Batches ``(x0, x1, t, z), weight`` from the present step on, without `z` on a path without a latent.
+
+        Rows are of shape (B, D) for one fold, (K, B, D) for K folds.
+        """
         for number in itertools.count(self.history.n_iter):
-            reseed(step_seed(self._seed, number), self._device)
-            parts = [_pairs(fold, number - self._first, self.recipe) for fold in self.folds]
+            generators = self.generators(number)
+            parts = [_pairs(fold, number - self._first, self.recipe, generators) for fold in self.folds]
             x0, x1, weight = parts[0] if len(parts) == 1 else map(torch.stack, zip(*parts, strict=True))
-            yield (x0, x1), weight
+            objective = cast(PathObjective | Ensemble, self._training.objective)
+            yield (x0, x1, *objective.draw(x1, generators.device)), weight
 
 
 def _never(run: Run) -> bool:
@@ -292,19 +313,20 @@ def check_steps(max_iter: int) -> set[int]:
     return {math.ceil(max_iter * (k / N_CHECKS) ** 2) for k in range(1, N_CHECKS + 1)}
 
 
-def _pairs(fold: Fold, number: int, recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
+def _pairs(fold: Fold, number: int, recipe: Recipe, generators: Generators) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs of rows with the products of their weights."""
-    (x0, weight0), (x1, weight1) = (source.batch(number, recipe.batch_size) for source in (fold.source, fold.train))
+    (x0, weight0), (x1, weight1) = (source.batch(number, recipe.batch_size, generators) for source in (fold.source, fold.train))
     partners = recipe.coupling.partners(x0, x1)
     return x0[partners], x1, weight0[partners] * weight1
 
 
 @torch.no_grad()
-def statistics_of(model: PathObjective | Trained, fold: Fold, recipe: Recipe, n_rows: int = STATISTICS_ROWS) -> PathStatistics:
+def statistics_of(model: PathObjective | Trained, fold: Fold, recipe: Recipe, generators: Generators, n_rows: int) -> PathStatistics:
     """Loss, action and length of the path that training rows travel."""
-    parts = [_pairs(fold, number, recipe) for number in range(-(-n_rows // recipe.batch_size))]
+    parts = [_pairs(fold, number, recipe, generators) for number in range(-(-n_rows // recipe.batch_size))]
     x0, x1, _ = map(torch.cat, zip(*parts, strict=True))
-    return path_statistics(model.field, model.path, model.base(x0), x1, model.path.draw(x1))
+    z = model.path.draw(x1, generators.device)
+    return path_statistics(model.field, model.path, model.base(x0), x1, z)
 
 
 def _end_times_at_check(folds: Sequence[Fold], recipe: Recipe) -> Sequence[float]:

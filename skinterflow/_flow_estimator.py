@@ -30,9 +30,17 @@ from skinterflow._defaults import (
     resolve_targets,
     resolve_time_law,
 )
-from skinterflow._estimator import RandomStateLike, map_blocks, on_device, private_random_state, resolve_device_or_cpu
+from skinterflow._estimator import (
+    RandomStateLike,
+    map_blocks,
+    on_device,
+    private_random_state,
+    resolve_device_or_cpu,
+    seeded_generators,
+    step_seed,
+)
 from skinterflow._fitted import FittedFlow
-from skinterflow._fitting import STATISTICS_ROWS, Fold, History, Recipe, Run, State, Trained, fit_field, statistics_of
+from skinterflow._fitting import STATISTICS_ROWS, Draw, Fold, History, Recipe, Run, State, Trained, fit_field
 from skinterflow._rows import Reader
 from skinterflow._saving import Storable
 from skinterflow._scaling import constant_widths, warn_degenerate
@@ -153,6 +161,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         device: torch.device,
         scaling: Scaling | None,
         names: Sequence[str],
+        generator: torch.Generator,
         columns: Columns | None = None,
     ) -> Reader:
         """Reader of the rows with a given scaling, or with one estimated from them; columns without a density are named in a warning."""
@@ -160,7 +169,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         widths = np.where(columns.whole, 0.0, constant_widths(rows))
         warn_degenerate(rows, widths, names, columns.whole)
         columns.warn_point_masses(rows, widths)
-        scaling = scaling or columns.estimate_scaling(copy.deepcopy(self.scaling), rows, weight, widths)
+        scaling = scaling or columns.estimate_scaling(copy.deepcopy(self.scaling), rows, weight, widths, generator)
         return Reader(rows, weight, widths, scaling, device, columns.whole)
 
     def _new_path(self, n_features: int, warm: bool) -> StochasticInterpolant:
@@ -182,12 +191,13 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         base: Scaling,
         warm: bool,
         device: torch.device,
+        generator: torch.Generator,
     ) -> list[PathObjective]:
         """What is trained, one for each member: new fields, or copies of what was trained."""
         if warm:
             fields = continued_fields(n, self._trained, path)
         else:
-            fields = new_fields(n, n_features, self.hidden_layer_sizes, self.activation, targets, path)
+            fields = new_fields(n, n_features, self.hidden_layer_sizes, self.activation, targets, path, generator)
         return [PathObjective(field, path, resolve_time_law(self.time_beta), base).to(device) for field in fields]
 
     def _sitting(self, warm: bool, events: FitEvents, *data: NDArray[Any]) -> Sitting:
@@ -223,7 +233,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         sitting.events.begin()
         trained = fit_field(run, checkpoint, watch)
         sitting.events.end(lambda: self._stopped(run, ends))
-        self._tell(trained, folds[0], recipe)
+        self._tell(trained, run)
         return trained
 
     def _stopped(self, run: Run, ends: Ends) -> dict[str, Any]:
@@ -231,14 +241,14 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         trained = copy.deepcopy(run.finish())
         return self._history_attributes(trained.history) | self._model_attributes(trained, trained.field, ends)
 
-    def _keep(self, trained: Trained, field: VelocityField, ends: Ends, fold: Fold) -> None:
+    def _keep(self, trained: Trained, field: VelocityField, ends: Ends, fold: Fold, seed: int) -> None:
         """Set the attributes of the fitted model; `field` is the trained one or its student."""
-        calibration = self._calibrated(field, fold, trained.end_time)
+        calibration = self._calibrated(field, fold, trained.end_time, seed)
         self.__dict__.update(self._model_attributes(trained, field, ends, calibration))
 
-    def _tell(self, trained: Trained, fold: Fold, recipe: Recipe, n_rows: int = STATISTICS_ROWS) -> None:
+    def _tell(self, trained: Trained, run: Run, n_rows: int = STATISTICS_ROWS) -> None:
         """Set the attributes that tell how the training went."""
-        after = statistics_of(trained, fold, recipe, n_rows)
+        after = run.statistics(trained, n_rows)
         self.__dict__.update(self._history_attributes(trained.history), action_=after.action, path_length_=after.length)
 
     def _history_attributes(self, history: History) -> dict[str, Any]:
@@ -267,11 +277,13 @@ class FlowEstimator(CallbackSupportMixin, Storable):
             "_n_features_out": self.n_features_in_,
         }
 
-    def _calibrated(self, field: VelocityField, fold: Fold, end_time: float) -> Calibration | None:
+    def _calibrated(self, field: VelocityField, fold: Fold, end_time: float, seed: int) -> Calibration | None:
         """Steps that tolerances need on rows of the data, or None where no steps are to be chosen."""
         if end_time == 0 or self.solver in ADAPTIVE_METHODS:
             return None
-        rows = fold.train.batch(0, _CALIBRATION_ROWS)[0]
+        device = next(field.parameters()).device
+        generators = seeded_generators(step_seed(seed, Draw.CALIBRATION), device)
+        rows = fold.train.batch(0, _CALIBRATION_ROWS, generators)[0]
         return Flow(on_device(field, rows.device, torch.float64), end_time=end_time).calibrate(rows.double(), self.solver)
 
     def _validated(self, X: ArrayLike) -> NDArray[Any]:

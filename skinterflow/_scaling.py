@@ -61,7 +61,7 @@ class DegenerateDataWarning(UserWarning):
     """
 
 
-def estimate_scaling(scaling: str | Scaling | None, X: NDArray[Any], weight: Array, widths: Array) -> Scaling:
+def estimate_scaling(scaling: str | Scaling | None, X: NDArray[Any], weight: Array, widths: Array, generator: torch.Generator) -> Scaling:
     """Invertible map from data units to flow units.
 
     Parameters
@@ -70,6 +70,7 @@ def estimate_scaling(scaling: str | Scaling | None, X: NDArray[Any], weight: Arr
     X : array of shape (n, D)
     weight : array of shape (n,), positive
     widths : array of shape (D,), see :func:`constant_widths`
+    generator : torch.Generator on the CPU, for the spread of constant columns
 
     Returns
     -------
@@ -79,7 +80,7 @@ def estimate_scaling(scaling: str | Scaling | None, X: NDArray[Any], weight: Arr
         return scaling
     if scaling is None:
         return Compose([])
-    x, weight = spread_constant_columns(evenly_spaced(X), widths), evenly_spaced(weight)
+    x, weight = spread_constant_columns(evenly_spaced(X), widths, generator), evenly_spaced(weight)
     parts: list[Scaling] = []
     for estimate in _ESTIMATES[scaling]:
         parts.append(estimate(x, weight))
@@ -118,18 +119,19 @@ def constant_widths(X: NDArray[Any]) -> Array:
     return np.where(constant, _floored(np.zeros(X.shape[1]), X[0].astype(np.float64)), 0.0)
 
 
-def spread_constant_columns(X: NDArray[Any], widths: Array) -> Array:
+def spread_constant_columns(X: NDArray[Any], widths: Array, generator: torch.Generator) -> Array:
     """Copy of `X` in float64 whose constant columns are spread normally, by their `widths`."""
     x = X.astype(np.float64)
     for j in np.flatnonzero(widths):
-        x[:, j] += widths[j] * torch.randn(len(x), dtype=torch.float64).numpy()
+        x[:, j] += widths[j] * torch.randn(len(x), generator=generator, dtype=torch.float64).numpy()
     return x
 
 
-def spread_whole_numbers(X: Array, whole: NDArray[np.bool_]) -> Array:
+def spread_whole_numbers(X: Array, whole: NDArray[np.bool_], generator: torch.Generator) -> Array:
     """`X`, whose columns of whole numbers are spread in place, by uniform noise over the cells around them."""
     if whole.any():
-        X[:, whole] += torch.rand(len(X), int(whole.sum()), dtype=torch.float64).numpy() - 0.5
+        shape = len(X), int(whole.sum())
+        X[:, whole] += torch.rand(shape, generator=generator, dtype=torch.float64).numpy() - 0.5
     return X
 
 

@@ -34,11 +34,12 @@ from skinterflow._estimator import (
     resolve_device,
     resolve_device_or_cpu,
     rows_of_our_own,
-    seeded,
+    seeded_generators,
+    step_seed,
     weighted_rows,
 )
 from skinterflow._fitted import FittedFlow, without_error
-from skinterflow._fitting import N_CHECKS, STATISTICS_ROWS, Fold, History, Recipe, Run
+from skinterflow._fitting import N_CHECKS, STATISTICS_ROWS, Draw, Fold, History, Recipe, Run
 from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
 from skinterflow._regions import checked_levels, density_thresholds
 from skinterflow._rows import NormalRows, Reader, judging_rows, training_rows
@@ -364,9 +365,9 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             Solver(self.solver, float(self.atol), float(self.rtol))
             columns = self._fit_columns(warm, rows, *(rows for rows, _ in judging))
             sitting = self._sitting(warm, events, rows, weight, *itertools.chain(*judging))
-            with seeded(sitting.seed, device):
-                reader = self._reader(rows, weight, device, self._target if warm else None, self._column_names(), columns)
-                self._fit_rows(reader, [replace(reader, X=X, weight=w) for X, w in judging], sitting)
+            setup = seeded_generators(step_seed(sitting.seed, Draw.SETUP), device).cpu
+            reader = self._reader(rows, weight, device, self._target if warm else None, self._column_names(), setup, columns)
+            self._fit_rows(reader, [replace(reader, X=X, weight=w) for X, w in judging], sitting, setup)
         if sitting.checkpoint is not None:
             sitting.checkpoint.remove()
         return self
@@ -403,9 +404,9 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             device = resolve_device(self.device)
             seed = int(private_random_state(self.random_state).randint(2**31))
             columns = self._fit_columns(warm, rows)
-            with seeded(seed, device):
-                reader = self._reader(rows, weight, device, self._target if warm else None, self._column_names(), columns)
-                self._stream_rows(reader, seed, warm)
+            setup = seeded_generators(step_seed(seed, Draw.SETUP), device).cpu
+            reader = self._reader(rows, weight, device, self._target if warm else None, self._column_names(), setup, columns)
+            self._stream_rows(reader, seed, warm, setup)
         return self
 
     def _validated_fit(self, X: ArrayLike, reset: bool) -> NDArray[Any]:
@@ -423,7 +424,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         rows: NDArray[Any] = validate_data(self, X_val, dtype=[np.float64, np.float32], reset=False)
         return [(rows, checked_weight(sample_weight_val, rows))]
 
-    def _fit_rows(self, reader: Reader, judging: Sequence[Reader], sitting: Sitting) -> None:
+    def _fit_rows(self, reader: Reader, judging: Sequence[Reader], sitting: Sitting, setup: torch.Generator) -> None:
         n_rows, n_features = reader.X.shape
         sizes = self.student_layer_sizes
         student_widths = None if sizes is None else checked_widths("student_layer_sizes", sizes, most=2)
@@ -432,34 +433,36 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         source = NormalRows(n_features, reader.device)
         if judging:
             nobody = torch.empty(0, dtype=torch.int64)
-            folds = [Fold(source, training_rows(reader, nobody), judging_rows(judging[0]))]
+            folds = [Fold(source, training_rows(reader, nobody, setup), judging_rows(judging[0], setup))]
         else:
-            held_out = held_out_rows(n_rows, self.early_stopping, self.validation_fraction, one_member)
-            folds = [Fold(source, training_rows(reader, rows), reader.read(rows)) for rows in held_out]
+            held_out = held_out_rows(n_rows, self.early_stopping, self.validation_fraction, setup, one_member)
+            folds = [Fold(source, training_rows(reader, rows, setup), reader.read(rows, setup)) for rows in held_out]
         recipe = self._recipe(n_rows, len(folds) > 1, self.max_iter, self.end_time)
-        objectives = self._objectives(len(folds), n_features, path, targets, base, sitting.warm, reader.device)
+        objectives = self._objectives(len(folds), n_features, path, targets, base, sitting.warm, reader.device, setup)
         ends = Ends(None, reader.scaling)
         trained = self._train(objectives, folds, recipe, ends, sitting)
         field, lost = trained.field, None
         if student_widths is not None and trained.end_time > 0:
-            student = ResidualMLP(n_features, student_widths, self.activation).to(reader.device)
-            field, lost = distilled(student, trained, folds, objectives[0].time_law, cast(int, recipe.max_iter))
-        self._keep(trained, field, ends, folds[0])
+            generators = seeded_generators(step_seed(sitting.seed, Draw.STUDENT), reader.device)
+            student = ResidualMLP(n_features, student_widths, self.activation, generators.cpu).to(reader.device)
+            field, lost = distilled(student, trained, folds, objectives[0].time_law, cast(int, recipe.max_iter), generators)
+        self._keep(trained, field, ends, folds[0], sitting.seed)
         self.distillation_loss_ = lost
         if not sitting.warm:
             self.__dict__.pop("n_samples_seen_", None)  # of an earlier stream
 
-    def _stream_rows(self, reader: Reader, seed: int, warm: bool) -> None:
+    def _stream_rows(self, reader: Reader, seed: int, warm: bool, setup: torch.Generator) -> None:
         n_rows, n_features = reader.X.shape
         path, base, targets = self._path_base_targets(n_features, warm)
         n_members = len(self._trained.members) if warm and isinstance(self._trained, AveragedField) else 1
         nobody = torch.empty(0, dtype=torch.int64)
-        folds = [Fold(NormalRows(n_features, reader.device), training_rows(reader, nobody), reader.read(nobody))] * n_members
+        folds = [Fold(NormalRows(n_features, reader.device), training_rows(reader, nobody, setup), reader.read(nobody, setup))] * n_members
         self.n_samples_seen_ = n_rows + (getattr(self, "n_samples_seen_", 0) if warm else 0)
         recipe = self._recipe(self.n_samples_seen_, False, None, 1.0 if self.end_time == "auto" else self.end_time)
-        run = Run(self._objectives(n_members, n_features, path, targets, base, warm, reader.device), folds, recipe, seed)
+        objectives = self._objectives(n_members, n_features, path, targets, base, warm, reader.device, setup)
+        run = Run(objectives, folds, recipe, seed)
         trained = run.stream(n_rows, self._progress if warm else None)
-        self._tell(trained, folds[0], recipe, min(n_rows, STATISTICS_ROWS))
+        self._tell(trained, run, min(n_rows, STATISTICS_ROWS))
         self._progress = run.state_dict()
         self.__dict__.update(self._model_attributes(trained, trained.field, Ends(None, reader.scaling)))
         self.distillation_loss_ = None

@@ -17,9 +17,17 @@ from sklearn.utils.validation import validate_data
 from skinterflow._arguments import checked_time
 from skinterflow._callbacks import FitEvents
 from skinterflow._defaults import resolve_recipe
-from skinterflow._estimator import RandomStateLike, all_or_nothing, private_random_state, resolve_device, seeded, weighted_rows
+from skinterflow._estimator import (
+    RandomStateLike,
+    all_or_nothing,
+    private_random_state,
+    resolve_device,
+    seeded_generators,
+    step_seed,
+    weighted_rows,
+)
 from skinterflow._fitted import FittedFlow
-from skinterflow._fitting import N_CHECKS, Fold
+from skinterflow._fitting import N_CHECKS, Draw, Fold
 from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
 from skinterflow._rows import Reader, training_rows
 from skinterflow.interflow.couplings import Coupling
@@ -251,22 +259,31 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
             device = resolve_device(self.device)
             Solver(self.solver, float(self.atol), float(self.rtol))
             sitting = self._sitting(warm, events, *(part for side in sides for part in side))
-            with seeded(sitting.seed, device):
-                given = [self._source, self._target] if warm else [None, None]
-                source, target = (
-                    self._reader(*side, device, scaling, [f"{name} column {k}" for k in range(rows0.shape[1])])
-                    for side, scaling, name in zip(sides, given, ("X0", "X1"), strict=True)
-                )
-                self._fit_rows(source, target, path, targets, sitting)
+            setup = seeded_generators(step_seed(sitting.seed, Draw.SETUP), device).cpu
+            given = [self._source, self._target] if warm else [None, None]
+            source, target = (
+                self._reader(*side, device, scaling, [f"{name} column {k}" for k in range(rows0.shape[1])], setup)
+                for side, scaling, name in zip(sides, given, ("X0", "X1"), strict=True)
+            )
+            self._fit_rows(source, target, path, targets, sitting, setup)
         if sitting.checkpoint is not None:
             sitting.checkpoint.remove()
         return self
 
-    def _fit_rows(self, source: Reader, target: Reader, path: StochasticInterpolant, targets: tuple[str, ...], sitting: Sitting) -> None:
+    def _fit_rows(
+        self,
+        source: Reader,
+        target: Reader,
+        path: StochasticInterpolant,
+        targets: tuple[str, ...],
+        sitting: Sitting,
+        setup: torch.Generator,
+    ) -> None:
         n_features = source.X.shape[1]
         n_rows = min(len(source.X), len(target.X))
         nobody = torch.empty(0, dtype=torch.int64)
-        fold = Fold(training_rows(source, nobody), training_rows(target, nobody), target.read(nobody))
+        start, end = (training_rows(reader, nobody, setup) for reader in (source, target))
+        fold = Fold(start, end, target.read(nobody, setup))
         recipe = resolve_recipe(
             n_rows=n_rows,
             cross_fitted=False,
@@ -280,10 +297,10 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
             tol=0.0,
             verbose=bool(self.verbose),
         )
-        objectives = self._objectives(1, n_features, path, targets, Compose([]), sitting.warm, source.device)
+        objectives = self._objectives(1, n_features, path, targets, Compose([]), sitting.warm, source.device, setup)
         ends = Ends(source.scaling, target.scaling)
         trained = self._train(objectives, [fold], recipe, ends, sitting)
-        self._keep(trained, trained.field, ends, fold)
+        self._keep(trained, trained.field, ends, fold, sitting.seed)
 
     def transform(self, X0: ArrayLike) -> NDArray[Any]:
         """Carry rows of the source to the target.

@@ -8,6 +8,7 @@ import torch
 
 from skinterflow import InterpolantFlowDensity, _distillation
 from skinterflow._distillation import DistillationWarning, compute_targets
+from skinterflow._estimator import seeded_generators
 from skinterflow._rows import FlowRows, ShuffledRows
 from skinterflow.interflow.fields import ResidualMLP
 from skinterflow.interflow.interpolants import Trigonometric
@@ -89,11 +90,9 @@ def test_targets_are_the_teacher_on_the_path():
     with torch.random.fork_rng():
         teacher = perturbed(ResidualMLP(2, (5, 5, 5)), size=0.2)
     x1 = points(50, 2)
-    with torch.random.fork_rng():
-        rows = ShuffledRows(FlowRows(x1, torch.ones(50), torch.zeros(50)))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        targets = compute_targets(teacher, rows, 0.6, StochasticInterpolant(Trigonometric()), Compose([]), Beta(1.0, 0.5), 4000)
+    rows = ShuffledRows(FlowRows(x1, torch.ones(50), torch.zeros(50)), seed=0)
+    path, generators = StochasticInterpolant(Trigonometric()), seeded_generators(0, torch.device("cpu"))
+    targets = compute_targets(teacher, rows, 0.6, path, Compose([]), Beta(1.0, 0.5), 4000, generators)
     assert targets.x.shape == targets.v.shape == (250, 16, 2)
     assert targets.t.shape == (250, 1)
     assert targets.t.max() <= 0.6
