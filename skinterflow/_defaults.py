@@ -12,9 +12,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from skinterflow._fitting import Recipe
+from skinterflow._groups import grouped_folds, grouped_part
 from skinterflow._rows import MAX_JUDGING
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
@@ -61,19 +63,27 @@ def held_out_rows(
     validation_fraction: float,
     generator: torch.Generator,
     one_member: bool = False,
+    groups: NDArray[np.int64] | None = None,
 ) -> list[Tensor]:
-    """Row numbers that judge each member: a partition for cross-fitting, else one part, empty if nothing is held out."""
+    """Row numbers that judge each member: a partition for cross-fitting, else one part, empty if nothing is held out.
+
+    Rows with one number in `groups` are held out together.
+    """
     if not early_stopping:
         return [torch.empty(0, dtype=torch.int64)]
+    n_held_out = min(n_rows - 1, MAX_JUDGING, max(1, round(validation_fraction * n_rows)))
+    cross_fitted = early_stopping == "auto" and n_rows < CROSS_FIT_BELOW and not one_member
+    if groups is not None:
+        return grouped_folds(groups, _N_FOLDS, generator) if cross_fitted else [grouped_part(groups, n_held_out, generator)]
     if n_rows > _MAX_SHUFFLED:
         drawn = torch.randint(n_rows, (MAX_JUDGING,), generator=generator).unique()
         order = torch.randperm(len(drawn), generator=generator)
-        return [drawn[order][: max(1, round(validation_fraction * n_rows))]]
+        return [drawn[order][:n_held_out]]
     order = torch.randperm(n_rows, generator=generator)
-    if early_stopping == "auto" and n_rows < CROSS_FIT_BELOW and not one_member:
+    if cross_fitted:
         n_folds = min(_N_FOLDS, n_rows)
         return [order[k::n_folds] for k in range(n_folds)]
-    return [order[: min(n_rows - 1, MAX_JUDGING, max(1, round(validation_fraction * n_rows)))]]
+    return [order[:n_held_out]]
 
 
 def resolve_path(interpolant: str | Interpolant, gamma: str | Gamma | None, n_features: int) -> StochasticInterpolant:

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from skinterflow._estimator import Generators
+from skinterflow._estimator import Generators, seeded_generators
 from skinterflow._fitting import Fold, Trained, held_out_log_prob
+from skinterflow._limits import Interruption, TimeBudget, timed
 from skinterflow._rows import FlowRows, RowSource, ShuffledPasses, drawn_seed
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.flows import Flow, Pushforward
@@ -38,6 +39,8 @@ _DIVERGENCE_WEIGHT = 0.25
 """Weight of the error of the divergence, where both errors are relative to the mean squares of their targets."""
 _SAMPLING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
 _JUDGED_ROWS = 512
+_EVALUATIONS_PER_JUDGED_ROW = 36
+_LEAST_SECONDS = 1e-3
 _JUDGING_SOLVER = Solver(n_steps=6, max_refinements=1, atol=math.inf)
 
 MAX_LOST = 1.0
@@ -82,6 +85,8 @@ def distilled(
     time_law: TimeLaw,
     max_iter: int,
     generators: Generators,
+    budget: TimeBudget,
+    interruption: Interruption,
 ) -> tuple[VelocityField, float | None]:
     """The student if it is good enough, else the teacher with a warning; and the held-out log-likelihood that the student lost.
 
@@ -93,15 +98,18 @@ def distilled(
     time_law : TimeLaw
     max_iter : int, number of steps
     generators : Generators
+    budget : TimeBudget
+    interruption : Interruption, where a Ctrl-C is noted; the teacher then stays
     """
-    teacher = taught.field
+    teacher, path, base = taught.field, taught.path, taught.base
     try:
-        trained = distil(student, teacher, folds[0].train, taught.end_time, taught.path, taught.base, time_law, max_iter, generators)
+        trained = distil(student, teacher, folds[0].train, taught.end_time, path, base, time_law, max_iter, generators, budget)
         by_teacher, by_student = (_judged(field, taught, folds, generators) for field in (teacher, trained))
     except FloatingPointError as error:
         return _kept(teacher, f"diverged ({error})")
     except KeyboardInterrupt:
-        return _kept(teacher, "was interrupted")
+        interruption.note("The fit was interrupted while it distilled the student; the trained field is the model.")
+        return teacher, None
     lost = by_teacher - by_student
     if not lost <= MAX_LOST:
         return _kept(teacher, f"lost {lost:.2f} nats per row of held-out log-likelihood, more than {MAX_LOST:g}", lost)
@@ -143,6 +151,7 @@ def distil(
     time_law: TimeLaw,
     max_iter: int,
     generators: Generators,
+    budget: TimeBudget | None = None,
 ) -> VelocityField:
     """Train `student` to follow `teacher` on ``[0, end_time]``.
 
@@ -157,6 +166,7 @@ def distil(
     time_law : TimeLaw, whose times are scaled to ``[0, end_time]``
     max_iter : int, number of steps
     generators : Generators
+    budget : TimeBudget or None, the time that is left
 
     Returns
     -------
@@ -168,7 +178,18 @@ def distil(
         If the student's loss is not finite at the end.
     """
     n_points = _POINTS_PER_STEP * max(max_iter, _ROWS_PER_TIME)
+    elapsed = None
+    if budget is not None and budget.limited:
+        sample = seeded_generators(drawn_seed(generators.cpu), generators.device.device)
+        seconds = timed(lambda: compute_targets(teacher, rows, end_time, path, base, time_law, _BLOCK_ROWS, sample))
+        # Comparing the student with its teacher takes about the evaluations of so many targets.
+        left = budget.left() - budget.kept - seconds * _JUDGED_ROWS * _EVALUATIONS_PER_JUDGED_ROW / _BLOCK_ROWS
+        n_points = min(n_points, max(_BLOCK_ROWS, int(0.5 * left / max(seconds, _LEAST_SECONDS) * _BLOCK_ROWS)))
+        until = budget.left() - left
+        elapsed = _PartOfTime(budget, until)
     targets = compute_targets(teacher, rows, end_time, path, base, time_law, n_points, generators)
+    if elapsed is not None:
+        elapsed.begin()
     errors = targets.v.square().sum(-1).mean(), targets.divergence.square().mean()
     objective = DistillationObjective(student, _DIVERGENCE_WEIGHT * float(errors[0] / errors[1]))
     for step in train(
@@ -178,11 +199,27 @@ def distil(
         learning_rate=_LEARNING_RATE,
         weight_decay=0.0,
         hidden_weights=student.hidden_weights(),
+        elapsed=elapsed,
     ):
         last = step
     if not torch.isfinite(last.loss):
         raise FloatingPointError(f"The student's loss is {float(last.loss)} after {last.number} steps.")
     return cast(DistillationObjective, last.averaged).field
+
+
+class _PartOfTime:
+    """Part of the student's time that has passed, from its beginning until so many seconds of the budget are left."""
+
+    def __init__(self, budget: TimeBudget, until: float) -> None:
+        self.budget, self.until = budget, until
+        self._first = 0.0
+
+    def begin(self) -> None:
+        self._first = self.budget.left()
+
+    def __call__(self) -> float:
+        total = self._first - self.until
+        return min(1.0, (self._first - self.budget.left()) / total) if total > 0 else 1.0
 
 
 @torch.no_grad()

@@ -95,8 +95,7 @@ def all_or_nothing(estimator: Any) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
+        estimator.__dict__ = before  # at once, so that Ctrl-C leaves nothing half done
         raise
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skinterflow._estimator import Generators, step_seed
-from skinterflow._scaling import spread_constant_columns, spread_whole_numbers
+from skinterflow._scaling import evenly_spaced, spread_constant_columns, spread_whole_numbers
 from skinterflow.interflow.scaling import Scaling
 
 _IN_MEMORY_ELEMENTS = 2**23
@@ -26,6 +26,10 @@ MAX_JUDGING = 2**16
 _SPREAD_ROWS = 2**15
 _LEAST_SPREADS = 8
 """Rows with whole numbers in memory, and how often each has to be among them at least."""
+
+
+NOBODY = torch.empty(0, dtype=torch.int64)
+"""Numbers of no rows."""
 
 
 class FlowRows(NamedTuple):
@@ -56,6 +60,20 @@ class Reader:
     scaling: Scaling
     device: torch.device
     whole: NDArray[np.bool_] | None = None
+
+    def training_numbers(self, held_out: Tensor) -> NDArray[np.int64] | None:
+        """Evenly spaced numbers of many of the rows that train, which tell the scaling; None is all rows.
+
+        All rows, too, where a column has one value alone but for rows that are held out: it would have no scale.
+        """
+        if not len(held_out):
+            return None
+        rows = evenly_spaced(np.arange(len(self.X)))
+        rows = rows[~np.isin(rows, held_out.numpy())]
+        if not len(rows):
+            return None
+        constant = np.ptp(self.X[rows], axis=0) == 0
+        return None if (constant & (self.widths == 0)).any() else rows
 
     def read(self, rows: Tensor, generator: torch.Generator) -> FlowRows:
         """The rows of these numbers; constant columns and whole numbers are spread by a generator on the CPU.

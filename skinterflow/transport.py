@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -29,7 +30,8 @@ from skinterflow._estimator import (
 from skinterflow._fitted import FittedFlow
 from skinterflow._fitting import N_CHECKS, Draw, Fold
 from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
-from skinterflow._rows import Reader, training_rows
+from skinterflow._limits import TimeBudget
+from skinterflow._rows import NOBODY, Reader, training_rows
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.flows import Measured
 from skinterflow.interflow.interpolants import Interpolant, Mirror
@@ -85,6 +87,8 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         Learning rate after the warm-up; it decays to zero over `max_iter` steps, along a cosine.  "auto" is 0.005.
     max_iter : "auto" or int, default="auto"
         Number of gradient steps; "auto" is 4,000.
+    max_time : float or None, default=None
+        Seconds that `fit` may take, see `InterpolantFlowDensity`.
     warm_start : bool, default=False
         Go on from the previous fit: its weights, its scalings, its optimisers, up to `max_iter` steps in all.
     random_state : int, RandomState instance or None, default=None
@@ -166,6 +170,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         batch_size: str | int = "auto",
         learning_rate_init: str | float = "auto",
         max_iter: str | int = "auto",
+        max_time: float | None = None,
         warm_start: bool = False,
         random_state: RandomStateLike = None,
         verbose: bool = False,
@@ -189,6 +194,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
+        self.max_time = max_time
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
@@ -210,7 +216,8 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
     ) -> Self:
         """Learn the map from the rows of `X0` to those of `X1`.
 
-        A failed fit leaves the previous state.  Ctrl-C during training keeps the weights so far, with a warning.
+        A failed fit leaves the previous state.  Ctrl-C ends the training: the estimator is fitted, with the weights so far, and
+        `KeyboardInterrupt` is raised; a second one ends the fit at once.
 
         Parameters
         ----------
@@ -234,6 +241,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         OSError
             If the checkpoint cannot be read or written.
         """
+        budget = TimeBudget(self.max_time)
         events = FitEvents(self, X0, sample_weight, N_CHECKS)
         with all_or_nothing(self):
             warm = self.warm_start and hasattr(self, "_field")
@@ -258,16 +266,19 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
             sides = [weighted_rows(rows0, sample_weight), weighted_rows(rows1, target_sample_weight)]
             device = resolve_device(self.device)
             Solver(self.solver, float(self.atol), float(self.rtol))
-            sitting = self._sitting(warm, events, *(part for side in sides for part in side))
+            sitting = self._sitting(warm, events, budget, *(part for side in sides for part in side))
             setup = seeded_generators(step_seed(sitting.seed, Draw.SETUP), device).cpu
             given = [self._source, self._target] if warm else [None, None]
+            readers = [
+                self._reader(*side, device, [f"{name} column {k}" for k in range(rows0.shape[1])])
+                for side, name in zip(sides, ("X0", "X1"), strict=True)
+            ]
             source, target = (
-                self._reader(*side, device, scaling, [f"{name} column {k}" for k in range(rows0.shape[1])], setup)
-                for side, scaling, name in zip(sides, given, ("X0", "X1"), strict=True)
+                replace(reader, scaling=scaling or self._scaling_of(reader, NOBODY, setup))
+                for reader, scaling in zip(readers, given, strict=True)
             )
             self._fit_rows(source, target, path, targets, sitting, setup)
-        if sitting.checkpoint is not None:
-            sitting.checkpoint.remove()
+        sitting.end()
         return self
 
     def _fit_rows(
@@ -281,9 +292,8 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
     ) -> None:
         n_features = source.X.shape[1]
         n_rows = min(len(source.X), len(target.X))
-        nobody = torch.empty(0, dtype=torch.int64)
-        start, end = (training_rows(reader, nobody, setup) for reader in (source, target))
-        fold = Fold(start, end, target.read(nobody, setup))
+        start, end = (training_rows(reader, NOBODY, setup) for reader in (source, target))
+        fold = Fold(start, end, target.read(NOBODY, setup))
         recipe = resolve_recipe(
             n_rows=n_rows,
             cross_fitted=False,
@@ -300,7 +310,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         objectives = self._objectives(1, n_features, path, targets, Compose([]), sitting.warm, source.device, setup)
         ends = Ends(source.scaling, target.scaling)
         trained = self._train(objectives, [fold], recipe, ends, sitting)
-        self._keep(trained, trained.field, ends, fold, sitting.seed)
+        sitting.interruption.finish(lambda: self._keep(trained, trained.field, ends, fold, sitting.seed))
 
     def transform(self, X0: ArrayLike) -> NDArray[Any]:
         """Carry rows of the source to the target.

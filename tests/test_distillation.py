@@ -63,15 +63,13 @@ def test_teacher_can_be_kept(iris):
     assert density.distillation_loss_ is None
 
 
-@pytest.mark.parametrize("trouble", ["loses", "diverges", "interrupted"])
+@pytest.mark.parametrize("trouble", ["loses", "diverges"])
 def test_bad_student_leaves_the_teacher_with_a_warning(trouble, iris, monkeypatch):
     def spoilt(student, *rest):
-        if trouble == "interrupted":
-            raise KeyboardInterrupt
         return perturbed(student, size=0.5 if trouble == "loses" else float("nan")).float()
 
     monkeypatch.setattr(_distillation, "distil", spoilt)
-    reason = {"loses": r"lost \d.* nats per row", "diverges": "diverged", "interrupted": "was interrupted"}[trouble]
+    reason = {"loses": r"lost \d.* nats per row", "diverges": "diverged"}[trouble]
     with pytest.warns(DistillationWarning, match=rf"The student {reason}.* so the trained field stays the model.*student_layer_sizes=None"):
         density = InterpolantFlowDensity(**QUICK, end_time=1.0, early_stopping=True, student_layer_sizes=(8, 8)).fit(iris)
     kept = InterpolantFlowDensity(**QUICK, end_time=1.0, early_stopping=True, student_layer_sizes=None).fit(iris)

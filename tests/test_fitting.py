@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from skinterflow import _fitting as fitting
 from skinterflow._defaults import CROSS_FIT_BELOW, held_out_rows, resolve_recipe
 from skinterflow._estimator import seeded_generators
+from skinterflow._limits import TimeBudget
 from skinterflow._rows import FlowRows, NormalRows, Reader, ShuffledRows, training_rows
 from skinterflow.interflow.couplings import OptimalTransport
 from skinterflow.interflow.scaling import Compose
@@ -28,6 +29,7 @@ RECIPE = resolve_recipe(
     tol=0.0,
     verbose=False,
 )
+UNLIMITED = TimeBudget(None)
 
 
 def folds_of(n_rows, **choice):
@@ -73,9 +75,9 @@ def test_size_of_the_held_out_parts(n_rows, choice, sizes):
 )
 def test_end_time_is_chosen_by_held_out_log_likelihood(monkeypatch, scores, chosen):
     monkeypatch.setattr(fitting, "judge", lambda members, folds, times: [(scores[time], time) for time in times])
-    assert fitting._choose_end_time([], folds_of(20), RECIPE) == chosen
-    assert fitting._choose_end_time([], folds_of(20), replace(RECIPE, end_time=0.4)) == 0.4
-    assert fitting._choose_end_time([], folds_of(20, early_stopping=False), RECIPE) == 1.0
+    assert fitting._choose_end_time([], folds_of(20), RECIPE, UNLIMITED) == chosen
+    assert fitting._choose_end_time([], folds_of(20), replace(RECIPE, end_time=0.4), UNLIMITED) == 0.4
+    assert fitting._choose_end_time([], folds_of(20, early_stopping=False), RECIPE, UNLIMITED) == 1.0
 
 
 def test_pairs_carry_the_product_of_their_weights():
