@@ -18,7 +18,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
 from typing import Any, NamedTuple, cast
@@ -67,6 +67,12 @@ _LARGE_ROWS = 100.0
 """Size of rows, in flow units, at which the scaling is named as the trouble."""
 _LARGE_LOSS = 0.1
 """Loss, relative to the mean square of the rows, at which a training has diverged; an untrained field has 0."""
+_TIMED_ROWS = 64
+"""Rows by which the time of a check is measured, and the fewest of one."""
+_CHECK_PART, _CALIBRATION_PART = 0.02, 0.25
+"""Largest parts of a limited time for one check, and for the calibration, which is left out if it would take more."""
+_CALIBRATION_ROW_TIMES = 700
+"""Judged rows that take as long as the calibration."""
 STATISTICS_ROWS = 8_192
 _JUDGING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
 """Six steps and an extrapolation: an error that stays the same from check to check."""
@@ -167,7 +173,7 @@ class Run:
             maximized=self._learned,
             elapsed=self.budget.part,
         )
-        self._n_checks, self._check_seconds = 0, 0.0
+        self._n_checks, self._check_seconds, self._row_times = 0, 0.0, _JUDGED_ROW_TIMES
         self._seed, self._first = seed, 0
         self._losses: list[Tensor] = []
         self._device = next(members[0].parameters()).device
@@ -244,19 +250,32 @@ class Run:
     def _gaussian_score(self) -> float:
         """Held-out log-likelihood of the Gaussian that the flow starts from, on the rows that a check looks at."""
         n_times = len(_end_times_at_check(self.folds, self.recipe))
-        return judge(self.best, self.folds, [0.0] * n_times)[0][0]
+        return judge(self.best, self.folds, [0.0] * n_times, self._row_times)[0][0]
 
-    def reserve_time(self, after: float) -> None:
-        """Keep time for what follows the training: choosing the end time, and the seconds that all else takes."""
+    def reserve_time(self, student_share: float = 0.0) -> None:
+        """Keep time for what follows the training, and look at fewer held-out rows where a check would take much of a short time."""
+        seconds, generators = cast(float, self.budget.seconds), self.generators(Draw.STATISTICS)
+        rows = [fold.train.batch(0, _TIMED_ROWS // len(self.folds) or 1, generators) for fold in self.folds]
+        folds = [
+            replace(fold, judge=FlowRows(u, weight, torch.zeros_like(weight, dtype=torch.float64)))
+            for fold, (u, weight) in zip(self.folds, rows, strict=True)
+        ]
+        judge(self.best, folds, END_TIMES[:1])  # what torch loads at its first use is not counted
+        per_row = timed(lambda: judge(self.best, folds, END_TIMES[:1])) / _TIMED_ROWS
+        most = int(_CHECK_PART * seconds / max(per_row, 1e-9))
+        self._row_times = min(_JUDGED_ROW_TIMES, max(_TIMED_ROWS, most))
         choose = self.judged and self.recipe.end_time is None
-        checks = _CHECKS_AFTER * timed(lambda: self._judge(self.best)) if choose else 0.0
+        checks = _CHECKS_AFTER * per_row * self._row_times if choose else 0.0
+        calibration = _CALIBRATION_ROW_TIMES * per_row
+        self.budget.calibrates = calibration < _CALIBRATION_PART * seconds
+        after = student_share * self.budget.left() + (calibration if self.budget.calibrates else 0.0)
         self.budget.reserved, self.budget.kept = checks + after, after
 
     def finish(self) -> Trained:
         """The best members so far as one model, and where its flow ends."""
         fields = [member.field for member in self.best]
         mean = fields[0] if len(fields) == 1 else AveragedField(fields)
-        end_time = _choose_end_time(self.best, self.folds, self.recipe, self.budget)
+        end_time = _choose_end_time(self.best, self.folds, self.recipe, self.budget, self._row_times)
         return Trained(mean, self.best[0].path, self.best[0].base, end_time, self.history)
 
     def report_trouble(self, trained: Trained) -> None:
@@ -363,7 +382,7 @@ class Run:
         self.history = History(**{**state["history"], "before": PathStatistics(*before) if before else None})
 
     def _judge(self, members: Sequence[PathObjective]) -> float:
-        return max(judge(members, self.folds, _end_times_at_check(self.folds, self.recipe)))[0]
+        return max(judge(members, self.folds, _end_times_at_check(self.folds, self.recipe), self._row_times))[0]
 
     def _note(self, loss: float, before: PathStatistics | None) -> None:
         self.history.steps.append(self.history.n_iter)
@@ -487,7 +506,13 @@ def _end_times_at_check(folds: Sequence[Fold], recipe: Recipe) -> Sequence[float
     return _CHECKED_END_TIMES if len(folds) > 1 else _CHECKED_END_TIMES[:1]
 
 
-def _choose_end_time(members: Sequence[PathObjective], folds: Sequence[Fold], recipe: Recipe, budget: TimeBudget) -> float:
+def _choose_end_time(
+    members: Sequence[PathObjective],
+    folds: Sequence[Fold],
+    recipe: Recipe,
+    budget: TimeBudget,
+    n_row_times: int,
+) -> float:
     """The end time asked for or, where "auto", the first maximum of the held-out log-likelihood on the way to the Gaussian.
 
     The Gaussian itself is looked at in any case, so that the flow is not worse than it on the held-out rows.
@@ -495,19 +520,22 @@ def _choose_end_time(members: Sequence[PathObjective], folds: Sequence[Fold], re
     """
     if recipe.end_time is not None or not len(folds[0].judge.u):
         return 1.0 if recipe.end_time is None else recipe.end_time
-    (best,) = judge(members, folds, END_TIMES[:1])
+    (best,) = judge(members, folds, END_TIMES[:1], n_row_times)
     for end_time in END_TIMES[1:-1]:
         if budget.left() <= budget.kept:
             break
-        (candidate,) = judge(members, folds, (end_time,))
+        (candidate,) = judge(members, folds, (end_time,), n_row_times)
         if candidate[0] < best[0]:
             break
         best = candidate
-    return max(best, *judge(members, folds, END_TIMES[-1:]))[1]
+    return max(best, *judge(members, folds, END_TIMES[-1:], n_row_times))[1]
 
 
 def judge(
-    members: Sequence[PathObjective], folds: Sequence[Fold], end_times: Sequence[float], solver: Solver = _JUDGING_SOLVER
+    members: Sequence[PathObjective],
+    folds: Sequence[Fold],
+    end_times: Sequence[float],
+    n_row_times: int = _JUDGED_ROW_TIMES,
 ) -> list[tuple[float, float]]:
     """Mean held-out log-likelihood, in nats per row, and end time, for each end time.
 
@@ -515,8 +543,8 @@ def judge(
     """
     totals, mass = torch.zeros(len(end_times), dtype=torch.float64), 0.0
     for member, fold in zip(members, folds, strict=True):
-        density = Pushforward(Flow(member.field, solver), member.base)
-        total, weight = held_out_log_prob(density, fold, end_times, _JUDGED_ROW_TIMES // len(folds))
+        density = Pushforward(Flow(member.field, _JUDGING_SOLVER), member.base)
+        total, weight = held_out_log_prob(density, fold, end_times, n_row_times // len(folds))
         totals, mass = totals + total, mass + weight
     return list(zip((totals / mass).tolist(), end_times, strict=True))
 

@@ -41,13 +41,13 @@ from skinterflow._estimator import (
 )
 from skinterflow._fitted import FittedFlow
 from skinterflow._fitting import STATISTICS_ROWS, Draw, Fold, History, Recipe, Run, State, Trained, fit_field
-from skinterflow._limits import Interruption, TimeBudget, timed
+from skinterflow._limits import Interruption, TimeBudget
 from skinterflow._rows import Reader
 from skinterflow._saving import Storable
 from skinterflow._scaling import constant_widths, warn_degenerate
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.divergence import Hutchinson
-from skinterflow.interflow.fields import ACTIVATIONS, AveragedField, VelocityField
+from skinterflow.interflow.fields import ACTIVATIONS, VelocityField
 from skinterflow.interflow.flows import Flow, Measured, warn_unresolved
 from skinterflow.interflow.heads import HeadedDrift
 from skinterflow.interflow.interpolants import Interpolant
@@ -248,9 +248,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         budget, interruption = sitting.budget, sitting.interruption
         run = Run(objectives, folds, recipe, sitting.seed, budget, whole)
         if budget.limited:
-            field = AveragedField([objective.field for objective in objectives])
-            after = timed(lambda: self._calibrated(field, whole or folds[0], 1.0, sitting.seed))
-            run.reserve_time(after + student_share * budget.left())
+            run.reserve_time(student_share)
             budget.begin_training()
         checkpoint, earlier = sitting.checkpoint, self._progress if sitting.warm else None
         if checkpoint is not None and checkpoint.state is not None:
@@ -266,7 +264,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
             # Only a warm start has use for it, and it is some five times the size of the model.
             scalings = {"scalings": [fold.scaling for fold in folds]}
             self._progress = run.state_dict() | scalings if self.warm_start else None
-            return sitting.events.checked(lambda: self._stopped(run, ends), last=run.history.n_iter == recipe.max_iter)
+            return sitting.events.checked(lambda: self._stopped(run, ends), last=run.part() >= 1.0)
 
         sitting.events.begin()
         trained = fit_field(run, checkpoint, watch, interruption)
@@ -279,9 +277,10 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         trained = copy.deepcopy(run.finish())
         return self._history_attributes(trained.history) | self._model_attributes(trained, trained.field, ends)
 
-    def _keep(self, trained: Trained, field: VelocityField, ends: Ends, fold: Fold, seed: int) -> None:
+    def _keep(self, trained: Trained, field: VelocityField, ends: Ends, fold: Fold, sitting: Sitting) -> None:
         """Set the attributes of the fitted model; `field` is the trained one or its student."""
-        calibration = self._calibrated(field, fold, trained.end_time, seed)
+        calibrates = sitting.budget.calibrates
+        calibration = self._calibrated(field, fold, trained.end_time, sitting.seed) if calibrates else None
         self.__dict__.update(self._model_attributes(trained, field, ends, calibration))
 
     def _tell(self, trained: Trained, run: Run, n_rows: int = STATISTICS_ROWS) -> None:

@@ -56,11 +56,13 @@ class TimeBudget:
         Seconds that are kept for what follows the training.
     kept : float
         Those of them that are kept for what follows the choice of the end time.
+    calibrates : bool
+        Whether there is time to calibrate the solver.
     """
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
-        self.reserved, self.kept = 0.0, 0.0
+        self.reserved, self.kept, self.calibrates = 0.0, 0.0, True
         self._started = clock()
         self._training_from, self._earlier = self._started, 0.0
 

@@ -392,7 +392,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         budget = TimeBudget(self.max_time)
         held_out = None if X_val is None else (X_val, sample_weight_val)
-        events = FitEvents(self, *(held_out or (X, sample_weight)), N_CHECKS)
+        events = FitEvents(self, *(held_out or (X, sample_weight)), N_CHECKS + 1 * budget.limited)
         with all_or_nothing(self):
             warm = self.warm_start and hasattr(self, "_field")
             rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
@@ -538,7 +538,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             student = ResidualMLP(n_features, student_widths, self.activation, generators.cpu).to(device)
             max_iter, time_law = cast(int, recipe.max_iter), objectives[0].time_law
             field, lost = distilled(student, trained, [plan.whole], time_law, max_iter, generators, sitting.budget, sitting.interruption)
-        sitting.interruption.finish(lambda: self._keep(trained, field, ends, plan.whole, sitting.seed))
+        sitting.interruption.finish(lambda: self._keep(trained, field, ends, plan.whole, sitting))
         self.distillation_loss_ = lost
         if not sitting.warm:
             self.__dict__.pop("n_samples_seen_", None)  # of an earlier stream

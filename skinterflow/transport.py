@@ -242,7 +242,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
             If the checkpoint cannot be read or written.
         """
         budget = TimeBudget(self.max_time)
-        events = FitEvents(self, X0, sample_weight, N_CHECKS)
+        events = FitEvents(self, X0, sample_weight, N_CHECKS + 1 * budget.limited)
         with all_or_nothing(self):
             warm = self.warm_start and hasattr(self, "_field")
             rows0: NDArray[Any] = validate_data(self, X0, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=not warm)
@@ -310,7 +310,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         objectives = self._objectives(1, n_features, path, targets, Compose([]), sitting.warm, source.device, setup)
         ends = Ends(source.scaling, target.scaling)
         trained = self._train(objectives, [fold], recipe, ends, sitting)
-        sitting.interruption.finish(lambda: self._keep(trained, trained.field, ends, fold, sitting.seed))
+        sitting.interruption.finish(lambda: self._keep(trained, trained.field, ends, fold, sitting))
 
     def transform(self, X0: ArrayLike) -> NDArray[Any]:
         """Carry rows of the source to the target.

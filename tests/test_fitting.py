@@ -74,10 +74,10 @@ def test_size_of_the_held_out_parts(n_rows, choice, sizes):
     ],
 )
 def test_end_time_is_chosen_by_held_out_log_likelihood(monkeypatch, scores, chosen):
-    monkeypatch.setattr(fitting, "judge", lambda members, folds, times: [(scores[time], time) for time in times])
-    assert fitting._choose_end_time([], folds_of(20), RECIPE, UNLIMITED) == chosen
-    assert fitting._choose_end_time([], folds_of(20), replace(RECIPE, end_time=0.4), UNLIMITED) == 0.4
-    assert fitting._choose_end_time([], folds_of(20, early_stopping=False), RECIPE, UNLIMITED) == 1.0
+    monkeypatch.setattr(fitting, "judge", lambda members, folds, times, n: [(scores[time], time) for time in times])
+    assert fitting._choose_end_time([], folds_of(20), RECIPE, UNLIMITED, 512) == chosen
+    assert fitting._choose_end_time([], folds_of(20), replace(RECIPE, end_time=0.4), UNLIMITED, 512) == 0.4
+    assert fitting._choose_end_time([], folds_of(20, early_stopping=False), RECIPE, UNLIMITED, 512) == 1.0
 
 
 def test_pairs_carry_the_product_of_their_weights():

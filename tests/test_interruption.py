@@ -157,16 +157,12 @@ def test_signal_ends_a_search_in_a_process(search):
     X = np.random.default_rng(0).normal(size=(60, 2))
     {search}
     """
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-c", textwrap.dedent(program)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline() == "training\n"
-    assert process.stdout.readline().startswith("step 200/20000")
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    command = [sys.executable, "-u", "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "training\n"
+        assert process.stdout.readline().startswith("step ")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
     assert process.returncode in (1, -signal.SIGINT, 130)
     assert "trained\n" in out
     assert "training\n" not in out  # no other fit
