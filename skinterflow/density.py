@@ -200,7 +200,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     validation_scores_ : list of float or None
         Held-out log-likelihood at every check, in nats per row; None where nothing is held out.
     best_validation_score_ : float or None
-        The best of them, whose weights were kept.
+        The best of them, whose weights were kept.  The rows were held out from the scaling as well; where the fit is
+        cross-fitted, it is that of fields which lack a quarter of the rows, and new rows may score higher.
     distillation_loss_ : float or None
         Held-out log-likelihood that the student lost against the trained field, in nats per row; None where there is no student.
     action_, path_length_ : float
