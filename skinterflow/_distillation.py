@@ -39,7 +39,10 @@ _DIVERGENCE_WEIGHT = 0.25
 """Weight of the error of the divergence, where both errors are relative to the mean squares of their targets."""
 _SAMPLING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
 _JUDGED_ROWS = 512
-_EVALUATIONS_PER_JUDGED_ROW = 36
+_TIMED_ROWS, _TIMED_TARGETS = 32, 512
+"""By which the time of judging and of a target is measured, and the fewest of each."""
+_JUDGING_PART = 0.25
+"""Part of a limited time for judging the student."""
 _LEAST_SECONDS = 1e-3
 _JUDGING_SOLVER = Solver(n_steps=6, max_refinements=1, atol=math.inf)
 
@@ -102,9 +105,16 @@ def distilled(
     interruption : Interruption, where a Ctrl-C is noted; the teacher then stays
     """
     teacher, path, base = taught.field, taught.path, taught.base
+    n_judged, until = _JUDGED_ROWS, budget.kept
     try:
-        trained = distil(student, teacher, folds[0].train, taught.end_time, path, base, time_law, max_iter, generators, budget)
-        by_teacher, by_student = (_judged(field, taught, folds, generators) for field in (teacher, trained))
+        if budget.limited:
+            seconds = timed(lambda: _judged(teacher, taught, folds, generators, _TIMED_ROWS)) / _TIMED_ROWS
+            most = int(_JUDGING_PART * (budget.left() - budget.kept) / max(seconds, _LEAST_SECONDS / _TIMED_ROWS))
+            n_judged = min(_JUDGED_ROWS, max(_TIMED_ROWS, most))
+            until += n_judged * seconds
+        rows, end_time = folds[0].train, taught.end_time
+        trained = distil(student, teacher, rows, end_time, path, base, time_law, max_iter, generators, budget, until)
+        by_teacher, by_student = (_judged(field, taught, folds, generators, n_judged) for field in (teacher, trained))
     except FloatingPointError as error:
         return _kept(teacher, f"diverged ({error})")
     except KeyboardInterrupt:
@@ -126,13 +136,11 @@ def _kept(teacher: VelocityField, reason: str, lost: float | None = None) -> tup
     return teacher, lost
 
 
-def _judged(field: VelocityField, taught: Trained, folds: Sequence[Fold], generators: Generators) -> float:
+def _judged(field: VelocityField, taught: Trained, folds: Sequence[Fold], generators: Generators, n_rows: int) -> float:
     """Mean held-out log-likelihood in nats per row, on a grid fine enough to compare two fields."""
     density = Pushforward(Flow(field, _JUDGING_SOLVER), taught.base)
     judging = folds if len(folds[0].judge.u) else [_fold_judged_by_training_rows(folds[0], generators)]
-    totals, masses = zip(
-        *(held_out_log_prob(density, fold, (taught.end_time,), _JUDGED_ROWS // len(judging)) for fold in judging), strict=True
-    )
+    totals, masses = zip(*(held_out_log_prob(density, fold, (taught.end_time,), n_rows // len(judging)) for fold in judging), strict=True)
     return float(sum(totals)) / sum(masses)
 
 
@@ -152,6 +160,7 @@ def distil(
     max_iter: int,
     generators: Generators,
     budget: TimeBudget | None = None,
+    until: float = 0.0,
 ) -> VelocityField:
     """Train `student` to follow `teacher` on ``[0, end_time]``.
 
@@ -167,6 +176,7 @@ def distil(
     max_iter : int, number of steps
     generators : Generators
     budget : TimeBudget or None, the time that is left
+    until : float, seconds of it that are for others
 
     Returns
     -------
@@ -181,11 +191,9 @@ def distil(
     elapsed = None
     if budget is not None and budget.limited:
         sample = seeded_generators(drawn_seed(generators.cpu), generators.device.device)
-        seconds = timed(lambda: compute_targets(teacher, rows, end_time, path, base, time_law, _BLOCK_ROWS, sample))
-        # Comparing the student with its teacher takes about the evaluations of so many targets.
-        left = budget.left() - budget.kept - seconds * _JUDGED_ROWS * _EVALUATIONS_PER_JUDGED_ROW / _BLOCK_ROWS
-        n_points = min(n_points, max(_BLOCK_ROWS, int(0.5 * left / max(seconds, _LEAST_SECONDS) * _BLOCK_ROWS)))
-        until = budget.left() - left
+        seconds = timed(lambda: compute_targets(teacher, rows, end_time, path, base, time_law, _TIMED_TARGETS, sample))
+        part = 0.5 * (budget.left() - until) / max(seconds, _LEAST_SECONDS)
+        n_points = min(n_points, max(_TIMED_TARGETS, int(part * _TIMED_TARGETS)))
         elapsed = _PartOfTime(budget, until)
     targets = compute_targets(teacher, rows, end_time, path, base, time_law, n_points, generators)
     if elapsed is not None:
