@@ -56,7 +56,7 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike[str], mark: str, seed: int) -> None:
         self.path = Path(path)
         self.seed, self.state = seed, None
-        self._mark, self._held, self._written = mark, False, time.monotonic()
+        self._mark, self._written = mark, time.monotonic()
         if self.path.is_file():
             self._read()
 
@@ -89,14 +89,9 @@ class Checkpoint:
             self._written = time.monotonic()
             warnings.warn(f"The fit goes on, but its progress could not be written to checkpoint={str(self.path)!r}: {error}", stacklevel=7)
 
-    def hold(self) -> None:
-        """Keep the file: the fit was interrupted, and may be gone on with."""
-        self._held = True
-
     def remove(self) -> None:
         """The fit is done: its file goes."""
-        if not self._held:
-            self.path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
 def fingerprint(estimator: BaseEstimator, details: Sequence[Any], arrays: Iterable[NDArray[Any]]) -> str:

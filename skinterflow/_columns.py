@@ -152,18 +152,27 @@ class Columns:
             stacklevel=5,
         )
 
-    def estimate_scaling(self, scaling: str | Scaling | None, X: NDArray[Any], weight: Array, widths: Array) -> Scaling:
+    def estimate_scaling(
+        self,
+        scaling: str | Scaling | None,
+        X: NDArray[Any],
+        weight: Array,
+        widths: Array,
+        generator: torch.Generator,
+        gaussianized: Sequence[int] | None = None,
+    ) -> Scaling:
         """As :func:`_scaling.estimate_scaling`, of rows spread over their cells, after the bounds."""
         bounded = np.isfinite(self.bounds).any()
         if not bounded and not self.whole.any():
-            return estimate_scaling(scaling, X, weight, widths)
-        x = spread_whole_numbers(spread_constant_columns(evenly_spaced(X), widths), self.whole)
+            return estimate_scaling(scaling, X, weight, widths, generator, gaussianized)
+        x = spread_constant_columns(evenly_spaced(X), widths, generator)
+        x = spread_whole_numbers(x, self.whole, generator)
         weight = evenly_spaced(weight)
         if not bounded:
-            return estimate_scaling(scaling, x, weight, np.zeros_like(widths))
+            return estimate_scaling(scaling, x, weight, np.zeros_like(widths), generator, gaussianized)
         bounds = estimate_bounds(self._edges(), x, weight)
         mapped = bounds(torch.from_numpy(x)).numpy()
-        return Compose([bounds, estimate_scaling(scaling, mapped, weight, np.zeros_like(widths))])
+        return Compose([bounds, estimate_scaling(scaling, mapped, weight, np.zeros_like(widths), generator, gaussianized)])
 
     def _edges(self) -> Array:
         """Bounds of the density: those of the cells in columns of whole numbers."""

@@ -12,9 +12,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from skinterflow._fitting import Recipe
+from skinterflow._groups import grouped_folds, grouped_part
 from skinterflow._rows import MAX_JUDGING
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
@@ -55,18 +57,33 @@ _MAX_SHUFFLED = 2**20
 """Limit on row numbers in memory: longer data are drawn from."""
 
 
-def held_out_rows(n_rows: int, early_stopping: str | bool, validation_fraction: float, one_member: bool = False) -> list[Tensor]:
-    """Row numbers that judge each member: a partition for cross-fitting, else one part, empty if nothing is held out."""
+def held_out_rows(
+    n_rows: int,
+    early_stopping: str | bool,
+    validation_fraction: float,
+    generator: torch.Generator,
+    one_member: bool = False,
+    groups: NDArray[np.int64] | None = None,
+) -> list[Tensor]:
+    """Row numbers that judge each member: a partition for cross-fitting, else one part, empty if nothing is held out.
+
+    Rows with one number in `groups` are held out together.
+    """
     if not early_stopping:
         return [torch.empty(0, dtype=torch.int64)]
+    n_held_out = min(n_rows - 1, MAX_JUDGING, max(1, round(validation_fraction * n_rows)))
+    cross_fitted = early_stopping == "auto" and n_rows < CROSS_FIT_BELOW and not one_member
+    if groups is not None:
+        return grouped_folds(groups, _N_FOLDS, generator) if cross_fitted else [grouped_part(groups, n_held_out, generator)]
     if n_rows > _MAX_SHUFFLED:
-        drawn = torch.randint(n_rows, (MAX_JUDGING,)).unique()
-        return [drawn[torch.randperm(len(drawn))][: max(1, round(validation_fraction * n_rows))]]
-    order = torch.randperm(n_rows)
-    if early_stopping == "auto" and n_rows < CROSS_FIT_BELOW and not one_member:
+        drawn = torch.randint(n_rows, (MAX_JUDGING,), generator=generator).unique()
+        order = torch.randperm(len(drawn), generator=generator)
+        return [drawn[order][:n_held_out]]
+    order = torch.randperm(n_rows, generator=generator)
+    if cross_fitted:
         n_folds = min(_N_FOLDS, n_rows)
         return [order[k::n_folds] for k in range(n_folds)]
-    return [order[: min(n_rows - 1, MAX_JUDGING, max(1, round(validation_fraction * n_rows)))]]
+    return [order[:n_held_out]]
 
 
 def resolve_path(interpolant: str | Interpolant, gamma: str | Gamma | None, n_features: int) -> StochasticInterpolant:
@@ -147,8 +164,9 @@ def new_fields(
     activation: str,
     targets: tuple[str, ...],
     path: StochasticInterpolant,
+    generator: torch.Generator,
 ) -> list[VelocityField]:
-    """Untrained drifts, by a network of one head for each target.
+    """Untrained drifts, by a network of one head for each target; the generator draws the initial weights on the CPU.
 
     Raises
     ------
@@ -159,8 +177,9 @@ def new_fields(
         hidden_layer_sizes = (64,) * 3 if n_fields > 1 else (96,) * 6
     widths = checked_widths("hidden_layer_sizes", hidden_layer_sizes)
     if targets == ("b",):
-        return [ResidualMLP(n_features, widths, activation) for _ in range(n_fields)]
-    return [HeadedDrift(SharedTrunk(n_features, len(targets), widths, activation), targets, path) for _ in range(n_fields)]
+        return [ResidualMLP(n_features, widths, activation, generator) for _ in range(n_fields)]
+    heads = (SharedTrunk(n_features, len(targets), widths, activation, generator) for _ in range(n_fields))
+    return [HeadedDrift(trunk, targets, path) for trunk in heads]
 
 
 def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> list[int]:

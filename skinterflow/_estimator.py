@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,20 +28,17 @@ def private_random_state(random_state: RandomStateLike) -> np.random.RandomState
     return np.random.RandomState() if random_state is None else check_random_state(random_state)
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch inside the block and restore its global random states after it; those of other devices are not touched at all."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        reseed(seed, device)
-        yield
+class Generators(NamedTuple):
+    """Sources of random numbers, on the CPU and on a device; the same one twice if the device is the CPU."""
+
+    cpu: torch.Generator
+    device: torch.Generator
 
 
-def reseed(seed: int, device: torch.device) -> None:
-    """Seed torch on the CPU and on the device, inside a block of :func:`seeded`."""
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
+def seeded_generators(seed: int, device: torch.device) -> Generators:
+    """New generators: torch's global ones belong to all threads of a process, and to the user."""
+    cpu = torch.Generator().manual_seed(seed)
+    return Generators(cpu, cpu if device.type == "cpu" else torch.Generator(device).manual_seed(seed))
 
 
 def step_seed(seed: int, number: int) -> int:
@@ -98,8 +95,7 @@ def all_or_nothing(estimator: Any) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
+        estimator.__dict__ = before  # at once, so that Ctrl-C leaves nothing half done
         raise
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -31,9 +31,18 @@ from skinterflow._defaults import (
     resolve_targets,
     resolve_time_law,
 )
-from skinterflow._estimator import RandomStateLike, map_blocks, on_device, private_random_state, resolve_device_or_cpu
+from skinterflow._estimator import (
+    RandomStateLike,
+    map_blocks,
+    on_device,
+    private_random_state,
+    resolve_device_or_cpu,
+    seeded_generators,
+    step_seed,
+)
 from skinterflow._fitted import FittedFlow
-from skinterflow._fitting import STATISTICS_ROWS, Fold, History, Recipe, Run, State, Trained, fit_field, statistics_of
+from skinterflow._fitting import STATISTICS_ROWS, Draw, Fold, History, Recipe, Run, State, Trained, fit_field
+from skinterflow._limits import Interruption, TimeBudget
 from skinterflow._rows import Reader
 from skinterflow._saving import Storable
 from skinterflow._scaling import constant_widths, warn_degenerate
@@ -47,7 +56,7 @@ from skinterflow.interflow.latent import QUANTITIES, Gamma, StochasticInterpolan
 from skinterflow.interflow.objectives import PathObjective
 from skinterflow.interflow.ode import ADAPTIVE_METHODS, FIXED_GRID_ORDERS, Calibration, Solver
 from skinterflow.interflow.quantities import LearnedQuantities
-from skinterflow.interflow.scaling import Scaling
+from skinterflow.interflow.scaling import Compose, Scaling
 
 _CALIBRATION_ROWS = 64
 
@@ -66,6 +75,7 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
     "learning_rate_init": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
     "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    "max_time": [Interval(Real, 0, None, closed="neither"), None],
     "warm_start": ["boolean"],
     "random_state": ["random_state"],
     "verbose": ["verbose"],
@@ -88,6 +98,14 @@ class Sitting:
     warm: bool
     events: FitEvents
     checkpoint: Checkpoint | None
+    budget: TimeBudget
+    interruption: Interruption = field(default_factory=Interruption)
+
+    def end(self) -> None:
+        """The estimator is fitted: raise `KeyboardInterrupt` if there was a Ctrl-C, or else remove the checkpoint."""
+        self.interruption.raise_if_noted()
+        if self.checkpoint is not None:
+            self.checkpoint.remove()
 
 
 class Ends(NamedTuple):
@@ -116,6 +134,8 @@ class FlowEstimator(CallbackSupportMixin, Storable):
     device: str | torch.device
     n_jobs: int | None
     warm_start: bool
+    learning_rate_init: str | float
+    max_time: float | None
     checkpoint: str | os.PathLike[str] | None
     n_features_in_: int
     n_iter_: int
@@ -156,17 +176,28 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         rows: NDArray[Any],
         weight: NDArray[np.float64],
         device: torch.device,
-        scaling: Scaling | None,
         names: Sequence[str],
         columns: Columns | None = None,
     ) -> Reader:
-        """Reader of the rows with a given scaling, or with one estimated from them; columns without a density are named in a warning."""
+        """Reader of the rows as they are; columns without a density are named in a warning."""
         columns = columns or resolve_columns(None, None, names)
         widths = np.where(columns.whole, 0.0, constant_widths(rows))
         warn_degenerate(rows, widths, names, columns.whole)
         columns.warn_point_masses(rows, widths)
-        scaling = scaling or columns.estimate_scaling(copy.deepcopy(self.scaling), rows, weight, widths)
-        return Reader(rows, weight, widths, scaling, device, columns.whole)
+        return Reader(rows, weight, widths, Compose([]), device, columns.whole)
+
+    def _scaling_of(
+        self,
+        reader: Reader,
+        held_out: torch.Tensor,
+        generator: torch.Generator,
+        columns: Columns | None = None,
+        gaussianized: Sequence[int] | None = None,
+    ) -> Scaling:
+        """The scaling that the rows which are not held out want."""
+        columns, rows = columns or resolve_columns(None, None, [""] * reader.X.shape[1]), reader.training_numbers(held_out)
+        X, weight = (reader.X, reader.weight) if rows is None else (reader.X[rows], reader.weight[rows])
+        return columns.estimate_scaling(copy.deepcopy(self.scaling), X, weight, reader.widths, generator, gaussianized)
 
     def _new_path(self, n_features: int, warm: bool) -> StochasticInterpolant:
         """The path to train on: new, or a copy of what was learned."""
@@ -187,29 +218,43 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         base: Scaling,
         warm: bool,
         device: torch.device,
+        generator: torch.Generator,
     ) -> list[PathObjective]:
         """What is trained, one for each member: new fields, or copies of what was trained."""
         if warm:
             fields = continued_fields(n, self._trained, path)
         else:
-            fields = new_fields(n, n_features, self.hidden_layer_sizes, self.activation, targets, path)
+            fields = new_fields(n, n_features, self.hidden_layer_sizes, self.activation, targets, path, generator)
         return [PathObjective(field, path, resolve_time_law(self.time_beta), base).to(device) for field in fields]
 
-    def _sitting(self, warm: bool, events: FitEvents, *data: NDArray[Any]) -> Sitting:
+    def _sitting(self, warm: bool, events: FitEvents, budget: TimeBudget, *data: NDArray[Any]) -> Sitting:
         """What surrounds one call of `fit` on these arrays; a checkpoint of it may have a seed to go on with."""
         seed = int(private_random_state(self.random_state).randint(2**31))
         if warm and self.random_state is None and self._progress is not None:
             seed = self._progress["seed"]  # so that the same rows are held out again
         if self.checkpoint is None:
-            return Sitting(seed, warm, events, None)
+            return Sitting(seed, warm, events, None, budget)
         started = [self.n_iter_, self.loss_] if warm else []
         fixed = None if self.random_state is None else seed
         checkpoint = Checkpoint(self.checkpoint, fingerprint(self, [fixed, *started], data), seed)
-        return Sitting(checkpoint.seed, warm, events, checkpoint)
+        return Sitting(checkpoint.seed, warm, events, checkpoint, budget)
 
-    def _train(self, objectives: Sequence[PathObjective], folds: Sequence[Fold], recipe: Recipe, ends: Ends, sitting: Sitting) -> Trained:
+    def _train(
+        self,
+        objectives: Sequence[PathObjective],
+        folds: Sequence[Fold],
+        recipe: Recipe,
+        ends: Ends,
+        sitting: Sitting,
+        whole: Fold | None = None,
+        student_share: float = 0.0,
+    ) -> Trained:
         """Train, from the start or from where an earlier fit got to, and set the attributes that tell how it went."""
-        run = Run(objectives, folds, recipe, sitting.seed)
+        budget, interruption = sitting.budget, sitting.interruption
+        run = Run(objectives, folds, recipe, sitting.seed, budget, whole)
+        if budget.limited:
+            run.reserve_time(student_share)
+            budget.begin_training()
         checkpoint, earlier = sitting.checkpoint, self._progress if sitting.warm else None
         if checkpoint is not None and checkpoint.state is not None:
             run.resume(checkpoint.state)
@@ -222,13 +267,14 @@ class FlowEstimator(CallbackSupportMixin, Storable):
 
         def watch(run: Run) -> bool:
             # Only a warm start has use for it, and it is some five times the size of the model.
-            self._progress = run.state_dict() if self.warm_start else None
-            return sitting.events.checked(lambda: self._stopped(run, ends), last=run.history.n_iter == recipe.max_iter)
+            scalings = {"scalings": [fold.scaling for fold in folds]}
+            self._progress = run.state_dict() | scalings if self.warm_start else None
+            return sitting.events.checked(lambda: self._stopped(run, ends), last=run.part() >= 1.0)
 
         sitting.events.begin()
-        trained = fit_field(run, checkpoint, watch)
+        trained = fit_field(run, checkpoint, watch, interruption)
         sitting.events.end(lambda: self._stopped(run, ends))
-        self._tell(trained, folds[0], recipe)
+        interruption.finish(lambda: self._tell(trained, run))
         return trained
 
     def _stopped(self, run: Run, ends: Ends) -> dict[str, Any]:
@@ -236,16 +282,17 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         trained = copy.deepcopy(run.finish())
         return self._history_attributes(trained.history) | self._model_attributes(trained, trained.field, ends)
 
-    def _keep(self, trained: Trained, field: VelocityField, ends: Ends, fold: Fold) -> None:
+    def _keep(self, trained: Trained, field: VelocityField, ends: Ends, fold: Fold, sitting: Sitting) -> None:
         """Set the attributes of the fitted model; `field` is the trained one or its student."""
-        calibration = self._calibrated(field, fold, trained.end_time)
+        calibrates = sitting.budget.calibrates
+        calibration = self._calibrated(field, fold, trained.end_time, sitting.seed) if calibrates else None
         self.__dict__.update(self._model_attributes(trained, field, ends, calibration))
 
-    def _tell(self, trained: Trained, fold: Fold, recipe: Recipe, n_rows: int = STATISTICS_ROWS) -> None:
+    def _tell(self, trained: Trained, run: Run, n_rows: int = STATISTICS_ROWS) -> None:
         """Set the attributes that tell how the training went."""
-        after = statistics_of(trained, fold, recipe, n_rows)
+        after = run.statistics(trained, n_rows)
         self.__dict__.update(self._history_attributes(trained.history), action_=after.action, path_length_=after.length)
-        self._coupling, self._batch_size = recipe.coupling, recipe.batch_size
+        self._coupling, self._batch_size = run.recipe.coupling, run.recipe.batch_size
 
     def _history_attributes(self, history: History) -> dict[str, Any]:
         before = history.before
@@ -273,12 +320,21 @@ class FlowEstimator(CallbackSupportMixin, Storable):
             "_n_features_out": self.n_features_in_,
         }
 
-    def _calibrated(self, field: VelocityField, fold: Fold, end_time: float) -> Calibration | None:
+    def _calibrated(self, field: VelocityField, fold: Fold, end_time: float, seed: int) -> Calibration | None:
         """Steps that tolerances need on rows of the data, or None where no steps are to be chosen."""
         if end_time == 0 or self.solver in ADAPTIVE_METHODS:
             return None
-        rows = fold.train.batch(0, _CALIBRATION_ROWS)[0]
-        return Flow(on_device(field, rows.device, torch.float64), end_time=end_time).calibrate(rows.double(), self.solver)
+        device = next(field.parameters()).device
+        generators = seeded_generators(step_seed(seed, Draw.CALIBRATION), device)
+        rows = fold.train.batch(0, _CALIBRATION_ROWS, generators)[0]
+        flow = Flow(on_device(field, rows.device, torch.float64), end_time=end_time)
+        try:
+            return flow.calibrate(rows.double(), self.solver)
+        except (FloatingPointError, ValueError) as error:  # the velocity or its divergence is too large to solve
+            raise FloatingPointError(
+                f"The trained flow cannot be solved: it takes training rows beyond the finite numbers.  The training diverged; lower "
+                f"learning_rate_init={self.learning_rate_init!r}, or set another scaling than {self.scaling!r}."
+            ) from error
 
     def _validated(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self)

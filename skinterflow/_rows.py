@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skinterflow._estimator import step_seed
-from skinterflow._scaling import spread_constant_columns, spread_whole_numbers
+from skinterflow._estimator import Generators, step_seed
+from skinterflow._scaling import evenly_spaced, spread_constant_columns, spread_whole_numbers
 from skinterflow.interflow.scaling import Scaling
 
 _IN_MEMORY_ELEMENTS = 2**23
@@ -26,6 +26,10 @@ MAX_JUDGING = 2**16
 _SPREAD_ROWS = 2**15
 _LEAST_SPREADS = 8
 """Rows with whole numbers in memory, and how often each has to be among them at least."""
+
+
+NOBODY = torch.empty(0, dtype=torch.int64)
+"""Numbers of no rows."""
 
 
 class FlowRows(NamedTuple):
@@ -57,20 +61,34 @@ class Reader:
     device: torch.device
     whole: NDArray[np.bool_] | None = None
 
-    def read(self, rows: Tensor) -> FlowRows:
-        """The rows of these numbers.
+    def training_numbers(self, held_out: Tensor) -> NDArray[np.int64] | None:
+        """Evenly spaced numbers of many of the rows that train, which tell the scaling; None is all rows.
+
+        All rows, too, where a column has one value alone but for rows that are held out: it would have no scale.
+        """
+        if not len(held_out):
+            return None
+        rows = evenly_spaced(np.arange(len(self.X)))
+        rows = rows[~np.isin(rows, held_out.numpy())]
+        if not len(rows):
+            return None
+        constant = np.ptp(self.X[rows], axis=0) == 0
+        return None if (constant & (self.widths == 0)).any() else rows
+
+    def read(self, rows: Tensor, generator: torch.Generator) -> FlowRows:
+        """The rows of these numbers; constant columns and whole numbers are spread by a generator on the CPU.
 
         Raises
         ------
         ValueError
             If the scaling is not finite for them.
         """
-        parts = [self._read(part.numpy()) for part in rows.cpu().split(_BLOCK_ROWS)]
+        parts = [self._read(part.numpy(), generator) for part in rows.cpu().split(_BLOCK_ROWS)]
         return FlowRows(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
-    def _read(self, rows: NDArray[np.int64]) -> FlowRows:
-        spread = spread_constant_columns(self.X[rows], self.widths)
-        x = torch.from_numpy(spread if self.whole is None else spread_whole_numbers(spread, self.whole))
+    def _read(self, rows: NDArray[np.int64], generator: torch.Generator) -> FlowRows:
+        spread = spread_constant_columns(self.X[rows], self.widths, generator)
+        x = torch.from_numpy(spread if self.whole is None else spread_whole_numbers(spread, self.whole, generator))
         u, log_det = self.scaling(x), self.scaling.log_abs_det(x)
         finite = torch.isfinite(u).all(dim=1) & torch.isfinite(log_det)
         if not finite.all():
@@ -82,11 +100,11 @@ class Reader:
 class RowSource(ABC):
     """Batches of the rows that train, by their number: the same number gives the same batch, so that a fit can go on where it stopped.
 
-    What a batch draws afresh comes from torch's global random state, which the fit seeds for every step.
+    What a batch draws afresh comes from generators that the fit seeds for every step.
     """
 
     @abstractmethod
-    def batch(self, number: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    def batch(self, number: int, batch_size: int, generators: Generators) -> tuple[Tensor, Tensor]:
         """Rows in flow units, shape (batch_size, D), in random order, and weights, shape (batch_size,); `number` counts from 0."""
 
 
@@ -103,8 +121,10 @@ class NormalRows(RowSource):
     n_features: int
     device: torch.device
 
-    def batch(self, number: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        return torch.randn(batch_size, self.n_features, device=self.device), torch.ones(batch_size, device=self.device)
+    def batch(self, number: int, batch_size: int, generators: Generators) -> tuple[Tensor, Tensor]:
+        shape = batch_size, self.n_features
+        rows = torch.randn(shape, generator=generators.device, device=self.device)
+        return rows, torch.ones(batch_size, device=self.device)
 
 
 class ShuffledRows(RowSource):
@@ -113,13 +133,14 @@ class ShuffledRows(RowSource):
     Parameters
     ----------
     rows : FlowRows
+    seed : int, of the shuffles
     """
 
-    def __init__(self, rows: FlowRows) -> None:
+    def __init__(self, rows: FlowRows, seed: int) -> None:
         self.rows = rows
-        self._order = ShuffledPasses(len(rows.u), rows.u.device)
+        self._order = ShuffledPasses(len(rows.u), rows.u.device, seed)
 
-    def batch(self, number: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    def batch(self, number: int, batch_size: int, generators: Generators) -> tuple[Tensor, Tensor]:
         index = self._order.batch(number, batch_size)
         return self.rows.u[index], self.rows.weight[index]
 
@@ -140,11 +161,13 @@ class StreamedRows(RowSource):
         self.reader = reader
         self._gaps = held_out.sort().values - torch.arange(len(held_out))
 
-    def batch(self, number: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        kept = torch.randint(len(self), (batch_size,))
+    def batch(self, number: int, batch_size: int, generators: Generators) -> tuple[Tensor, Tensor]:
+        kept = torch.randint(len(self), (batch_size,), generator=generators.cpu)
         # The k-th row that is kept comes after as many held-out rows as lie before it.
-        u, weight, _ = self.reader.read((kept + torch.searchsorted(self._gaps, kept, right=True)).sort().values)
-        order = torch.randperm(batch_size, device=u.device)  # sorted for the disk, not for the batch
+        rows = (kept + torch.searchsorted(self._gaps, kept, right=True)).sort().values
+        u, weight, _ = self.reader.read(rows, generators.cpu)
+        # Sorted for the disk, not for the batch.
+        order = torch.randperm(batch_size, generator=generators.device, device=u.device)
         return u[order], weight[order]
 
     def __len__(self) -> int:
@@ -154,18 +177,17 @@ class StreamedRows(RowSource):
 class ShuffledPasses:
     """Row numbers in shuffled passes, by the number of the batch; fewer rows than a batch are repeated within it.
 
-    The seed of the shuffles is drawn from torch's global random state once.
-
     Parameters
     ----------
     n_rows : int
     device : torch.device
+    seed : int, of the shuffles
     """
 
-    def __init__(self, n_rows: int, device: torch.device) -> None:
+    def __init__(self, n_rows: int, device: torch.device, seed: int) -> None:
         self.n_rows = n_rows
         self.device = device
-        self._seed = int(torch.randint(2**31, ()))
+        self._seed = seed
         self._shuffled: tuple[tuple[int, int] | None, Tensor] = (None, torch.empty(0))
 
     def batch(self, number: int, batch_size: int) -> Tensor:
@@ -183,7 +205,12 @@ class ShuffledPasses:
         return self._shuffled[1]
 
 
-def training_rows(reader: Reader, held_out: Tensor) -> RowSource:
+def drawn_seed(generator: torch.Generator) -> int:
+    """Seed of draws of their own, itself drawn from a generator on the CPU."""
+    return int(torch.randint(2**31, (), generator=generator))
+
+
+def training_rows(reader: Reader, held_out: Tensor, generator: torch.Generator) -> RowSource:
     """All rows but those held out: in memory if they fit.
 
     Few rows with whole numbers are held there many times, each time spread anew: as good as new noise for every batch, and twice as fast.
@@ -194,9 +221,9 @@ def training_rows(reader: Reader, held_out: Tensor) -> RowSource:
         return StreamedRows(reader, held_out)
     kept = torch.ones(len(reader.X), dtype=torch.bool)
     kept[held_out] = False
-    return ShuffledRows(reader.read(kept.nonzero()[:, 0].repeat(n_times)))
+    return ShuffledRows(reader.read(kept.nonzero()[:, 0].repeat(n_times), generator), drawn_seed(generator))
 
 
-def judging_rows(reader: Reader) -> FlowRows:
+def judging_rows(reader: Reader, generator: torch.Generator) -> FlowRows:
     """Rows that were given to judge, in random order; so many of them that more would say no more."""
-    return reader.read(torch.randperm(len(reader.X))[:MAX_JUDGING])
+    return reader.read(torch.randperm(len(reader.X), generator=generator)[:MAX_JUDGING], generator)

@@ -61,7 +61,14 @@ class DegenerateDataWarning(UserWarning):
     """
 
 
-def estimate_scaling(scaling: str | Scaling | None, X: NDArray[Any], weight: Array, widths: Array) -> Scaling:
+def estimate_scaling(
+    scaling: str | Scaling | None,
+    X: NDArray[Any],
+    weight: Array,
+    widths: Array,
+    generator: torch.Generator,
+    gaussianized: Sequence[int] | None = None,
+) -> Scaling:
     """Invertible map from data units to flow units.
 
     Parameters
@@ -70,6 +77,8 @@ def estimate_scaling(scaling: str | Scaling | None, X: NDArray[Any], weight: Arr
     X : array of shape (n, D)
     weight : array of shape (n,), positive
     widths : array of shape (D,), see :func:`constant_widths`
+    generator : torch.Generator on the CPU, for the spread of constant columns
+    gaussianized : sequence of int, columns that "gaussianize" maps to the normal law; None is those that gain by it
 
     Returns
     -------
@@ -79,10 +88,11 @@ def estimate_scaling(scaling: str | Scaling | None, X: NDArray[Any], weight: Arr
         return scaling
     if scaling is None:
         return Compose([])
-    x, weight = spread_constant_columns(evenly_spaced(X), widths), evenly_spaced(weight)
+    x, weight = spread_constant_columns(evenly_spaced(X), widths, generator), evenly_spaced(weight)
     parts: list[Scaling] = []
     for estimate in _ESTIMATES[scaling]:
-        parts.append(estimate(x, weight))
+        chosen = {"chosen": gaussianized} if estimate is _gaussianize else {}
+        parts.append(estimate(x, weight, **chosen))
         x = _apply(parts[-1], x)
     return Compose(parts)
 
@@ -118,18 +128,19 @@ def constant_widths(X: NDArray[Any]) -> Array:
     return np.where(constant, _floored(np.zeros(X.shape[1]), X[0].astype(np.float64)), 0.0)
 
 
-def spread_constant_columns(X: NDArray[Any], widths: Array) -> Array:
+def spread_constant_columns(X: NDArray[Any], widths: Array, generator: torch.Generator) -> Array:
     """Copy of `X` in float64 whose constant columns are spread normally, by their `widths`."""
     x = X.astype(np.float64)
     for j in np.flatnonzero(widths):
-        x[:, j] += widths[j] * torch.randn(len(x), dtype=torch.float64).numpy()
+        x[:, j] += widths[j] * torch.randn(len(x), generator=generator, dtype=torch.float64).numpy()
     return x
 
 
-def spread_whole_numbers(X: Array, whole: NDArray[np.bool_]) -> Array:
+def spread_whole_numbers(X: Array, whole: NDArray[np.bool_], generator: torch.Generator) -> Array:
     """`X`, whose columns of whole numbers are spread in place, by uniform noise over the cells around them."""
     if whole.any():
-        X[:, whole] += torch.rand(len(X), int(whole.sum()), dtype=torch.float64).numpy() - 0.5
+        shape = len(X), int(whole.sum())
+        X[:, whole] += torch.rand(shape, generator=generator, dtype=torch.float64).numpy() - 0.5
     return X
 
 
@@ -232,25 +243,37 @@ def _whiten(X: Array, weight: Array) -> Whiten:
     return Whiten(torch.from_numpy(forward), torch.from_numpy(backward))
 
 
-def _gaussianize(X: Array, weight: Array) -> Scaling:
+def gaussianized_columns(scaling: Scaling) -> set[int]:
+    """Columns that a scaling maps to the normal law."""
+    parts = [part for part in scaling.modules() if isinstance(part, Gaussianize)]
+    return {int(j) for part in parts for j in part.columns}
+
+
+def _gaussianize(X: Array, weight: Array, chosen: Sequence[int] | None = None) -> Scaling:
     """Maps to the normal law for those columns of standardised rows where they pay, and a new standardisation.
 
     They pay where a Gaussian with the columns' covariance gains in likelihood by more than `_GAIN`.  That sets what a column gains for
     itself against the linear relations with other columns that are lost.  Columns of few rows or few values tell too little of their law.
     """
-    if len(X) < _GAUSSIANIZED_ROWS:
+    p = weight / weight.sum()
+    if chosen is None:
+        chosen = _gaining_columns(X, weight) if len(X) >= _GAUSSIANIZED_ROWS else []
+    if not len(chosen):
         return Compose([])
+    mixtures = [_mixture(X[:, j], p) for j in chosen]
+    parts = (np.stack([mixture[k] for mixture in mixtures]) for k in range(3))
+    scaling = Gaussianize(torch.tensor(list(chosen)), *map(torch.from_numpy, parts))
+    return Compose([scaling, _standardize(_apply(scaling, X), weight)])
+
+
+def _gaining_columns(X: Array, weight: Array) -> list[int]:
+    """Those of the columns that gain by a map to the normal law."""
     judges, p = evenly_spaced(X, _GAIN_ROWS), evenly_spaced(weight, _GAIN_ROWS)
     p = p / p.sum()
     precision = np.linalg.inv((judges * p[:, None]).T @ judges + _RIDGE * np.eye(X.shape[1]))
     columns = [j for j in range(X.shape[1]) if len(np.unique(judges[:, j])) >= _GAUSSIANIZED_VALUES]
     mixtures = {j: _mixture(X[:, j], weight / weight.sum()) for j in columns}
-    chosen = [j for j, mixture in mixtures.items() if _gain(mixture, j, judges, p, precision) > _GAIN]
-    if not chosen:
-        return Compose([])
-    parts = (np.stack([mixtures[j][k] for j in chosen]) for k in range(3))
-    scaling = Gaussianize(torch.tensor(chosen), *map(torch.from_numpy, parts))
-    return Compose([scaling, _standardize(_apply(scaling, X), weight)])
+    return [j for j, mixture in mixtures.items() if _gain(mixture, j, judges, p, precision) > _GAIN]
 
 
 def _mixture(x: Array, p: Array) -> tuple[Array, Array, Array]:
@@ -290,7 +313,7 @@ def _apply(part: Scaling, X: Array) -> Array:
     return np.asarray(part(torch.from_numpy(X)).numpy())
 
 
-_ESTIMATES: dict[str, Sequence[Callable[[Array, Array], Scaling]]] = {
+_ESTIMATES: dict[str, Sequence[Callable[..., Scaling]]] = {
     "standardize": (_standardize,),
     "whiten": (_standardize, _whiten),
     "power": (_robust, _powers, _standardize, _whiten),

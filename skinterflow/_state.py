@@ -332,8 +332,8 @@ def _fits(value: Any, hint: Any) -> bool:
 
 @cache
 def _hints(cls: Any) -> dict[str, Any]:
-    """Types of the arguments of a constructor."""
-    return {name: hint for name, hint in typing.get_type_hints(cls.__init__).items() if name != "return"}
+    """Types of the arguments of a constructor, but for a generator: it drew weights that are stored."""
+    return {name: hint for name, hint in typing.get_type_hints(cls.__init__).items() if name not in ("return", "generator")}
 
 
 @cache

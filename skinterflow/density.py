@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -34,14 +34,18 @@ from skinterflow._estimator import (
     resolve_device,
     resolve_device_or_cpu,
     rows_of_our_own,
-    seeded,
+    seeded_generators,
+    step_seed,
     weighted_rows,
 )
 from skinterflow._fitted import FittedFlow, without_error
-from skinterflow._fitting import N_CHECKS, STATISTICS_ROWS, Fold, History, Recipe, Run
+from skinterflow._fitting import N_CHECKS, STATISTICS_ROWS, Draw, Fold, History, Recipe, Run
 from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
+from skinterflow._groups import checked_groups, copies, warn_copies
+from skinterflow._limits import TimeBudget
 from skinterflow._regions import checked_levels, density_thresholds
-from skinterflow._rows import NormalRows, Reader, judging_rows, training_rows
+from skinterflow._rows import MAX_JUDGING, NOBODY, NormalRows, Reader, judging_rows, training_rows
+from skinterflow._scaling import gaussianized_columns
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.fields import AveragedField, ResidualMLP
 from skinterflow.interflow.flows import Measured
@@ -49,6 +53,20 @@ from skinterflow.interflow.interpolants import Interpolant, Mirror, learned_para
 from skinterflow.interflow.latent import Gamma, StochasticInterpolant
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Compose, LearnedGaussian, Scaling
+
+_STUDENT_SHARE = 0.35
+"""Part of the time that a student gets where it is limited."""
+
+
+class Plan(NamedTuple):
+    """What a fit works on: all rows in the units of the model, its folds, all rows as one fold, and what is learned."""
+
+    reader: Reader
+    folds: list[Fold]
+    whole: Fold
+    path: StochasticInterpolant
+    base: Scaling
+    targets: tuple[str, ...]
 
 
 def _learns_from_streams(estimator: InterpolantFlowDensity) -> bool:
@@ -123,6 +141,12 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         cross-fitted and else 0.005.
     max_iter : "auto" or int, default="auto"
         Number of gradient steps: "auto" is 2,500 where the fit is cross-fitted and else 4,000.  A student takes as many again.
+    max_time : float or None, default=None
+        Seconds that `fit` may take, all in all.  The learning rate then decays over what is scarcer, the steps or the time, so that
+        the training ends annealed; the checks keep to this schedule, and time is kept for choosing the end time, for the student,
+        and for what else follows the training.  `n_iter_` says how many steps it was.  A result under a limit of time depends on
+        the speed of the machine, and cannot be repeated bit by bit.  With `checkpoint` the seconds of all sessions count, as of the
+        last progress written; with `warm_start` each call of `fit` has as many anew.  :meth:`partial_fit` does not read it.
     early_stopping : "auto" or bool, default="auto"
         True holds out `validation_fraction` of the rows, keeps the weights with the best held-out log-likelihood, and stops when it
         no longer rises.  False trains on all rows for `max_iter` steps.  "auto" is True from 2,000 rows; below, four
@@ -176,7 +200,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     validation_scores_ : list of float or None
         Held-out log-likelihood at every check, in nats per row; None where nothing is held out.
     best_validation_score_ : float or None
-        The best of them, whose weights were kept.
+        The best of them, whose weights were kept.  The rows were held out from the scaling as well; where the fit is
+        cross-fitted, it is that of fields which lack a quarter of the rows, and new rows may score higher.
     distillation_loss_ : float or None
         Held-out log-likelihood that the student lost against the trained field, in nats per row; None where there is no student.
     action_, path_length_ : float
@@ -269,6 +294,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         batch_size: str | int = "auto",
         learning_rate_init: str | float = "auto",
         max_iter: str | int = "auto",
+        max_time: float | None = None,
         early_stopping: str | bool = "auto",
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 3,
@@ -301,6 +327,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
+        self.max_time = max_time
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
@@ -325,10 +352,12 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         *,
         X_val: ArrayLike | None = None,
         sample_weight_val: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
     ) -> Self:
         """Fit the density of the rows of `X`.
 
-        A failed fit leaves the previous state.  Ctrl-C during training keeps the best weights so far, with a warning.
+        A failed fit leaves the previous state.  Ctrl-C ends the training: the estimator is fitted, with the best weights so far,
+        and `KeyboardInterrupt` is raised, so that a search ends, too; a second one ends the fit at once.
 
         Parameters
         ----------
@@ -342,6 +371,10 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             Held-out rows of one's own: they judge, all of `X` trains one field, and `validation_fraction` is not read.
         sample_weight_val : array-like of shape (n_val,), default=None
             Weights of the rows of `X_val`.
+        groups : array-like of shape (n_samples,), default=None
+            Labels of rows that belong together, such as those of one patient: they are held out together.  None is rows that are
+            independent, but for exact copies, which are held out together in up to 1,048,576 rows.  Not read where nothing is
+            held out, and with `X_val`.
 
         Returns
         -------
@@ -353,9 +386,14 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             If rows, weights or parameters cannot be used, or the checkpoint is of another fit; nothing has then changed.
         OSError
             If the checkpoint cannot be read or written.
+        FloatingPointError
+            If the training diverges, by a learning rate or a scaling that it names, and nothing was learned.
+        KeyboardInterrupt
+            After Ctrl-C.
         """
+        budget = TimeBudget(self.max_time)
         held_out = None if X_val is None else (X_val, sample_weight_val)
-        events = FitEvents(self, *(held_out or (X, sample_weight)), N_CHECKS)
+        events = FitEvents(self, *(held_out or (X, sample_weight)), N_CHECKS + 1 * budget.limited)
         with all_or_nothing(self):
             warm = self.warm_start and hasattr(self, "_field")
             rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
@@ -363,12 +401,14 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             device = resolve_device(self.device)
             Solver(self.solver, float(self.atol), float(self.rtol))
             columns = self._fit_columns(warm, rows, *(rows for rows, _ in judging))
-            sitting = self._sitting(warm, events, rows, weight, *itertools.chain(*judging))
-            with seeded(sitting.seed, device):
-                reader = self._reader(rows, weight, device, self._target if warm else None, self._column_names(), columns)
-                self._fit_rows(reader, [replace(reader, X=X, weight=w) for X, w in judging], sitting)
-        if sitting.checkpoint is not None:
-            sitting.checkpoint.remove()
+            codes = None if groups is None else self._group_codes(groups, rows, sample_weight)
+            labels = [] if codes is None else [codes]
+            sitting = self._sitting(warm, events, budget, rows, weight, *itertools.chain(*judging), *labels)
+            setup = seeded_generators(step_seed(sitting.seed, Draw.SETUP), device).cpu
+            reader = self._reader(rows, weight, device, self._column_names(), columns)
+            plan = self._planned(reader, [replace(reader, X=X, weight=w) for X, w in judging], sitting, setup, codes)
+            self._fit_rows(plan, sitting, setup)
+        sitting.end()
         return self
 
     @available_if(_learns_from_streams)
@@ -403,9 +443,10 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             device = resolve_device(self.device)
             seed = int(private_random_state(self.random_state).randint(2**31))
             columns = self._fit_columns(warm, rows)
-            with seeded(seed, device):
-                reader = self._reader(rows, weight, device, self._target if warm else None, self._column_names(), columns)
-                self._stream_rows(reader, seed, warm)
+            setup = seeded_generators(step_seed(seed, Draw.SETUP), device).cpu
+            reader = self._reader(rows, weight, device, self._column_names(), columns)
+            scaling = self._target if warm else self._scaling_of(reader, NOBODY, setup, columns)
+            self._stream_rows(replace(reader, scaling=scaling), seed, warm, setup)
         return self
 
     def _validated_fit(self, X: ArrayLike, reset: bool) -> NDArray[Any]:
@@ -423,43 +464,106 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         rows: NDArray[Any] = validate_data(self, X_val, dtype=[np.float64, np.float32], reset=False)
         return [(rows, checked_weight(sample_weight_val, rows))]
 
-    def _fit_rows(self, reader: Reader, judging: Sequence[Reader], sitting: Sitting) -> None:
-        n_rows, n_features = reader.X.shape
-        sizes = self.student_layer_sizes
-        student_widths = None if sizes is None else checked_widths("student_layer_sizes", sizes, most=2)
-        path, base, targets = self._path_base_targets(n_features, sitting.warm)
-        one_member = bool(learned_parameters(path, base)) or targets != ("b",)
+    def _planned(
+        self,
+        reader: Reader,
+        judging: Sequence[Reader],
+        sitting: Sitting,
+        setup: torch.Generator,
+        groups: NDArray[np.int64] | None,
+    ) -> Plan:
+        """Which rows train and which judge, each fold in units that its training rows alone tell."""
+        (n_rows, n_features), warm, columns = reader.X.shape, sitting.warm, self._columns()
+        path, base, targets = self._path_base_targets(n_features, warm)
         source = NormalRows(n_features, reader.device)
-        if judging:
-            nobody = torch.empty(0, dtype=torch.int64)
-            folds = [Fold(source, training_rows(reader, nobody), judging_rows(judging[0]))]
-        else:
-            held_out = held_out_rows(n_rows, self.early_stopping, self.validation_fraction, one_member)
-            folds = [Fold(source, training_rows(reader, rows), reader.read(rows)) for rows in held_out]
-        recipe = self._recipe(n_rows, len(folds) > 1, self.max_iter, self.end_time)
-        objectives = self._objectives(len(folds), n_features, path, targets, base, sitting.warm, reader.device)
-        ends = Ends(None, reader.scaling)
-        trained = self._train(objectives, folds, recipe, ends, sitting)
+        if judging or not self.early_stopping:
+            whole = replace(reader, scaling=self._target if warm else self._scaling_of(reader, NOBODY, setup, columns))
+            judge = replace(judging[0], scaling=whole.scaling) if judging else whole
+            judged = judging_rows(judge, setup) if judging else whole.read(NOBODY, setup)
+            folds = [Fold(source, training_rows(whole, NOBODY, setup), judged)]
+            return Plan(whole, folds, folds[0], path, base, targets)
+        if groups is None and not (columns.whole | (reader.widths > 0)).all():
+            part, groups = copies(reader.X)
+            warn_copies(part, groups is not None)
+        one_member = bool(learned_parameters(path, base)) or targets != ("b",)
+        held_out = held_out_rows(n_rows, self.early_stopping, self.validation_fraction, setup, one_member, groups)
+        scalings, scaling = self._scalings(reader, held_out, warm, setup, columns)
+        whole = replace(reader, scaling=scaling)
+        readers = [replace(reader, scaling=of_fold) for of_fold in scalings]
+        folds = [
+            Fold(source, training_rows(r, rows, setup), r.read(rows[:MAX_JUDGING], setup), r.scaling)
+            for r, rows in zip(readers, held_out, strict=True)
+        ]
+        if len(folds) == 1:
+            return Plan(whole, folds, folds[0], path, base, targets)
+        every = Fold(source, training_rows(whole, NOBODY, setup), judging_rows(whole, setup))
+        return Plan(whole, folds, every, path, base, targets)
+
+    def _scalings(
+        self,
+        reader: Reader,
+        held_out: Sequence[torch.Tensor],
+        warm: bool,
+        setup: torch.Generator,
+        columns: Columns,
+    ) -> tuple[list[Scaling], Scaling]:
+        """The scaling of each fold, from the rows that train it, and that of the model.
+
+        A single fold's is that of the model, too.  Several are of one structure, so that their fields can be averaged: the
+        columns which are made normal are those that each of them would choose.
+        """
+        earlier = (self._progress or {}).get("scalings") if warm else None
+        if len(held_out) == 1:
+            scaling = self._target if warm else self._scaling_of(reader, held_out[0], setup, columns)
+            return [scaling], scaling
+        scalings = [self._scaling_of(reader, rows, setup, columns) for rows in held_out]
+        chosen = [gaussianized_columns(scaling) for scaling in scalings]
+        common = sorted(set.intersection(*chosen))
+        if any(len(columns_of_fold) > len(common) for columns_of_fold in chosen):
+            scalings = [self._scaling_of(reader, rows, setup, columns, common) for rows in held_out]
+        if warm:
+            return earlier if earlier is not None and len(earlier) == len(held_out) else scalings, self._target
+        return scalings, self._scaling_of(reader, NOBODY, setup, columns, common)
+
+    def _fit_rows(self, plan: Plan, sitting: Sitting, setup: torch.Generator) -> None:
+        n_rows, n_features = plan.reader.X.shape
+        device, sizes = plan.reader.device, self.student_layer_sizes
+        student_widths = None if sizes is None else checked_widths("student_layer_sizes", sizes, most=2)
+        recipe = self._recipe(n_rows, len(plan.folds) > 1, self.max_iter, self.end_time)
+        objectives = self._objectives(len(plan.folds), n_features, plan.path, plan.targets, plan.base, sitting.warm, device, setup)
+        ends, share = Ends(None, plan.reader.scaling), 0.0 if student_widths is None else _STUDENT_SHARE
+        trained = self._train(objectives, plan.folds, recipe, ends, sitting, plan.whole, share)
         field, lost = trained.field, None
-        if student_widths is not None and trained.end_time > 0:
-            student = ResidualMLP(n_features, student_widths, self.activation).to(reader.device)
-            field, lost = distilled(student, trained, folds, objectives[0].time_law, cast(int, recipe.max_iter))
-        self._keep(trained, field, ends, folds[0])
+        if student_widths is not None and trained.end_time > 0 and sitting.interruption.message is None:
+            generators = seeded_generators(step_seed(sitting.seed, Draw.STUDENT), device)
+            student = ResidualMLP(n_features, student_widths, self.activation, generators.cpu).to(device)
+            max_iter, time_law = cast(int, recipe.max_iter), objectives[0].time_law
+            field, lost = distilled(student, trained, [plan.whole], time_law, max_iter, generators, sitting.budget, sitting.interruption)
+        sitting.interruption.finish(lambda: self._keep(trained, field, ends, plan.whole, sitting))
         self.distillation_loss_ = lost
         if not sitting.warm:
             self.__dict__.pop("n_samples_seen_", None)  # of an earlier stream
 
-    def _stream_rows(self, reader: Reader, seed: int, warm: bool) -> None:
+    @staticmethod
+    def _group_codes(groups: ArrayLike, rows: NDArray[Any], sample_weight: ArrayLike | None) -> NDArray[np.int64]:
+        """Numbers of the groups of the rows that have a weight."""
+        if sample_weight is None:
+            return checked_groups(groups, len(rows))
+        weight = np.asarray(sample_weight)
+        codes = checked_groups(groups, len(weight))[weight > 0]
+        return np.unique(codes, return_inverse=True)[1].astype(np.int64)
+
+    def _stream_rows(self, reader: Reader, seed: int, warm: bool, setup: torch.Generator) -> None:
         n_rows, n_features = reader.X.shape
         path, base, targets = self._path_base_targets(n_features, warm)
         n_members = len(self._trained.members) if warm and isinstance(self._trained, AveragedField) else 1
-        nobody = torch.empty(0, dtype=torch.int64)
-        folds = [Fold(NormalRows(n_features, reader.device), training_rows(reader, nobody), reader.read(nobody))] * n_members
+        folds = [Fold(NormalRows(n_features, reader.device), training_rows(reader, NOBODY, setup), reader.read(NOBODY, setup))] * n_members
         self.n_samples_seen_ = n_rows + (getattr(self, "n_samples_seen_", 0) if warm else 0)
         recipe = self._recipe(self.n_samples_seen_, False, None, 1.0 if self.end_time == "auto" else self.end_time)
-        run = Run(self._objectives(n_members, n_features, path, targets, base, warm, reader.device), folds, recipe, seed)
+        objectives = self._objectives(n_members, n_features, path, targets, base, warm, reader.device, setup)
+        run = Run(objectives, folds, recipe, seed)
         trained = run.stream(n_rows, self._progress if warm else None)
-        self._tell(trained, folds[0], recipe, min(n_rows, STATISTICS_ROWS))
+        self._tell(trained, run, min(n_rows, STATISTICS_ROWS))
         self._progress = run.state_dict()
         self.__dict__.update(self._model_attributes(trained, trained.field, Ends(None, reader.scaling)))
         self.distillation_loss_ = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -17,10 +18,19 @@ from sklearn.utils.validation import validate_data
 from skinterflow._arguments import checked_time
 from skinterflow._callbacks import FitEvents
 from skinterflow._defaults import resolve_recipe
-from skinterflow._estimator import RandomStateLike, all_or_nothing, private_random_state, resolve_device, seeded, weighted_rows
-from skinterflow._fitting import N_CHECKS, Fold
+from skinterflow._estimator import (
+    RandomStateLike,
+    all_or_nothing,
+    private_random_state,
+    resolve_device,
+    seeded_generators,
+    step_seed,
+    weighted_rows,
+)
+from skinterflow._fitting import N_CHECKS, Draw, Fold
 from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
-from skinterflow._rows import Reader, training_rows
+from skinterflow._limits import TimeBudget
+from skinterflow._rows import NOBODY, Reader, training_rows
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.interpolants import Interpolant, Mirror
 from skinterflow.interflow.latent import Gamma, StochasticInterpolant
@@ -75,6 +85,8 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         Learning rate after the warm-up; it decays to zero over `max_iter` steps, along a cosine.  "auto" is 0.005.
     max_iter : "auto" or int, default="auto"
         Number of gradient steps; "auto" is 4,000.
+    max_time : float or None, default=None
+        Seconds that `fit` may take, see `InterpolantFlowDensity`.
     warm_start : bool, default=False
         Go on from the previous fit: its weights, its scalings, its optimisers, up to `max_iter` steps in all.
     random_state : int, RandomState instance or None, default=None
@@ -156,6 +168,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         batch_size: str | int = "auto",
         learning_rate_init: str | float = "auto",
         max_iter: str | int = "auto",
+        max_time: float | None = None,
         warm_start: bool = False,
         random_state: RandomStateLike = None,
         verbose: bool = False,
@@ -179,6 +192,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
+        self.max_time = max_time
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
@@ -200,7 +214,8 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
     ) -> Self:
         """Learn the map from the rows of `X0` to those of `X1`.
 
-        A failed fit leaves the previous state.  Ctrl-C during training keeps the weights so far, with a warning.
+        A failed fit leaves the previous state.  Ctrl-C ends the training: the estimator is fitted, with the weights so far, and
+        `KeyboardInterrupt` is raised; a second one ends the fit at once.
 
         Parameters
         ----------
@@ -224,7 +239,8 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         OSError
             If the checkpoint cannot be read or written.
         """
-        events = FitEvents(self, X0, sample_weight, N_CHECKS)
+        budget = TimeBudget(self.max_time)
+        events = FitEvents(self, X0, sample_weight, N_CHECKS + 1 * budget.limited)
         with all_or_nothing(self):
             warm = self.warm_start and hasattr(self, "_field")
             rows0: NDArray[Any] = validate_data(self, X0, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=not warm)
@@ -248,23 +264,34 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
             sides = [weighted_rows(rows0, sample_weight), weighted_rows(rows1, target_sample_weight)]
             device = resolve_device(self.device)
             Solver(self.solver, float(self.atol), float(self.rtol))
-            sitting = self._sitting(warm, events, *(part for side in sides for part in side))
-            with seeded(sitting.seed, device):
-                given = [self._source, self._target] if warm else [None, None]
-                source, target = (
-                    self._reader(*side, device, scaling, [f"{name} column {k}" for k in range(rows0.shape[1])])
-                    for side, scaling, name in zip(sides, given, ("X0", "X1"), strict=True)
-                )
-                self._fit_rows(source, target, path, targets, sitting)
-        if sitting.checkpoint is not None:
-            sitting.checkpoint.remove()
+            sitting = self._sitting(warm, events, budget, *(part for side in sides for part in side))
+            setup = seeded_generators(step_seed(sitting.seed, Draw.SETUP), device).cpu
+            given = [self._source, self._target] if warm else [None, None]
+            readers = [
+                self._reader(*side, device, [f"{name} column {k}" for k in range(rows0.shape[1])])
+                for side, name in zip(sides, ("X0", "X1"), strict=True)
+            ]
+            source, target = (
+                replace(reader, scaling=scaling or self._scaling_of(reader, NOBODY, setup))
+                for reader, scaling in zip(readers, given, strict=True)
+            )
+            self._fit_rows(source, target, path, targets, sitting, setup)
+        sitting.end()
         return self
 
-    def _fit_rows(self, source: Reader, target: Reader, path: StochasticInterpolant, targets: tuple[str, ...], sitting: Sitting) -> None:
+    def _fit_rows(
+        self,
+        source: Reader,
+        target: Reader,
+        path: StochasticInterpolant,
+        targets: tuple[str, ...],
+        sitting: Sitting,
+        setup: torch.Generator,
+    ) -> None:
         n_features = source.X.shape[1]
         n_rows = min(len(source.X), len(target.X))
-        nobody = torch.empty(0, dtype=torch.int64)
-        fold = Fold(training_rows(source, nobody), training_rows(target, nobody), target.read(nobody))
+        start, end = (training_rows(reader, NOBODY, setup) for reader in (source, target))
+        fold = Fold(start, end, target.read(NOBODY, setup))
         recipe = resolve_recipe(
             n_rows=n_rows,
             cross_fitted=False,
@@ -278,10 +305,10 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
             tol=0.0,
             verbose=bool(self.verbose),
         )
-        objectives = self._objectives(1, n_features, path, targets, Compose([]), sitting.warm, source.device)
+        objectives = self._objectives(1, n_features, path, targets, Compose([]), sitting.warm, source.device, setup)
         ends = Ends(source.scaling, target.scaling)
         trained = self._train(objectives, [fold], recipe, ends, sitting)
-        self._keep(trained, trained.field, ends, fold)
+        sitting.interruption.finish(lambda: self._keep(trained, trained.field, ends, fold, sitting))
 
     def transform(self, X0: ArrayLike) -> NDArray[Any]:
         """Carry rows of the source to the target.

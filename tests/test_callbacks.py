@@ -67,6 +67,7 @@ def test_callback_stops_the_training(iris):
 
 
 @needs_callbacks
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_patience_ends_the_stretch_that_it_cuts_off(iris):
     recorder = Recorder()
     InterpolantFlowDensity(**QUICK | {"n_iter_no_change": 1, "learning_rate_init": 1.0}).set_callbacks(recorder).fit(iris)

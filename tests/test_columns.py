@@ -13,6 +13,7 @@ from sklearn.model_selection import GridSearchCV
 
 from skinterflow import DegenerateDataWarning, InterpolantFlowDensity
 from skinterflow._columns import cell_rules, resolve_columns
+from skinterflow._estimator import seeded_generators
 from skinterflow._rows import Reader, training_rows
 from skinterflow.interflow.flows import Measured
 from skinterflow.interflow.marginals import Bounds
@@ -211,10 +212,9 @@ def test_rules_integrate_over_the_cell(n_columns, level):
 def test_training_hardly_sees_the_same_noise_twice(n_rows):
     X = np.arange(2.0 * n_rows).reshape(n_rows, 2)
     reader = Reader(X, np.ones(n_rows), np.zeros(2), Compose([]), torch.device("cpu"), np.array([False, True]))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        source = training_rows(reader, torch.tensor([3]))
-        u = torch.cat([source.batch(number, 500)[0] for number in range(40)]).numpy()
+    generators = seeded_generators(0, torch.device("cpu"))
+    source = training_rows(reader, torch.tensor([3]), generators.cpu)
+    u = torch.cat([source.batch(number, 500, generators)[0] for number in range(40)]).numpy()
     rows = (u[:, 0] / 2).astype(int)
     noise = u[:, 1] - X[rows, 1]
     assert 3 not in rows

@@ -182,7 +182,7 @@ def test_disk_that_fails_later_costs_the_checkpoint_not_the_fit(iris, tmp_path, 
 
 
 def test_interrupted_fit_keeps_its_checkpoint(iris, tmp_path, monkeypatch):
-    """Ctrl-C gives a model, and the same call goes on where it stopped."""
+    """Ctrl-C leaves a model, and the same call goes on where it stopped."""
     monkeypatch.setattr(_checkpoint, "_SECONDS", 0.0)
     density = InterpolantFlowDensity(**LONGER, checkpoint=tmp_path / "fit")
     note, noted = _checkpoint.Checkpoint.note, []
@@ -194,7 +194,7 @@ def test_interrupted_fit_keeps_its_checkpoint(iris, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(_checkpoint.Checkpoint, "note", interrupted)
-    with pytest.warns(UserWarning, match="interrupted after 40 of 100 steps"):
+    with pytest.raises(KeyboardInterrupt, match="interrupted after 40 of 100 steps"):
         density.fit(iris)
     assert density.n_iter_ == 40
     assert np.isfinite(density.score(iris))
@@ -218,7 +218,7 @@ def test_warm_start_continues_the_optimiser_and_the_schedule(iris, monkeypatch, 
 
     with monkeypatch.context() as patch:
         patch.setattr(fitting.Run, "check", stop_at_25)
-        with pytest.warns(UserWarning, match="interrupted"):
+        with pytest.raises(KeyboardInterrupt, match="interrupted after 25 of 100 steps"):
             density.fit(iris)
     assert density.n_iter_ == 25
     density.fit(iris)

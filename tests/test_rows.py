@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skinterflow import InterpolantFlowDensity, _rows
+from skinterflow._estimator import seeded_generators
 from skinterflow._rows import Reader, ShuffledPasses, ShuffledRows, StreamedRows, training_rows
 from skinterflow.interflow.scaling import Standardize
 
@@ -20,8 +21,7 @@ def reader(X):
 
 @given(n_rows=st.integers(1, 40), batch_size=st.integers(1, 40))
 def test_a_pass_draws_every_row_as_often_as_any_other(n_rows, batch_size):
-    with torch.random.fork_rng():
-        passes = ShuffledPasses(n_rows, torch.device("cpu"))
+    passes = ShuffledPasses(n_rows, torch.device("cpu"), seed=0)
     drawn = [passes.batch(number, batch_size) for number in range(5)]
     assert all(len(rows) == batch_size for rows in drawn)
     counts = torch.bincount(drawn[0], minlength=n_rows)
@@ -31,8 +31,7 @@ def test_a_pass_draws_every_row_as_often_as_any_other(n_rows, batch_size):
 
 
 def test_shuffled_passes_differ_and_a_number_is_one_batch():
-    with torch.random.fork_rng():
-        passes = ShuffledPasses(10, torch.device("cpu"))
+    passes = ShuffledPasses(10, torch.device("cpu"), seed=0)
     drawn = [passes.batch(number, 5).tolist() for number in range(6)]
     assert len({tuple(rows) for rows in drawn}) == 6
     assert [passes.batch(number, 5).tolist() for number in reversed(range(6))] == drawn[::-1]
@@ -43,10 +42,9 @@ def test_batches_hold_all_rows_but_those_held_out(kind, monkeypatch):
     """Each with its own weight, in flow units, in random order."""
     monkeypatch.setattr(_rows, "_IN_MEMORY_ELEMENTS", 0 if kind is StreamedRows else 100)
     X, held_out = np.arange(20.0).reshape(10, 2), torch.tensor([7, 3])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        source = training_rows(reader(X), held_out)
-        drawn = [source.batch(number, 4) for number in range(200)]
+    generators = seeded_generators(0, torch.device("cpu"))
+    source = training_rows(reader(X), held_out, generators.cpu)
+    drawn = [source.batch(number, 4, generators) for number in range(200)]
     assert isinstance(source, kind)
     assert len(source) == 8
     u, weight = (torch.cat(part) for part in zip(*drawn, strict=True))
@@ -60,7 +58,7 @@ def test_batches_hold_all_rows_but_those_held_out(kind, monkeypatch):
 
 
 def test_log_det_is_that_of_the_scaling():
-    rows = reader(np.arange(6.0).reshape(3, 2)).read(torch.tensor([2, 0]))
+    rows = reader(np.arange(6.0).reshape(3, 2)).read(torch.tensor([2, 0]), torch.Generator())
     torch.testing.assert_close(rows.log_det, torch.full((2,), -2 * np.log(4.0), dtype=torch.float64))
     torch.testing.assert_close(rows.u[:, 0], torch.tensor([0.75, -0.25]))
 
@@ -74,7 +72,7 @@ def test_memory_map_is_read_in_parts(tmp_path, monkeypatch):
     X = np.load(tmp_path / "rows.npy", mmap_mode="r")
     sizes = []
     read = Reader._read
-    monkeypatch.setattr(Reader, "_read", lambda self, rows: sizes.append(len(rows)) or read(self, rows))
+    monkeypatch.setattr(Reader, "_read", lambda self, rows, *rest: sizes.append(len(rows)) or read(self, rows, *rest))
     density = InterpolantFlowDensity(**(QUICK | {"max_iter": 100}), student_layer_sizes=None).fit(X)
     assert max(sizes) <= 500  # the held-out rows; batches are smaller
     assert density.score(X[:500]) == pytest.approx(-0.5 * 2 * (1 + np.log(2 * np.pi)) - np.log(5.0), abs=0.1)
@@ -92,7 +90,7 @@ class Failing(np.ndarray):
 def test_disk_error_leaves_the_previous_state(fitted, iris, monkeypatch):
     density, before = InterpolantFlowDensity(**QUICK), dict(vars(fitted))
     vars(density).update(before)
-    monkeypatch.setattr(Reader, "read", lambda self, rows: self.X.view(Failing)[rows.numpy()])
+    monkeypatch.setattr(Reader, "read", lambda self, rows, generator: self.X.view(Failing)[rows.numpy()])
     with pytest.raises(OSError, match=r"Input/output error: 'rows\.npy'"):
         density.fit(iris)
     assert vars(density) == before

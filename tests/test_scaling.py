@@ -99,8 +99,8 @@ def test_estimated_powers_equal_scikit_learn():
 def test_weights_count_as_repetitions(kind):
     rng = np.random.default_rng(1)
     x, weight = rng.normal(size=(60, 3)) ** 3, rng.integers(1, 4, size=60)
-    weighted = estimate_scaling(kind, x, weight.astype(float), NONE_CONSTANT)
-    repeated = estimate_scaling(kind, np.repeat(x, weight, axis=0), np.ones(weight.sum()), NONE_CONSTANT)
+    weighted = estimate_scaling(kind, x, weight.astype(float), NONE_CONSTANT, torch.Generator())
+    repeated = estimate_scaling(kind, np.repeat(x, weight, axis=0), np.ones(weight.sum()), NONE_CONSTANT, torch.Generator())
     u, v = weighted(torch.from_numpy(x)), repeated(torch.from_numpy(x))
     np.testing.assert_allclose(u, v, atol=0.05 if kind != "standardize" else 1e-12)  # the shrinkage looks at the rows alone
 
@@ -108,7 +108,7 @@ def test_weights_count_as_repetitions(kind):
 def test_whitening_is_the_root_of_the_ledoit_wolf_precision():
     rng = np.random.default_rng(2)
     x = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 3)) + 5.0
-    standardize, whiten = estimate_scaling("whiten", x, np.ones(200), NONE_CONSTANT).parts
+    standardize, whiten = estimate_scaling("whiten", x, np.ones(200), NONE_CONSTANT, torch.Generator()).parts
     precision = LedoitWolf(assume_centered=True).fit(standardize(torch.from_numpy(x)).numpy()).precision_
     np.testing.assert_allclose(whiten.matrix.T @ whiten.matrix, precision, rtol=1e-9, atol=1e-9)
 
@@ -123,7 +123,8 @@ def peaked_columns(n_rows=4000):
 
 def gaussianized(X, weight=None):
     """The numbers of the columns that "gaussianize" chose, and the rows in its units before the whitening."""
-    scaling = estimate_scaling("gaussianize", X, np.ones(len(X)) if weight is None else weight, np.zeros(X.shape[1]))
+    weight = np.ones(len(X)) if weight is None else weight
+    scaling = estimate_scaling("gaussianize", X, weight, np.zeros(X.shape[1]), torch.Generator())
     *before, whiten = scaling.parts
     assert isinstance(whiten, Whiten)
     return [j for part in scaling.modules() if isinstance(part, Gaussianize) for j in part.columns.tolist()], Compose(before)
@@ -185,14 +186,14 @@ def test_weights_of_gaussianized_columns_count_as_repetitions():
 def test_heavy_outlier_does_not_decide_the_scale():
     x = np.random.default_rng(3).normal(size=(1000, 1))
     x[0] = 1e6
-    u = estimate_scaling("power", x, np.ones(1000), NONE_CONSTANT)(torch.from_numpy(x)).numpy()
+    u = estimate_scaling("power", x, np.ones(1000), NONE_CONSTANT, torch.Generator())(torch.from_numpy(x)).numpy()
     assert np.std(u[1:]) > 0.5
     assert np.abs(u).max() < 50
 
 
 def test_given_scaling_is_used_as_it_is():
     scaling = SCALINGS["all"]()
-    assert estimate_scaling(scaling, np.ones((3, 2)), np.ones(3), NONE_CONSTANT) is scaling
+    assert estimate_scaling(scaling, np.ones((3, 2)), np.ones(3), NONE_CONSTANT, torch.Generator()) is scaling
 
 
 KINDS = {

@@ -29,7 +29,7 @@ def expected_failures(estimator):
 @parametrize_with_checks(
     [InterpolantFlowDensity(**TINY), InterpolantFlowDensity(**TINY, early_stopping=True)], expected_failed_checks=expected_failures
 )
-@pytest.mark.filterwarnings("ignore::skinterflow.DegenerateDataWarning")
+@pytest.mark.filterwarnings("ignore::skinterflow.DegenerateDataWarning", "ignore::sklearn.exceptions.ConvergenceWarning")
 def test_common_checks(estimator, check):
     check(estimator)
 

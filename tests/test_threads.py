@@ -1,108 +1,79 @@
-"""Threads share nothing that changes a result: blocks of rows, and calls in threads of the user."""
+"""Fits side by side in the threads of one process: each as if it were alone, and torch's global random state left alone."""
 
-import copy
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
+from joblib import Parallel, delayed, parallel_config
+from sklearn.model_selection import cross_val_score
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
 
-from .conftest import QUICK
-
-N_ROWS = 40_000
-TINY = QUICK | {"hidden_layer_sizes": (8, 8), "early_stopping": False, "end_time": 1.0, "atol": 0.5}
-TINY_TRANSPORT = QUICK | {"hidden_layer_sizes": (8, 8), "atol": 0.05}
-
-
-@pytest.fixture(scope="module")
-def rows():
-    x = np.random.default_rng(0).standard_normal((N_ROWS, 2))
-    return np.column_stack([x[:, 0], x[:, 1] + x[:, 0] ** 2])
-
-
-DENSITIES = {
-    "default scaling": {},
-    "deep": {"hidden_layer_sizes": (8, 8, 8)},
-    "denoiser": {"targets": "eta", "end_time": 0.9},
-    "velocity and score": {"targets": ("v", "s"), "gamma": "brownian"},
-    "encoding-decoding": {"interpolant": "encoding_decoding", "gamma": "sine_squared"},
-    "bounded, learned path": {"interpolant": "fourier", "base": "learned", "bounds": {1: (-9.0, None)}},
-    "estimated divergence": {"divergence": 2},
-}
-PREDICTIONS = {
-    "score_samples": lambda d, X: d.score_samples(X, return_error=True),
-    "score_samples at a time": lambda d, X: d.score_samples(X, t=0.5),
-    "score_gradient": lambda d, X: d.score_gradient(X),
-    "velocity": lambda d, X: d.velocity(X, 0.7),
-    "transform": lambda d, X: d.transform(X),
-    "inverse_transform": lambda d, X: d.inverse_transform(X),
-    "trajectory": lambda d, X: d.trajectory(X, [1.0, 0.5, 0.1]),
-    "sample": lambda d, X: d.sample(N_ROWS, random_state=0),
-    "diffusion": lambda d, X: d.sample(N_ROWS, random_state=0, method="sde", n_steps=3),
-}
-TRANSPORT_PREDICTIONS = {
-    "transform": lambda d, X: d.transform(X),
-    "inverse_transform": lambda d, X: d.inverse_transform(X),
-    "sample": lambda d, X: d.sample(X, random_state=0, n_steps=3),
-    "inverse_sample": lambda d, X: d.inverse_sample(X, random_state=0, n_steps=3),
-    "score_gradient": lambda d, X: d.score_gradient(X, t=0.5),
-    "log_abs_det_jacobian": lambda d, X: d.log_abs_det_jacobian(X),
+N_FITS = 4
+TINY = {"hidden_layer_sizes": (8,), "max_iter": 12, "batch_size": 16}
+KINDS = {
+    "cross-fitted": {},
+    "one member": {"early_stopping": True},
+    "student": {"student_layer_sizes": (8, 8), "end_time": 1.0, "early_stopping": False},
+    "heads": {"gamma": "brownian", "targets": ("b", "eta")},
+    "learned path": {"interpolant": "fourier", "base": "learned"},
+    "whole numbers": {"integer_features": [0]},
+    "stream": {"early_stopping": False},
+    "transport": {},
+    "noisy transport": {"gamma": "quadratic"},
 }
 
 
-@pytest.fixture(scope="module")
-def density_of(rows):
-    fitted = {}
-
-    def fit(name):
-        if name not in fitted:
-            fitted[name] = InterpolantFlowDensity(**TINY | DENSITIES[name]).fit(rows[:2_000])
-        return copy.deepcopy(fitted[name])
-
-    return fit
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("choice", DENSITIES)
-def test_jobs_change_no_prediction_of_a_density(density_of, rows, choice):
-    """Forward-mode derivatives gave up to 32,768 velocities of other rows."""
-    density = density_of(choice)
-    predictions = PREDICTIONS if choice == "default scaling" else {name: PREDICTIONS[name] for name in ("score_samples", "velocity")}
-    for name, predict in predictions.items():
-        alone = predict(density.set_params(n_jobs=1), rows)
-        for n_jobs in (2, 3):
-            np.testing.assert_equal(predict(density.set_params(n_jobs=n_jobs), rows), alone, err_msg=f"{name}, {n_jobs} jobs")
+def fitted(kind, rows, seed):
+    """Weights, and what else a fit of a kind has learned, as plain numbers."""
+    parameters = TINY | KINDS[kind] | {"random_state": seed}
+    if "transport" in kind:
+        estimator = InterpolantTransport(**parameters).fit(rows[:70], rows[70:])
+    elif kind == "stream":
+        estimator = InterpolantFlowDensity(**parameters).partial_fit(rows)
+    else:
+        rows = np.column_stack([np.rint(rows[:, 0]), rows[:, 1:]]) if kind == "whole numbers" else rows
+        estimator = InterpolantFlowDensity(**parameters).fit(rows)
+    weights = torch.cat([p.detach().flatten() for p in estimator._field.parameters()])
+    return [*weights.tolist(), estimator.end_time_, estimator.action_, *estimator.loss_curve_]
 
 
-@pytest.mark.slow
-def test_jobs_change_no_prediction_of_a_transport(rows):
-    transport = InterpolantTransport(**TINY_TRANSPORT, gamma="brownian").fit(rows[:2_000], rows[:2_000] + 1.0)
-    for name, predict in TRANSPORT_PREDICTIONS.items():
-        alone = predict(transport.set_params(n_jobs=1), rows)
-        for n_jobs in (2, 3):
-            np.testing.assert_equal(predict(transport.set_params(n_jobs=n_jobs), rows), alone, err_msg=f"{name}, {n_jobs} jobs")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore::skinterflow.DistillationWarning")
+def test_fits_in_threads_are_those_of_one_thread(kind, iris):
+    alone = [fitted(kind, iris, seed) for seed in range(N_FITS)]
+    with ThreadPoolExecutor(N_FITS) as pool:
+        together = list(pool.map(lambda seed: fitted(kind, iris, seed), range(N_FITS)))
+    assert together == alone
+    assert len({tuple(fit) for fit in alone}) == N_FITS
 
 
-@pytest.mark.parametrize("choice", DENSITIES)
-def test_predictions_in_threads_of_the_user(density_of, rows, choice):
-    density, X = density_of(choice), rows[:200]
-    X = X[:60] if density.divergence != "exact" else X
-    predictions = {name: predict for name, predict in PREDICTIONS.items() if "sample" not in name and name != "diffusion"}
-    predictions["scores"] = PREDICTIONS["score_samples"]
-    alone = {name: predict(density, X) for name, predict in predictions.items()}
-    wrong = []
+def test_joblib_threads(iris):
+    kinds = ["cross-fitted", "transport", "one member"]
+    together = Parallel(n_jobs=3, backend="threading")(delayed(fitted)(kind, iris, 0) for kind in kinds)
+    assert together == [fitted(kind, iris, 0) for kind in kinds]
 
-    def ask(name):
-        try:
-            for _ in range(2):
-                np.testing.assert_equal(predictions[name](density, X), alone[name])
-        except Exception as error:
-            wrong.append((name, error))
 
-    threads = [threading.Thread(target=ask, args=(name,)) for name in predictions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+def test_cross_validation_in_threads(iris):
+    density = InterpolantFlowDensity(**TINY, random_state=0)
+    alone = cross_val_score(density, iris, cv=3)
+    with parallel_config("threading", n_jobs=3):
+        np.testing.assert_array_equal(cross_val_score(density, iris, cv=3), alone)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore::skinterflow.DistillationWarning")
+def test_fit_leaves_the_global_random_numbers_to_others(kind, iris):
+    """Another thread draws while the fit goes on, and gets what it would have got without."""
+    draws, fit = [], threading.Thread(target=fitted, args=(kind, iris, 0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fit.start()
+        while fit.is_alive():
+            draws.append(float(torch.rand(())))
+            fit.join(0.001)
+        torch.manual_seed(0)
+        assert [float(torch.rand(())) for _ in draws] == draws
+    assert len(draws) > 10

@@ -146,6 +146,8 @@ class ModulatedMLP(nn.Module):
     hidden_layer_sizes : sequence of positive int, one per hidden layer
     activation : key of `ACTIVATIONS`
     n_heads : int, number of fields
+    generator : torch.Generator or None
+        What draws the initial weights, on the CPU; None is torch's global random state.
 
     Raises
     ------
@@ -166,7 +168,14 @@ class ModulatedMLP(nn.Module):
     (6, 16)
     """
 
-    def __init__(self, n_features: int, hidden_layer_sizes: Sequence[int], activation: str, n_heads: int) -> None:
+    def __init__(
+        self,
+        n_features: int,
+        hidden_layer_sizes: Sequence[int],
+        activation: str,
+        n_heads: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}.")
@@ -175,10 +184,10 @@ class ModulatedMLP(nn.Module):
         self.hidden_layer_sizes = tuple(hidden_layer_sizes)
         self.activation = activation
         self.n_heads = n_heads
-        self.layers = nn.ModuleList(nn.Linear(*shape) for shape in itertools.pairwise(widths))
-        self.out = nn.Linear(widths[-1], n_heads * n_features)
-        modulations = nn.Linear(_TIME_WIDTH, 2 * sum(hidden_layer_sizes) + n_heads)
-        self.time = nn.Sequential(nn.Linear(1 + 2 * _N_FREQUENCIES, _TIME_WIDTH), nn.SiLU(), modulations)
+        self.layers = nn.ModuleList(_linear(*shape, generator) for shape in itertools.pairwise(widths))
+        self.out = _linear(widths[-1], n_heads * n_features, generator)
+        modulations = _linear(_TIME_WIDTH, 2 * sum(hidden_layer_sizes) + n_heads, generator)
+        self.time = nn.Sequential(_linear(1 + 2 * _N_FREQUENCIES, _TIME_WIDTH, generator), nn.SiLU(), modulations)
         for layer in (self.out, modulations):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -241,16 +250,25 @@ class ModulatedMLP(nn.Module):
         return torch.cat(values), torch.cat(divergences)
 
 
+def _linear(n_inputs: int, n_outputs: int, generator: torch.Generator | None = None) -> nn.Linear:
+    """A layer with torch's initial weights, which its constructor would draw from the global random state."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, n_inputs, n_outputs, device=torch.empty(0).device)
+    bound = 1.0 / math.sqrt(n_inputs)
+    for parameter in (layer.weight, layer.bias):
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    return layer
+
+
 class ResidualMLP(ModulatedMLP, VelocityField):
     """One field by a :class:`ModulatedMLP`: untrained it is zero, and its flow the identity.
-
-    The initial weights are drawn from torch's global random state.
 
     Parameters
     ----------
     n_features : int, dimension D
     hidden_layer_sizes : sequence of positive int, one per hidden layer
     activation : key of `ACTIVATIONS`
+    generator : torch.Generator or None
+        What draws the initial weights, on the CPU; None is torch's global random state.
 
     Examples
     --------
@@ -267,8 +285,14 @@ class ResidualMLP(ModulatedMLP, VelocityField):
     True
     """
 
-    def __init__(self, n_features: int, hidden_layer_sizes: Sequence[int] = (128,) * 4, activation: str = "silu") -> None:
-        super().__init__(n_features, hidden_layer_sizes, activation, n_heads=1)
+    def __init__(
+        self,
+        n_features: int,
+        hidden_layer_sizes: Sequence[int] = (128,) * 4,
+        activation: str = "silu",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(n_features, hidden_layer_sizes, activation, n_heads=1, generator=generator)
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
         scales, shifts, gain = self._modulations(t)

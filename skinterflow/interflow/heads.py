@@ -112,6 +112,7 @@ class SharedTrunk(ModulatedMLP, Heads):
     n_heads : int, number of fields
     hidden_layer_sizes : sequence of positive int, one per hidden layer
     activation : str, see `ResidualMLP`
+    generator : torch.Generator or None, see `ResidualMLP`
 
     Examples
     --------
@@ -123,8 +124,15 @@ class SharedTrunk(ModulatedMLP, Heads):
     [(5, 2), (5, 2), (5, 2)]
     """
 
-    def __init__(self, n_features: int, n_heads: int, hidden_layer_sizes: Sequence[int] = (128,) * 4, activation: str = "silu") -> None:
-        super().__init__(n_features, hidden_layer_sizes, activation, n_heads)
+    def __init__(
+        self,
+        n_features: int,
+        n_heads: int,
+        hidden_layer_sizes: Sequence[int] = (128,) * 4,
+        activation: str = "silu",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(n_features, hidden_layer_sizes, activation, n_heads, generator)
 
     def forward(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         scales, shifts, gains = self._modulations(t)

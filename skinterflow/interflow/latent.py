@@ -322,9 +322,11 @@ class StochasticInterpolant(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.interpolant!r}, gamma={self.gamma!r}"
 
-    def draw(self, x: Tensor) -> Tensor | None:
-        """Latents for points `x`; None where the path has none."""
-        return None if self.gamma is None else torch.randn_like(x)
+    def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
+        """Latents for points `x`, from a generator on their device or the global one; None where the path has none."""
+        if self.gamma is None:
+            return None
+        return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
 
     def forward(self, t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None) -> Tensor:
         """Point on the path, shape ``(B, *event)``, at times of shape () or (B,)."""

@@ -84,10 +84,10 @@ def _regression_loss(
 
 
 class PathObjective(nn.Module):
-    """The module that is trained: draws times and latents and returns a loss per row.
+    """The module that is trained: a loss per row at the given times and latents, or at drawn ones.
 
     Times are stratified over the batch and shared by small groups of rows, so that the time network runs on few inputs.
-    They and the latents are drawn from torch's global random state.
+    ``objective(x0, x1)`` draws them and the latents from torch's global random state; `draw` takes a generator.
     A path or a base with parameters is a module of the objective, too; see :func:`train` for who minimises and who maximises.
 
     Parameters
@@ -122,24 +122,41 @@ class PathObjective(nn.Module):
         self.time_law = time_law
         self.base = base or Compose([])
 
-    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
-        """Loss of each pair at a random time.
+    def draw(self, x1: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """Times and latents for a batch.
+
+        Parameters
+        ----------
+        x1 : Tensor of shape (B, D)
+        generator : torch.Generator on the device of `x1`, or None for torch's global random state
+
+        Returns
+        -------
+        t : Tensor of shape (K,), increasing, where K divides B: each time is that of B / K rows in a row
+        z : Tensor of the shape of `x1`, only if the path has a latent
+        """
+        n_times = len(x1) // math.gcd(len(x1), _MAX_ROWS_PER_TIME)
+        t = self.time_law.quantile(stratified_uniform(n_times, x1.device, generator)).to(x1.dtype)
+        z = self.path.draw(x1, generator)
+        return (t,) if z is None else (t, z)
+
+    def forward(self, x0: Tensor, x1: Tensor, t: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+        """Loss of each pair at a time.
 
         Parameters
         ----------
         x0, x1 : Tensors of shape (B, D); their rows must be in random order, because times are sorted over the batch
+        t, z : Tensors, see :meth:`draw`; drawn from torch's global random state if `t` is None
 
         Returns
         -------
         Tensor of shape (B,)
         """
-        n_rows = len(x1)
-        per_time = math.gcd(n_rows, _MAX_ROWS_PER_TIME)
-        n_times = n_rows // per_time
-        t = self.time_law.quantile(stratified_uniform(n_times, x1.device)).to(x1.dtype)
-        groups = (n_times, per_time, *x1.shape[1:])
+        if t is None:
+            return self(x0, x1, *self.draw(x1))
+        groups = (len(t), len(x1) // len(t), *x1.shape[1:])
         x0, x1 = self.base(x0).reshape(groups), x1.reshape(groups)
-        return self.loss(t[:, None], x0, x1, self.path.draw(x1)).flatten()
+        return self.loss(t[:, None], x0, x1, None if z is None else z.reshape(groups)).flatten()
 
     def loss(self, t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None) -> Tensor:
         """:func:`path_loss` of the field on the path."""
@@ -258,7 +275,7 @@ class Ensemble(nn.Module):
 
     Parameters
     ----------
-    objectives : sequence of nn.Module with ``forward(x0, x1) -> loss per row``, alike but for their parameters
+    objectives : sequence of PathObjective, alike but for their parameters
 
     Examples
     --------
@@ -273,22 +290,31 @@ class Ensemble(nn.Module):
     (torch.Size([4, 32]), 4)
     """
 
-    def __init__(self, objectives: Sequence[nn.Module]) -> None:
+    def __init__(self, objectives: Sequence[PathObjective]) -> None:
         super().__init__()
         stacked, _ = torch.func.stack_module_state(list(objectives))
         self.names = tuple(stacked)
         self.stacked = nn.ParameterList(stacked.values())
         self._skeleton = (copy.deepcopy(objectives[0]),)  # in a tuple, so that its parameters are not this module's
 
-    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
-        """Loss of each pair: `x0` and `x1` of shape (K, B, D) give shape (K, B)."""
+    def draw(self, x1: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """Times and latents of every objective, see :meth:`PathObjective.draw`: `x1` of shape (K, B, D)."""
+        draws = (self._skeleton[0].draw(rows, generator) for rows in x1)
+        return tuple(torch.stack(parts) for parts in zip(*draws, strict=True))
 
-        def loss(parameters: tuple[Tensor, ...], x0: Tensor, x1: Tensor) -> Tensor:
-            return torch.func.functional_call(self._skeleton[0], dict(zip(self.names, parameters, strict=True)), (x0, x1))
+    def forward(self, x0: Tensor, x1: Tensor, t: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+        """Loss of each pair: `x0` and `x1` of shape (K, B, D), `t` and `z` of :meth:`draw`, give shape (K, B)."""
+        if t is None:
+            return self(x0, x1, *self.draw(x1))
 
-        return torch.func.vmap(loss, randomness="different")(tuple(self.stacked), x0, x1)
+        def loss(parameters: tuple[Tensor, ...], *inputs: Tensor) -> Tensor:
+            given = dict(zip(self.names, parameters, strict=True))
+            return torch.func.functional_call(self._skeleton[0], given, inputs)
 
-    def objectives(self) -> list[nn.Module]:
+        drawn = (t,) if z is None else (t, z)
+        return torch.func.vmap(loss)(tuple(self.stacked), x0, x1, *drawn)
+
+    def objectives(self) -> list[PathObjective]:
         """Independent copies of the objectives with their present parameters."""
         members = [copy.deepcopy(self._skeleton[0]) for _ in range(len(self.stacked[0]))]
         for k, member in enumerate(members):

@@ -76,13 +76,14 @@ class Beta(TimeLaw):
         return torch.as_tensor(betaincinv(self.a, self.b, u.double().cpu().numpy())).to(u)
 
 
-def stratified_uniform(n: int, device: torch.device | str = "cpu") -> Tensor:
-    """One uniform draw in each of `n` equal strata of [0, 1], in increasing order, from torch's global random state.
+def stratified_uniform(n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
+    """One uniform draw in each of `n` equal strata of [0, 1], in increasing order.
 
     Parameters
     ----------
     n : int
     device : torch.device or str
+    generator : torch.Generator on the device, or None for torch's global random state
 
     Returns
     -------
@@ -92,9 +93,8 @@ def stratified_uniform(n: int, device: torch.device | str = "cpu") -> Tensor:
     --------
     >>> import torch
     >>> from skinterflow.interflow.times import stratified_uniform
-    >>> with torch.random.fork_rng(devices=[]):
-    ...     u = stratified_uniform(4)
+    >>> u = stratified_uniform(4, generator=torch.Generator().manual_seed(0))
     >>> bool(((torch.arange(4) <= 4 * u) & (4 * u <= torch.arange(1, 5))).all())
     True
     """
-    return (torch.arange(n, device=device) + torch.rand(n, device=device)) / n
+    return (torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)) / n

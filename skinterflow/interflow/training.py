@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ class Training:
     objective : nn.Module with ``forward(*inputs) -> loss per row``, trained in place
     max_iter : int or None
         Number of steps, over which the learning rate decays; for None there is no end, and the rate stays as it is after the warm-up.
-    learning_rate, weight_decay, hidden_weights, maximized, maximized_rate, maximized_from
+    learning_rate, weight_decay, hidden_weights, maximized, maximized_rate, maximized_from, elapsed
         See :func:`train`.
 
     Attributes
@@ -104,9 +104,11 @@ class Training:
         maximized: Sequence[nn.Parameter] = (),
         maximized_rate: float = OPPONENT_RATE,
         maximized_from: float = OPPONENT_START,
+        elapsed: Callable[[], float] | None = None,
     ) -> None:
         self.objective = objective
         self.max_iter = max_iter
+        self.elapsed = elapsed or _no_time
         self.maximized_from = maximized_from
         self.number = 0
         self._optimizers = make_optimizers(objective, hidden_weights, maximized, learning_rate, weight_decay, maximized_rate)
@@ -119,7 +121,7 @@ class Training:
         return self._averaged.module
 
     def steps(self, batches: Iterable[tuple[Sequence[Tensor], Tensor | None]]) -> Iterator[Step]:
-        """Take a step for each batch, up to `max_iter` in all.
+        """Take a step for each batch, up to `max_iter` in all, or until the time has passed.
 
         Parameters
         ----------
@@ -141,6 +143,8 @@ class Training:
             self._averaged.update_parameters(self.objective)
             self.number = number
             yield Step(number, loss.detach(), self.averaged)
+            if self.elapsed() >= 1.0:
+                return
 
     def state_dict(self) -> dict[str, Any]:
         """All that a training of the same make needs to go on from here; tensors are copies."""
@@ -171,10 +175,12 @@ class Training:
             optimizer.load_state_dict({"state": copy.deepcopy(moments), "param_groups": optimizer.state_dict()["param_groups"]})
 
     def _set_learning_rates(self) -> None:
+        elapsed = self.elapsed()
+        factor = _learning_rate_factor(self.number, self.max_iter, elapsed)
+        waits = self.max_iter is not None and max(self.number / self.max_iter, elapsed) < self.maximized_from
         for optimizer, rates in zip(self._optimizers, self._rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                waits = group.get("maximize") and self.max_iter is not None and self.number < self.maximized_from * self.max_iter
-                group["lr"] = 0.0 if waits else rate * _learning_rate_factor(self.number, self.max_iter)
+                group["lr"] = 0.0 if waits and group.get("maximize") else rate * factor
 
 
 def train(
@@ -188,6 +194,7 @@ def train(
     maximized: Sequence[nn.Parameter] = (),
     maximized_rate: float = OPPONENT_RATE,
     maximized_from: float = OPPONENT_START,
+    elapsed: Callable[[], float] | None = None,
 ) -> Iterator[Step]:
     """Minimise the weighted mean of ``objective(*inputs)`` and yield every step.
 
@@ -201,6 +208,9 @@ def train(
     maximized : sequence of nn.Parameter, those that are to raise the loss instead: of a path or a base
     maximized_rate : float, their learning rate relative to that of the others
     maximized_from : float in [0, 1], part of the steps before they move
+    elapsed : callable or None
+        Part of a budget of time that has passed.  The learning rate decays over the larger of it and the part of the steps, and
+        the training ends at 1, but not before its first step.
 
     Yields
     ------
@@ -233,6 +243,7 @@ def train(
         maximized=maximized,
         maximized_rate=maximized_rate,
         maximized_from=maximized_from,
+        elapsed=elapsed,
     )
     yield from training.steps(batches)
 
@@ -283,12 +294,17 @@ def make_optimizers(
     return optimizers
 
 
-def _learning_rate_factor(k: int, max_iter: int | None) -> float:
-    """Learning rate after `k` steps, relative to the highest."""
+def _no_time() -> float:
+    return 0.0
+
+
+def _learning_rate_factor(k: int, max_iter: int | None, elapsed: float = 0.0) -> float:
+    """Learning rate after `k` steps and a part of the time, relative to the highest."""
     if max_iter is None:
         return min(1.0, (k + 1) / _WARMUP_STEPS)
     warmup = min(_WARMUP_STEPS, 1 + _WARMUP_FRACTION * max_iter)
-    return min(1.0, (k + 1) / warmup) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, k / max_iter)))
+    risen = min(1.0, max((k + 1) / warmup, elapsed / _WARMUP_FRACTION))
+    return risen * 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(k / max_iter, elapsed))))
 
 
 def _update_average(averaged: Tensors, current: Tensors, n_averaged: Tensor | int) -> None:
