@@ -111,10 +111,10 @@ def answers_of(model, X):
     """What the model is asked."""
     names = getattr(model, "feature_names_in_", None)
     rows = X[:8] if names is None else pd.DataFrame(X[:8], columns=names)
-    answers = [np.asarray(model.transform(rows)), model.inverse_transform(X[:8])]
+    answers = [np.asarray(model.transform(rows)), np.asarray(model.inverse_transform(X[:8]))]
     if isinstance(model, InterpolantTransport):
         return [*answers, model.sample(rows, random_state=0, n_steps=3)]
-    return [*answers, model.score_samples(rows), model.score_gradient(rows, t=0.5), model.sample(5, random_state=0)]
+    return [*answers, model.score_samples(rows), model.score_gradient(rows, t=0.5), np.asarray(model.sample(5, random_state=0))]
 
 
 def assert_equal(loaded, model):
