@@ -397,6 +397,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         AttributeError
             With ``early_stopping=True`` or a student.
         """
+        self._validate_params()  # which scikit-learn leaves out once there was a fit
         with all_or_nothing(self):
             warm = hasattr(self, "_field")
             rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
