@@ -50,6 +50,8 @@ from skinterflow.interflow.latent import Gamma, StochasticInterpolant
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Compose, LearnedGaussian, Scaling
 
+_SHORT_STRETCH = 1e-3
+
 
 def _learns_from_streams(estimator: InterpolantFlowDensity) -> bool:
     """Whether there is a `partial_fit`; scikit-learn shows the reason beside its own error."""
@@ -713,7 +715,11 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             If `times` is no such sequence, or if rows are outside the `bounds`, or so far outside the data that the arithmetic overflows.
         """
         rows, checked = self._located(X), checked_times(times, self._latest())
-        return np.moveaxis(self._by_blocks(rows, lambda x, model: model.trajectory(x, checked))[0], 1, 0)
+        # Within shorter stretches the times of a solver's steps are not all different in float32.
+        short = any(abs(b - a) < _SHORT_STRETCH for a, b in itertools.pairwise(checked))
+        precise = rows.astype(np.float64) if short else rows
+        positions, _ = self._by_blocks(precise, lambda x, model: model.trajectory(x, checked))
+        return np.moveaxis(positions.astype(rows.dtype), 1, 0)
 
     def sample(
         self,
