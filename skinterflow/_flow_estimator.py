@@ -334,12 +334,12 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         ValueError
             If rows are so far outside that the arithmetic overflows.
         """
-        value, error = self._measured(X, work, side)
-        _refuse_far(np.isfinite(value))
-        return value, error
+        return self._measured(X, work, side, refuse_far=True)
 
-    def _measured(self, X: NDArray[Any], work: Work, side: str = "target") -> tuple[NDArray[Any], NDArray[Any]]:
-        """As :meth:`_by_blocks`, but rows that are too far outside have a value of minus infinity, and an error of infinity."""
+    def _measured(
+        self, X: NDArray[Any], work: Work, side: str = "target", *, refuse_far: bool = False
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """As :meth:`_by_blocks`, but rows that are too far outside may have a value of minus infinity, and an error of infinity."""
         device, dtype = resolve_device_or_cpu(self.device), _flow_dtype(X)
         model = self._fitted_flow(device, dtype)
         scaling = getattr(model, side)
@@ -355,9 +355,12 @@ class FlowEstimator(CallbackSupportMixin, Storable):
 
         parts = map_blocks(at_near_ones, X, device, self.n_jobs)
         value, error, unresolved = (torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True))
-        warn_unresolved(int(unresolved.sum()), len(X), model.flow.solver)
         with np.errstate(over="ignore"):  # in float32
-            return value.astype(X.dtype), error.astype(X.dtype)
+            value, error = value.astype(X.dtype), error.astype(X.dtype)
+        if refuse_far:
+            _refuse_far(np.isfinite(value))
+        warn_unresolved(int(unresolved.sum()), len(X), model.flow.solver)
+        return value, error
 
     def _diffused(
         self,
