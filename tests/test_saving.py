@@ -332,7 +332,6 @@ def with_nan(module):
         ("bounds_", lambda value: "wide"),
         ("integer_features_", lambda value: value[:1]),
         ("integer_features_", lambda value: value.astype(float)),
-        ("integer_features_", lambda value: ~value),
         ("_field", with_nan),
         ("_trained", with_nan),
         ("_source", with_nan),
