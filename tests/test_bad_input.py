@@ -449,3 +449,15 @@ def test_short_trajectories_in_float32(fitted, iris):
     there = fitted.trajectory(X, [0.5, 0.5 + 1e-8])
     assert there.dtype == np.float32
     np.testing.assert_allclose(there[1], X, rtol=1e-5)
+
+
+def test_rows_too_far_for_training(iris):
+    """Beyond the scaling of an earlier fit, they made the weights NaN."""
+    density = quick(early_stopping=False).fit(iris)
+    before, X = density.score_samples(iris[:5]), iris[:30].copy()
+    X[3, 1] = 1e100
+    with pytest.raises(ValueError, match=r"1 of 30 rows are more than 1e\+12 units of the flow from its centre"):
+        density.partial_fit(X)
+    with pytest.raises(ValueError, match=r"1 of 30 rows are more than 1e\+12 units of the flow"):
+        quick().fit(iris, X_val=X)
+    np.testing.assert_array_equal(density.score_samples(iris[:5]), before)

@@ -175,15 +175,18 @@ class Given:
         return self.result(len(X))
 
 
+GIVEN = [lambda n: np.zeros((n, 1)), lambda n: np.full(n, np.nan), lambda n: 0.0, lambda n: np.full(n, np.inf),
+         lambda n: np.zeros(n + 1), lambda n: ["a"] * n, lambda n: None]  # fmt: skip
+"""Results that no density may return."""
+
+
 def densities(draw):
+    if draw.random() < 0.5:
+        return Given(draw.choice(GIVEN))
     return of(
         KernelDensity().fit(ROWS), model("density"), model("density of a frame"),
         *map(Given, (np.zeros, lambda n: np.full(n, -np.inf), lambda n: [0] * n)),
-        bad=[
-            KernelDensity(), model("unfitted density"), None, 3,
-            *map(Given, (lambda n: np.zeros((n, 1)), lambda n: np.full(n, np.nan), lambda n: 0.0, lambda n: np.full(n, np.inf),
-                         lambda n: np.zeros(n + 1), lambda n: ["a"] * n, lambda n: None)),
-        ],
+        bad=[KernelDensity(), model("unfitted density"), None, 3],
     )(draw)  # fmt: skip
 
 

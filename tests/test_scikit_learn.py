@@ -132,7 +132,6 @@ class Recorder:
 
 def test_any_container_of_scikit_learn_is_given(iris, monkeypatch):
     monkeypatch.setitem(ADAPTERS_MANAGER.adapters, "recorder", Recorder())
-    monkeypatch.setattr(ADAPTERS_MANAGER, "supported_outputs", {*ADAPTERS_MANAGER.supported_outputs, "recorder"})
     density = InterpolantFlowDensity(**QUICK, early_stopping=False).fit(pd.DataFrame(iris, columns=list("abcd")))
     density._sklearn_output_config = {"transform": "recorder"}
     assert density.sample(2, random_state=0)["columns"] == list("abcd")
