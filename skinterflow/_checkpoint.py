@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from skinterflow._files import SavedModelError, pack, unpack, write_atomically
+from skinterflow._files import SavedModelError, checked_path, pack, read_whole, unpack, write_atomically
 from skinterflow._state import decode, encode
 
 _SECONDS = 30.0
 """Time between two writes."""
 _KIND = "checkpoint"
+_MAX_BYTES = 2**36
+"""Size of the largest checkpoint that is read: some ten times that of the largest model, because optimisers have a state, too."""
 _BLOCK_ROWS = 2**16
 _DO_NOT_MATTER = ("checkpoint", "device", "n_jobs", "verbose")
 """Parameters with which a fit may go on that differ from those that it began with."""
@@ -48,13 +50,13 @@ class Checkpoint:
     Raises
     ------
     ValueError
-        If the file belongs to another fit, or is no checkpoint.
+        If the file belongs to another fit, or is no checkpoint; if the path is none.
     OSError
         If it cannot be read or written.
     """
 
     def __init__(self, path: str | os.PathLike[str], mark: str, seed: int) -> None:
-        self.path = Path(path)
+        self.path = Path(checked_path(path, "checkpoint"))
         self.seed, self.state = seed, None
         self._mark, self._written = mark, time.monotonic()
         if self.path.is_file():
@@ -62,7 +64,7 @@ class Checkpoint:
 
     def _read(self) -> None:
         try:
-            noted: dict[str, Any] = decode(*unpack(self.path.read_bytes(), _KIND))
+            noted: dict[str, Any] = decode(*unpack(read_whole(self.path, _MAX_BYTES), _KIND))
         except SavedModelError as error:
             raise SavedModelError(f"checkpoint={str(self.path)!r} cannot be resumed: {error} Delete the file to begin anew.") from error
         if noted["mark"] != self._mark:

@@ -7,6 +7,7 @@ generative models", ICLR 2016; Hoogeboom, Cohen and Tomczak, "Learning discrete 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -18,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import qmc
 from torch import Tensor
 
+from skinterflow._arguments import as_float
 from skinterflow._scaling import (
     estimate_bounds,
     estimate_scaling,
@@ -36,6 +38,8 @@ Mask = NDArray[np.bool_]
 Pair = Sequence[float | None] | None
 BoundsLike = Mapping[Any, Pair] | Sequence[Pair] | NDArray[Any] | None
 
+LARGEST, SMALLEST = 1e150, 1e-150
+"""Size and range of a column beyond which squares overflow, or are zero."""
 _ON_BOUND = 0.05
 """Part of the rows on a bound that counts as a point mass."""
 _SOBOL_POINTS = 32
@@ -217,6 +221,25 @@ def resolve_columns(bounds: BoundsLike, integer_features: ArrayLike | None, name
     return Columns(resolved, whole, names)
 
 
+def check_magnitudes(X: NDArray[Any], names: Sequence[str]) -> None:
+    """Raise unless means and variances of the columns can be computed.
+
+    Raises
+    ------
+    ValueError
+        If values are so large, or the range of a column so small, that their squares leave the floating-point numbers.
+    """
+    lowest, highest = X.min(axis=0).astype(np.float64), X.max(axis=0).astype(np.float64)
+    ranges = highest / 2 - lowest / 2
+    for wrong, what in (
+        (np.maximum(-lowest, highest) > LARGEST, f"have values above {LARGEST:g} in size, whose squares overflow"),
+        ((ranges > 0) & (ranges < SMALLEST), f"range over less than {SMALLEST:g}, whose square is zero"),
+    ):
+        if wrong.any():
+            columns = shown([name for name, flag in zip(names, wrong, strict=True) if flag])
+            raise ValueError(f"{wrong.sum()} column(s) {what}: {columns}; use other units for them.")
+
+
 class CellRules(NamedTuple):
     """A rule for the integral over a cell, and a coarser one on some of its nodes.
 
@@ -260,6 +283,8 @@ def _by_column(bounds: BoundsLike, names: Sequence[str]) -> dict[int, Any]:
         if len(set(numbers)) < len(numbers):
             raise ValueError(f"bounds name a column twice, by name and by number: {list(bounds)!r}.")
         return dict(zip(numbers, bounds.values(), strict=True))
+    if np.ndim(np.asarray(bounds, dtype=object)) == 0:
+        raise ValueError(f"bounds must be a dict, or have a pair or None for each of the {len(names)} columns, got {bounds!r}.")
     if len(bounds) != len(names):
         raise ValueError(f"bounds has {len(bounds)} entries, but X has {len(names)} columns; give a pair or None for each, or a dict.")
     return dict(enumerate(bounds))
@@ -272,9 +297,14 @@ def _checked_pair(pair: Any, name: str) -> tuple[float, float]:
     sides = list(pair) if isinstance(pair, Sequence | np.ndarray) else []
     if len(sides) != 2 or not all(side is None or isinstance(side, Real) for side in sides):
         raise ValueError(f"bounds of {name} must be a pair (low, high) of numbers, with None for an open side, got {pair!r}.")
-    low, high = (open_side if side is None else float(side) for side, open_side in zip(sides, (-np.inf, np.inf), strict=True))
+    low, high = (open_side if side is None else as_float(side) for side, open_side in zip(sides, (-np.inf, np.inf), strict=True))
     if not low < high:
-        raise ValueError(f"bounds of {name} must be (low, high) with low < high, got {pair!r}.")
+        raise ValueError(f"bounds of {name} must be (low, high) with low < high, got {reprlib.repr(pair)}.")
+    if any(LARGEST < abs(side) < np.inf for side in (low, high)):
+        raise ValueError(
+            f"bounds of {name} must be at most {LARGEST:g} in size, because their squares overflow, got {reprlib.repr(pair)}; "
+            "use None for an open side, or other units."
+        )
     return low, high
 
 
@@ -282,6 +312,8 @@ def _resolve_mask(features: Any, names: Sequence[str]) -> Mask:
     mask = np.zeros(len(names), dtype=bool)
     if features is None:
         return mask
+    if np.ndim(np.asarray(features, dtype=object)) == 0:
+        raise ValueError(f"integer_features must be a sequence of columns, or a mask of all, got {features!r}.")
     features = list(features)
     if features and all(isinstance(feature, bool | np.bool_) for feature in features):
         if len(features) != len(names):

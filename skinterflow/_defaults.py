@@ -7,6 +7,7 @@ one larger field.  `benchmarks/defaults.py` measures these choices.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skinterflow._arguments import check_names, checked_time_beta
 from skinterflow._fitting import Recipe
 from skinterflow._groups import grouped_folds, grouped_part
 from skinterflow._rows import MAX_JUDGING
@@ -53,6 +55,8 @@ COUPLINGS: dict[str, type[Coupling]] = {"independent": Independent, "optimal_tra
 CROSS_FIT_BELOW = 2_000
 _N_FOLDS = 4
 _LARGE = 10_000
+_MOST_LAYERS, _MOST_WEIGHTS = 1_000, 2**28
+"""A gibibyte of weights, of which training keeps some six copies."""
 _MAX_SHUFFLED = 2**20
 """Limit on row numbers in memory: longer data are drawn from."""
 
@@ -129,6 +133,7 @@ def resolve_targets(targets: str | Sequence[str], path: StochasticInterpolant, b
         if base is not None or path.gamma is None:
             return ("b",)
         return ("eta",) if isinstance(path.interpolant, Mirror) else ("b", "eta")
+    check_names("targets", targets)
     chosen = (targets,) if isinstance(targets, str) else tuple(targets)
     check_targets(chosen, path)
     standard = isinstance(base, Compose) and not len(base.parts)
@@ -150,11 +155,9 @@ def resolve_time_law(time_beta: Sequence[float]) -> Beta:
     Raises
     ------
     ValueError
-        If `time_beta` is not two positive numbers.
+        If `time_beta` is not two positive numbers, neither too large nor too small.
     """
-    if len(time_beta) != 2:
-        raise ValueError(f"time_beta must be the two parameters of a Beta law, such as (1.0, 0.5), got {time_beta!r}.")
-    return Beta(*map(float, time_beta))
+    return Beta(*checked_time_beta(time_beta))
 
 
 def new_fields(
@@ -188,14 +191,24 @@ def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> 
     Raises
     ------
     ValueError
-        If they are not positive integers, or more than `most`.
+        If they are not positive integers, more than `most`, or would make a network too large to train.
     """
-    widths = np.atleast_1d(np.asarray(sizes))
+    try:
+        widths = np.atleast_1d(np.asarray(sizes))
+    except ValueError:  # sequences of different lengths
+        widths = np.empty(0)
     if widths.dtype.kind not in "iu" or widths.ndim != 1 or not len(widths) or (widths < 1).any():
         raise ValueError(f"{name} must be {'None' if most else repr('auto')} or one or more integers of at least 1, got {sizes!r}.")
     if most is not None and len(widths) > most:
         raise ValueError(f"{name} must have at most {most} layers, because that is what makes the divergence cheap, got {sizes!r}.")
-    return widths.tolist()
+    sizes = [int(width) for width in widths]
+    n_weights = sum(a * b for a, b in itertools.pairwise([1, *sizes]))
+    if n_weights > _MOST_WEIGHTS or len(sizes) > _MOST_LAYERS:
+        raise ValueError(
+            f"{name} has {len(sizes)} layers with {n_weights:.3g} weights or more, and the most are {_MOST_LAYERS} layers and "
+            f"{_MOST_WEIGHTS:.3g} weights; use fewer, or narrower, layers."
+        )
+    return sizes
 
 
 def continued_fields(n_fields: int, previous: VelocityField, path: StochasticInterpolant) -> list[VelocityField]:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils._param_validation import validate_parameter_constraints
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 _Result = TypeVar("_Result")
@@ -24,7 +24,14 @@ _BLOCK_ROWS = 2**14
 
 
 def private_random_state(random_state: RandomStateLike) -> np.random.RandomState:
-    """As scikit-learn's ``check_random_state``, but None is fresh entropy instead of NumPy's global state, which stays untouched."""
+    """As scikit-learn's ``check_random_state``, but None is fresh entropy instead of NumPy's global state, which stays untouched.
+
+    Raises
+    ------
+    ValueError
+        If it is not an integer from 0 to 2**32 - 1, a RandomState or None.
+    """
+    validate_parameter_constraints({"random_state": ["random_state"]}, {"random_state": random_state}, "skinterflow")
     return np.random.RandomState() if random_state is None else check_random_state(random_state)
 
 
@@ -57,22 +64,41 @@ def resolve_device(device: str | torch.device) -> torch.device:
     ValueError
         If it is not a device, not supported, or not on this machine.
     """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device={device!r} is not a device; use 'cpu', 'cuda', 'cuda:1', 'auto' or a torch.device.") from error
-    if resolved.type not in ("cpu", "cuda"):
-        raise ValueError(f"device={device!r} is not supported, because scoring needs float64; use 'cpu', 'cuda' or 'auto'.")
+    resolved = named_device(device)
     n_devices = torch.cuda.device_count()
     if resolved.type == "cuda" and (not torch.cuda.is_available() or (resolved.index or 0) >= n_devices):
         raise ValueError(f"device={device!r} was asked for, but torch sees {n_devices} CUDA devices here; use device='cpu' or 'auto'.")
     return resolved
 
 
+def named_device(device: str | torch.device) -> torch.device:
+    """Torch device meant by the `device` parameter, on this machine or not.
+
+    Raises
+    ------
+    ValueError
+        If it is not a device, or not supported.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r} is not a device; use 'cpu', 'cuda', 'cuda:1', 'auto' or a torch.device.") from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={device!r} is not supported, because scoring needs float64; use 'cpu', 'cuda' or 'auto'.")
+    return resolved
+
+
 def resolve_device_or_cpu(device: str | torch.device) -> torch.device:
-    """As :func:`resolve_device`, but a fitted model that was moved to a machine without its device goes on, with a warning, on the CPU."""
+    """As :func:`resolve_device`, but a fitted model that was moved to a machine without its device is used, with a warning, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If it is not a device on any machine, or not supported.
+    """
+    named_device(device)
     try:
         return resolve_device(device)
     except ValueError as error:
@@ -99,40 +125,46 @@ def all_or_nothing(estimator: Any) -> Iterator[None]:
         raise
 
 
-def checked_weight(sample_weight: ArrayLike | None, X: NDArray[Any]) -> NDArray[np.float64]:
-    """One weight for each row of `X`; a single number in memory if none are given.
+def checked_weight(sample_weight: ArrayLike | None, X: NDArray[Any], name: str = "sample_weight") -> NDArray[np.float64]:
+    """One weight for each row of `X`, at most one; a single number in memory if none are given.
+
+    The largest is brought to between a half and one by a power of two, which is exact, so that no sum of weights overflows.
 
     Raises
     ------
     ValueError
-        If a weight is negative, or all are zero.
+        If a weight is negative or not finite, if all are zero, or if there is not one for each row.
     """
     if sample_weight is None:
         return np.broadcast_to(1.0, len(X))
-    weight: NDArray[np.float64] = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    weight: NDArray[np.float64] = check_array(sample_weight, ensure_2d=False, ensure_min_samples=0, dtype=np.float64, input_name=name)
+    if not weight.ndim:  # one number, as scikit-learn has it
+        weight = np.full(len(X), weight)
+    if weight.shape != (len(X),):
+        raise ValueError(f"{name}.shape == {weight.shape}, expected {(len(X),)}; give one weight for each row.")
     if (weight < 0).any():
-        raise ValueError(
-            f"sample_weight must not be negative, but the smallest is {weight.min():g}; drop those rows or clip their weights."
-        )
+        raise ValueError(f"{name} must not be negative, but the smallest is {weight.min():g}; drop those rows or clip their weights.")
     if not weight.any():
-        raise ValueError(f"sample_weight is zero for all {len(X)} rows; at least one row needs a positive weight.")
-    return weight
+        raise ValueError(f"{name} is zero for all {len(X)} rows; at least one row needs a positive weight.")
+    return np.ldexp(weight, -np.frexp(weight.max())[1])
 
 
-def weighted_rows(X: NDArray[Any], sample_weight: ArrayLike | None) -> tuple[NDArray[Any], NDArray[np.float64]]:
+def weighted_rows(
+    X: NDArray[Any], sample_weight: ArrayLike | None, name: str = "sample_weight"
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Rows with a positive weight, and their weights with mean one.
 
     Raises
     ------
     ValueError
-        If a weight is negative, or fewer than two are positive.
+        If a weight is negative or not finite, or fewer than two are positive, relative to the largest.
     """
-    weight = checked_weight(sample_weight, X)
+    weight = checked_weight(sample_weight, X, name)
     if sample_weight is None:
         return X, weight
     positive = weight > 0
     if positive.sum() < 2:
-        raise ValueError(f"sample_weight is zero for all but {positive.sum()} of {len(X)} rows; at least two rows need a positive weight.")
+        raise ValueError(f"{name} is zero for all but {positive.sum()} of {len(X)} rows; at least two rows need a positive weight.")
     X, weight = X[positive], weight[positive]
     return X, weight / weight.mean()
 
@@ -157,4 +189,5 @@ def map_blocks(work: Callable[[torch.Tensor], _Result], X: NDArray[Any], device:
     starts = range(0, len(X), _BLOCK_ROWS)
     if effective_n_jobs(n_jobs) == 1 or len(starts) == 1:
         return [run(start, None) for start in starts]
-    return Parallel(n_jobs=n_jobs, backend="threading")(delayed(run)(start, 1) for start in starts)
+    n_threads = min(effective_n_jobs(n_jobs), len(starts))
+    return Parallel(n_jobs=n_threads, backend="threading")(delayed(run)(start, 1) for start in starts)

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
+from sklearn.utils._set_output import _get_container_adapter
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skinterflow._arguments import checked_noise, stochastic_solver
 from skinterflow._callbacks import CallbackSupportMixin, FitEvents
 from skinterflow._checkpoint import Checkpoint, fingerprint
-from skinterflow._columns import Columns, resolve_columns
+from skinterflow._columns import Columns, check_magnitudes, resolve_columns
 from skinterflow._defaults import (
     COUPLINGS,
     GAMMAS,
@@ -34,6 +35,7 @@ from skinterflow._defaults import (
 from skinterflow._estimator import (
     RandomStateLike,
     map_blocks,
+    named_device,
     on_device,
     private_random_state,
     resolve_device_or_cpu,
@@ -41,6 +43,7 @@ from skinterflow._estimator import (
     step_seed,
 )
 from skinterflow._fitted import FittedFlow
+from skinterflow._fitted_values import check_fitted_values
 from skinterflow._fitting import STATISTICS_ROWS, Draw, Fold, History, Recipe, Run, State, Trained, fit_field
 from skinterflow._limits import Interruption, TimeBudget
 from skinterflow._rows import Reader
@@ -71,23 +74,28 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "scaling": [StrOptions({"gaussianize", "power", "whiten", "standardize"}), Scaling, None],
     "hidden_layer_sizes": [StrOptions({"auto"}), "array-like"],
     "activation": [StrOptions(set(ACTIVATIONS))],
-    "alpha": [Interval(Real, 0, None, closed="left")],
-    "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-    "learning_rate_init": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-    "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    "alpha": [Interval(Real, 0, 1e9, closed="both")],
+    "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, 2**24, closed="both")],
+    "learning_rate_init": [StrOptions({"auto"}), Interval(Real, 0, 1e3, closed="right")],
+    "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, 10**9, closed="both")],
     "max_time": [Interval(Real, 0, None, closed="neither"), None],
     "warm_start": ["boolean"],
     "random_state": ["random_state"],
     "verbose": ["verbose"],
     "solver": [StrOptions({*FIXED_GRID_ORDERS, *ADAPTIVE_METHODS})],
-    "atol": [Interval(Real, 0, None, closed="neither")],
-    "rtol": [Interval(Real, 0, None, closed="left")],
-    "divergence": [StrOptions({"exact"}), Interval(Integral, 1, None, closed="left")],
+    "atol": [Interval(Real, 0, 1e300, closed="right")],
+    "rtol": [Interval(Real, 0, 1e300, closed="both")],
+    "divergence": [StrOptions({"exact"}), Interval(Integral, 1, 1_024, closed="both")],
     "device": [str, torch.device],
-    "n_jobs": [Integral, None],
+    "n_jobs": [Interval(Integral, 1, 2**15, closed="both"), Interval(Integral, -(2**15), -1, closed="both"), None],
     "checkpoint": [str, os.PathLike, None],
 }
 """Constraints of the parameters that both estimators have."""
+
+_READ_BY_PREDICTIONS = ("solver", "atol", "rtol", "divergence", "device", "n_jobs")
+
+_FARTHEST = {torch.float64: 1e100, torch.float32: 1e12}
+"""Distance from the centre, in units of the flow, from which on the arithmetic of a flow of that precision may overflow."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +178,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         widths = [fitted["n_features_in_"], fitted["_field"].n_features, fitted["_trained"].n_features]
         if len({*widths}) > 1:
             raise ValueError(f"the rows and the fields should have as many features, but have {widths}")
+        check_fitted_values(fitted)
 
     def _reader(
         self,
@@ -181,6 +190,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
     ) -> Reader:
         """Reader of the rows as they are; columns without a density are named in a warning."""
         columns = columns or resolve_columns(None, None, names)
+        check_magnitudes(rows, names)
         widths = np.where(columns.whole, 0.0, constant_widths(rows))
         warn_degenerate(rows, widths, names, columns.whole)
         columns.warn_point_masses(rows, widths)
@@ -336,27 +346,84 @@ class FlowEstimator(CallbackSupportMixin, Storable):
                 f"learning_rate_init={self.learning_rate_init!r}, or set another scaling than {self.scaling!r}."
             ) from error
 
-    def _validated(self, X: ArrayLike) -> NDArray[Any]:
+    def _names_in(self) -> list[str]:
+        """Names of the columns of the rows that were fitted; as scikit-learn makes them up, where there were none."""
+        return list(getattr(self, "feature_names_in_", [f"x{k}" for k in range(self.n_features_in_)]))
+
+    def _contained(self, rows: NDArray[Any], original: Any, names: Sequence[str]) -> Any:
+        """Rows in the container that :meth:`set_output` asks for, with the index of the `original` frame, if it is one."""
+        adapter = _get_container_adapter("transform", self)
+        return rows if adapter is None else adapter.create_container(rows, original, columns=np.asarray(names, dtype=object))
+
+    def _check_usable(self) -> None:
+        """Raise unless the estimator is fitted, and the parameters that predictions read are valid.
+
+        Raises
+        ------
+        NotFittedError
+        ValueError
+            If a parameter that was set after the fit is not valid.
+        """
         check_is_fitted(self)
+        read = {name: getattr(self, name) for name in _READ_BY_PREDICTIONS}
+        constraints = {name: self._parameter_constraints[name] for name in read}
+        validate_parameter_constraints(constraints, read, type(self).__name__)
+        named_device(self.device)
+
+    def _validated(self, X: ArrayLike) -> NDArray[Any]:
+        self._check_usable()
         rows: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         return rows
 
     def _validated_other(self, X: ArrayLike, name: str, space: str) -> NDArray[Any]:
-        """Rows of the side that has no feature names."""
-        check_is_fitted(self)
+        """Rows of the side whose feature names are not those of `feature_names_in_`."""
+        self._check_usable()
         rows: NDArray[Any] = check_array(X, dtype=[np.float64, np.float32], input_name=name)
         if rows.shape[1] != self.n_features_in_:
             raise ValueError(f"{name} has {rows.shape[1]} columns, but the {space} has {self.n_features_in_}, one for each feature.")
         return rows
 
-    def _by_blocks(self, X: NDArray[Any], work: Work) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Values and errors of `work` on the rows in blocks, so that memory is bounded; one warning counts all rows left unresolved."""
+    def _by_blocks(self, X: NDArray[Any], work: Work, *, side: str = "target") -> tuple[NDArray[Any], NDArray[Any]]:
+        """Values and errors of `work` on the rows in blocks, so that memory is bounded; one warning counts all rows left unresolved.
+
+        Parameters
+        ----------
+        X : array of shape (n, D)
+        work : function of rows, float64 tensor of shape (B, D), and a FittedFlow
+        side : {"source", "target"}, whose units the rows are in
+
+        Raises
+        ------
+        ValueError
+            If rows are so far outside that the arithmetic overflows.
+        """
+        return self._measured(X, work, side, refuse_far=True)
+
+    def _measured(
+        self, X: NDArray[Any], work: Work, side: str = "target", *, refuse_far: bool = False
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """As :meth:`_by_blocks`, but rows that are too far outside may have a value of minus infinity, and an error of infinity."""
         device, dtype = resolve_device_or_cpu(self.device), _flow_dtype(X)
         model = self._fitted_flow(device, dtype)
-        parts = map_blocks(lambda x: work(x, model), X, device, self.n_jobs)
+        scaling = getattr(model, side)
+
+        def at_near_ones(x: torch.Tensor) -> Measured:
+            far = _are_far(scaling, x, dtype)
+            if not far.any():
+                return work(x, model)
+            # A point in the middle of the data takes their place, so that the flow meets numbers that it can bear.
+            value, error, unresolved = work(torch.where(far[:, None], scaling.inverse(torch.zeros_like(x)), x), model)
+            value[far], error[far] = -torch.inf, torch.inf
+            return Measured(value, error, unresolved | far)
+
+        parts = map_blocks(at_near_ones, X, device, self.n_jobs)
         value, error, unresolved = (torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True))
+        with np.errstate(over="ignore"):  # in float32
+            value, error = value.astype(X.dtype), error.astype(X.dtype)
+        if refuse_far:
+            _refuse_far(np.isfinite(value))
         warn_unresolved(int(unresolved.sum()), len(X), model.flow.solver)
-        return value.astype(X.dtype), error.astype(X.dtype)
+        return value, error
 
     def _diffused(
         self,
@@ -365,6 +432,8 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         epsilon: float | str | Callable[[float], float],
         n_steps: int | None,
         diffuse: Callable[..., torch.Tensor],
+        *,
+        side: str = "source",
     ) -> NDArray[np.float64]:
         """Rows that a diffusion carries, by ``diffuse(model, rows, level, solver, generator)``."""
         level = checked_noise(epsilon)
@@ -372,9 +441,14 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         generator = torch.Generator(device).manual_seed(int(random.randint(2**31)))
         model = self._fitted_flow(device, torch.float64)
         model.quantities.check_score()
+        scaling = getattr(model, side)
+        far = map_blocks(lambda x: _are_far(scaling, x, torch.float64), rows, device, n_jobs=1)
+        _refuse_far(~torch.cat(far).cpu().numpy())
         # One generator draws for all blocks, one after the other.
         parts = map_blocks(lambda x: diffuse(model, x, level, solver, generator), rows, device, n_jobs=1)
-        return torch.cat(parts).cpu().numpy()
+        carried: NDArray[np.float64] = torch.cat(parts).cpu().numpy()
+        _refuse_far(np.isfinite(carried))
+        return carried
 
     def _fitted_flow(self, device: torch.device, dtype: torch.dtype) -> FittedFlow:
         drift, path = on_device(self._field, device, dtype), on_device(self._path, device, dtype)
@@ -393,6 +467,20 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         if self._calibration is not None and self._calibration.method == self.solver:
             return self._calibration.solver(atol, rtol)
         return Solver(self.solver, atol, rtol)
+
+
+def _are_far(scaling: Scaling, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Which rows are too far outside for a flow of this precision, or have no place in its units: shape (B,)."""
+    return ~(scaling(x).norm(dim=1) < _FARTHEST[dtype])
+
+
+def _refuse_far(finite: NDArray[np.bool_]) -> None:
+    """Raise a ValueError with the count of rows, of shape (n, ...), of which something is not finite."""
+    n_far = int((~finite.reshape(len(finite), -1).all(axis=1)).sum())
+    if n_far:
+        raise ValueError(
+            f"{n_far} of {len(finite)} rows are so far outside the fitted data that the arithmetic of the flow overflows; drop those rows."
+        )
 
 
 def _flow_dtype(X: NDArray[Any]) -> torch.dtype:

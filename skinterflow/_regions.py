@@ -11,12 +11,16 @@ References
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+
+_RAREST = 1e-9
+"""Probability for which nobody draws enough samples."""
 
 
 def checked_levels(level: ArrayLike) -> Array:
@@ -27,9 +31,14 @@ def checked_levels(level: ArrayLike) -> Array:
     ValueError
         If one is not a number strictly between 0 and 1, or there is none.
     """
-    levels = np.asarray(level)
+    try:
+        levels = np.asarray(level)
+    except ValueError:  # rows of different lengths
+        levels = np.empty(0)
     if levels.dtype.kind not in "iuf" or not levels.size or not ((levels > 0) & (levels < 1)).all():
-        raise ValueError(f"level must be one or more numbers in (0, 1), the fraction of the probability in the region, got {level!r}.")
+        raise ValueError(
+            f"level must be one or more numbers in (0, 1), the fraction of the probability in the region, got {reprlib.repr(level)}."
+        )
     return levels.astype(np.float64)
 
 
@@ -59,10 +68,10 @@ def density_thresholds(log_density: NDArray[Any], levels: Array) -> tuple[Array,
     if round(n * rarest, 9) < 1:  # 1 - 0.9 is less than 0.1
         raise ValueError(
             f"n_samples={n} is too few for a level at {rarest:.3g} from 0 or 1, because less than one sample is expected there; "
-            f"use at least {math.ceil(10 / rarest)}."
+            + (f"use at least {math.ceil(10 / rarest)}." if rarest > _RAREST else "take a level nearer to one half.")
         )
-    q = 1 - levels
+    q = 1 - levels.ravel()  # np.quantile takes no more than one axis
     deviation = np.sqrt(q * (1 - q) / n)
     # With one sample or more expected on either side, the deviation is less than q and 1 - q.
     below, threshold, above = np.quantile(log_density.astype(np.float64), [q - deviation, q, q + deviation])
-    return threshold, (above - below) / 2
+    return threshold.reshape(levels.shape), ((above - below) / 2).reshape(levels.shape)

@@ -23,6 +23,7 @@ _IN_MEMORY_ELEMENTS = 2**23
 _BLOCK_ROWS = 2**15
 MAX_JUDGING = 2**16
 """Held-out rows that say all that they can."""
+_FARTHEST = 1e12
 _SPREAD_ROWS = 2**15
 _LEAST_SPREADS = 8
 """Rows with whole numbers in memory, and how often each has to be among them at least."""
@@ -81,7 +82,7 @@ class Reader:
         Raises
         ------
         ValueError
-            If the scaling is not finite for them.
+            If the scaling is not finite for them, or takes them too far for training in float32.
         """
         parts = [self._read(part.numpy(), generator) for part in rows.cpu().split(_BLOCK_ROWS)]
         return FlowRows(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
@@ -93,6 +94,12 @@ class Reader:
         finite = torch.isfinite(u).all(dim=1) & torch.isfinite(log_det)
         if not finite.all():
             raise ValueError(f"scaling={self.scaling!r} is not finite for {int((~finite).sum())} of {len(x)} rows; choose another scaling.")
+        far = int((u.abs().amax(dim=1) > _FARTHEST).sum())
+        if far:
+            raise ValueError(
+                f"{far} of {len(x)} rows are more than {_FARTHEST:g} units of the flow from its centre, where float32 overflows; "
+                "drop those rows, or choose another scaling."
+            )
         weight = torch.from_numpy(self.weight[rows]).float()
         return FlowRows(u.float().to(self.device), weight.to(self.device), log_det.to(self.device))
 

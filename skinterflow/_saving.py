@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from skinterflow._files import FORMAT_VERSION, SavedModelError, pack, unpack, write_atomically
+from skinterflow._estimator import named_device
+from skinterflow._files import FORMAT_VERSION, MAX_BYTES, SavedModelError, checked_path, pack, read_whole, unpack, write_atomically
 from skinterflow._state import check_types, decode, encode
 
 _NOT_WRITTEN = {"_metadata_request", "_skl_callbacks", "_skl_callbacks_to_teardown", "_callback_fit_ctx", "_parent_callback_ctx"}
 """What scikit-learn keeps in an estimator that concerns one program: requests for metadata and callbacks."""
+_STATE_KEYS = {"format_version", "tree", "arrays"}
 
 
 class Storable(BaseEstimator):
@@ -32,12 +34,17 @@ class Storable(BaseEstimator):
         return {"format_version": FORMAT_VERSION, "tree": tree, "arrays": arrays}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
+        if not isinstance(state, Mapping) or state.keys() != _STATE_KEYS or type(state["format_version"]) is not int:
+            raise SavedModelError(f"That is not the state of a pickled {type(self).__name__}, which __getstate__ gives; pickle it anew.")
         if state["format_version"] > FORMAT_VERSION:
             raise SavedModelError(
                 f"This {type(self).__name__} was pickled by a newer release of skinterflow, in version {state['format_version']} of the "
                 f"state; this one reads versions up to {FORMAT_VERSION}; upgrade skinterflow."
             )
-        super().__setstate__(decode(state["tree"], state["arrays"], keep_objects=True))
+        attributes = decode(state["tree"], state["arrays"], keep_objects=True)
+        if not isinstance(attributes, dict):
+            raise SavedModelError(f"The pickled state holds no attributes of a {type(self).__name__}, but {reprlib.repr(attributes)}.")
+        super().__setstate__(attributes)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to a file that holds no code.
@@ -48,12 +55,12 @@ class Storable(BaseEstimator):
         Parameters
         ----------
         path : str or path
-            Name of the file; an older one is replaced when the new one is whole.
+            Name of the file; an older one is replaced when the new one is whole, and its permissions are kept.
 
         Raises
         ------
         TypeError
-            If a parameter is an object of a class that is not skinterflow's own: joblib can store that.
+            If a parameter is an object of a class that is not skinterflow's own: joblib can store that.  If the path is none.
         ValueError
             If the estimator has an attribute that is not its own.
         OSError
@@ -64,6 +71,7 @@ class Storable(BaseEstimator):
         load : Read the file.
         """
         check_is_fitted(self)
+        path = checked_path(path, "path")
         self._validate_params()
         attributes = {name: value for name, value in vars(self).items() if name not in _NOT_WRITTEN}
         strange = [name for name in attributes if not self._may_have(name)]
@@ -74,7 +82,7 @@ class Storable(BaseEstimator):
         write_atomically(path, pack(*encode(attributes), type(self).__name__))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, device: str | torch.device | None = None) -> Self:
+    def load(cls, path: str | os.PathLike[str], *, device: str | torch.device | None = None, max_bytes: int = MAX_BYTES) -> Self:
         """Read a model that :meth:`save` wrote, on this machine or another.
 
         No code in the file is run, because there is none; every byte is checked first.
@@ -84,6 +92,8 @@ class Storable(BaseEstimator):
         path : str or path
         device : str, torch.device or None, default=None
             Where the model is to be used; None is the `device` that it was saved with.
+        max_bytes : int, default=2**32
+            Size of the largest file that is read: 4 GiB.
 
         Returns
         -------
@@ -92,17 +102,21 @@ class Storable(BaseEstimator):
         Raises
         ------
         SavedModelError
-            If the file is damaged, was altered, holds another estimator, or comes from a newer release.
+            If the file is damaged, was altered, holds another estimator or values that no fit gives, comes from a newer release, is larger
+            than `max_bytes`, or is no regular file.
+        TypeError, ValueError
+            If the path or the device is none.
         OSError
             If it cannot be read, such as FileNotFoundError.
         """
-        if Path(path).is_dir():
-            raise IsADirectoryError(f"{str(path)!r} is a directory; name the file in it that the model was saved to.")
-        content = Path(path).read_bytes()
+        if device is not None:
+            named_device(device)
+        path = checked_path(path, "path")
+        content = read_whole(path, max_bytes)
         try:
             estimator = cls._rebuilt(decode(*unpack(content, cls.__name__)))
         except SavedModelError as error:
-            raise SavedModelError(f"{cls.__name__}.load({str(path)!r}): {error}") from error
+            raise SavedModelError(f"{cls.__name__}.load({path!r}): {error}") from error
         return estimator if device is None else estimator.set_params(device=device)
 
     @classmethod

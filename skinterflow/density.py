@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
@@ -13,14 +14,14 @@ from typing import Any, ClassVar, NamedTuple, Self, cast
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin, _fit_context
+from sklearn.base import DensityMixin, TransformerMixin, _fit_context
 from sklearn.utils import Bunch, Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
-from skinterflow._arguments import checked_time, checked_times
+from skinterflow._arguments import checked_n_samples, checked_time, checked_times
 from skinterflow._callbacks import FitEvents
 from skinterflow._columns import BoundsLike, Columns, resolve_columns
 from skinterflow._defaults import checked_widths, held_out_rows, resolve_recipe
@@ -33,7 +34,6 @@ from skinterflow._estimator import (
     private_random_state,
     resolve_device,
     resolve_device_or_cpu,
-    rows_of_our_own,
     seeded_generators,
     step_seed,
     weighted_rows,
@@ -54,6 +54,7 @@ from skinterflow.interflow.latent import Gamma, StochasticInterpolant
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Compose, LearnedGaussian, Scaling
 
+_SHORT_STRETCH = 1e-3
 _STUDENT_SHARE = 0.35
 """Part of the time that a student gets where it is limited."""
 
@@ -79,7 +80,7 @@ def _learns_from_streams(estimator: InterpolantFlowDensity) -> bool:
     return True
 
 
-class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, FlowEstimator):
+class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     r"""Density estimation with a stochastic-interpolant flow.
 
     A velocity field ``v_t(x)`` is learned that carries a standard normal at ``t = 0`` into the data at ``t = 1``.  It is the minimiser of
@@ -107,7 +108,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         (``interpolant="linear"``), at dearer training steps.
     time_beta : tuple of two positive floats, default=(1.0, 0.5)
         Beta law of the training times; ``(1, 1)`` is uniform.  The default puts more of them near the data ([1]_, table 3).
-    end_time : "auto" or float in (0, 1], default="auto"
+    end_time : "auto" or float in [1e-9, 1], default="auto"
         Where the flow stops.  It plays the part of a bandwidth: 1 is the full flow, and earlier times are smoother.
         "auto" chooses by held-out log-likelihood (down to 0, the Gaussian), or is 1 where nothing is held out.
     scaling : {"gaussianize", "power", "whiten", "standardize"}, Scaling or None, default="gaussianize"
@@ -266,12 +267,12 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         "bounds": [Mapping, "array-like", None],
         "integer_features": ["array-like", None],
         "base": [StrOptions({"normal", "learned"})],
-        "end_time": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right")],
+        "end_time": [StrOptions({"auto"}), Interval(Real, 1e-9, 1, closed="both")],
         "student_layer_sizes": ["array-like", None],
         "early_stopping": [StrOptions({"auto"}), "boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
+        "tol": [Interval(Real, 0, 1e9, closed="both")],
     }
 
     def __init__(
@@ -437,6 +438,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         AttributeError
             With ``early_stopping=True`` or a student.
         """
+        self._validate_params()  # which scikit-learn leaves out once there was a fit
         with all_or_nothing(self):
             warm = hasattr(self, "_field")
             rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
@@ -462,7 +464,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         if not self.early_stopping:
             raise ValueError("X_val was given, but early_stopping=False; set early_stopping=True to let these rows judge.")
         rows: NDArray[Any] = validate_data(self, X_val, dtype=[np.float64, np.float32], reset=False)
-        return [(rows, checked_weight(sample_weight_val, rows))]
+        return [(rows, checked_weight(sample_weight_val, rows, "sample_weight_val"))]
 
     def _planned(
         self,
@@ -620,7 +622,9 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         log_density : ndarray of shape (n_samples,)
             In nats per row, of the units of `X`; normalised, so its exponential integrates to one.  Columns of `integer_features` count
-            as probability mass, over whose values it sums to one.  Minus infinity outside the `bounds`, and where no whole number is.
+            as probability mass, over whose values it sums to one.  Minus infinity outside the `bounds`, where no whole number is, and
+            for rows so far outside the data that the arithmetic of the flow overflows (1e100 of its units, or 1e12 in float32), which
+            are counted in the warning.
         error : ndarray of shape (n_samples,), only if `return_error`
             Estimated absolute error of each, in nats: of the ODE solve, plus one standard error where the divergence
             is estimated (NaN for a single probe).  It bounds the error for at least 95 rows in 100.
@@ -630,17 +634,21 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         ----------
         .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023.
         """
-        value, error = self._log_density(X, t)
+        value, error = self._log_density(self._validated(X), self._time(t))
         return (value, error) if return_error else value
 
-    def _log_density(self, X: ArrayLike, t: float | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Log-density of each row at a time, and its estimated error."""
-        rows, time, columns = self._validated(X), self._time(t), self._columns()
+    def _log_density(self, rows: NDArray[Any], time: float) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Log-density of each validated row at a time, and its estimated error."""
+        columns = self._columns()
 
         def work(x: torch.Tensor, model: FittedFlow) -> Measured:
             return columns.log_mass(lambda x: model.log_prob(x, time), x, model.flow.solver.tolerance)
 
-        return columns.scored(rows, lambda rows: self._by_blocks(rows, work))
+        value, error = columns.scored(rows, lambda rows: self._measured(rows, work))
+        lost = np.isnan(value) | (value == np.inf)
+        if lost.any():
+            raise FloatingPointError(f"The log-density of {lost.sum()} of {len(value)} rows is no number; drop those rows.")
+        return value, error
 
     def score(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> float:
         """Mean log-density per row, in nats: GaussianMixture's convention, and what model selection wants.
@@ -654,8 +662,14 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Returns
         -------
         float
+            Minus infinity if it is so for a row of positive weight: see :meth:`score_samples`.
+
+        Raises
+        ------
+        ValueError
+            If a weight is negative or not finite, or all are zero.
         """
-        log_density, _ = self._log_density(X)
+        log_density, _ = self._log_density(self._validated(X), self.end_time_)
         weight = checked_weight(sample_weight, log_density)
         return float(np.average(log_density[weight > 0], weights=weight[weight > 0]))
 
@@ -704,11 +718,9 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         >>> bool(inner > outer)
         True
         """
-        check_is_fitted(self)
+        self._check_usable()
         levels = checked_levels(level)
-        samples = self.sample(n_samples, random_state)
-        with rows_of_our_own():
-            log_density, _ = self._log_density(samples)
+        log_density, _ = self._log_density(self._drawn(n_samples, random_state, self.end_time_), self.end_time_)
         threshold, error = (part[()] for part in density_thresholds(log_density, levels))
         return (threshold, error) if return_error else threshold
 
@@ -729,9 +741,10 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         inside : ndarray of bool, shape (n_samples,)
         """
-        if np.ndim(level):
+        rows = self._validated(X)
+        if isinstance(level, Sequence | np.ndarray) and np.ndim(np.asarray(level, dtype=object)):
             raise ValueError(f"contains tells of one region at a time; level must be one number in (0, 1), got {level!r}.")
-        log_density, _ = self._log_density(X)
+        log_density, _ = self._log_density(rows, self.end_time_)
         inside: NDArray[np.bool_] = log_density >= np.asarray(self.density_threshold(level, n_samples=n_samples, random_state=random_state))
         return inside
 
@@ -757,8 +770,9 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Raises
         ------
         ValueError
-            With "path", if the score does not follow from the drift: on a path that is not affine in its ends, under a `coupling` that
-            is not independent, or so close to ``t = 1`` that errors of the drift would be multiplied by more than 100.
+            If rows are outside the `bounds`, or so far outside the data that the arithmetic of the flow overflows.  With "path", if the
+            score does not follow from the drift: on a path that is not affine in its ends, under a `coupling` that is not independent,
+            or so close to ``t = 1`` that errors of the drift would be multiplied by more than 100.
 
         References
         ----------
@@ -782,8 +796,13 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Returns
         -------
         velocity : ndarray of the shape and dtype of `X`, in units of each column per unit of time
+
+        Raises
+        ------
+        ValueError
+            If rows are outside the `bounds`, or so far outside the data that the arithmetic of the flow overflows.
         """
-        rows, time = self._located(X), self._time(t)
+        rows, time = self._located(X), checked_time(t, latest=self._latest())
         return self._by_blocks(rows, lambda x, model: without_error(model.velocity(x, time)))[0]
 
     def trajectory(self, X: ArrayLike, times: Sequence[float]) -> NDArray[Any]:
@@ -799,9 +818,18 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Returns
         -------
         positions : ndarray of shape (len(times), n_samples, n_features), of the dtype of `X`, in data units
+
+        Raises
+        ------
+        ValueError
+            If `times` is no such sequence, or if rows are outside the `bounds`, or so far outside the data that the arithmetic overflows.
         """
         rows, checked = self._located(X), checked_times(times, self._latest())
-        return np.moveaxis(self._by_blocks(rows, lambda x, model: model.trajectory(x, checked))[0], 1, 0)
+        # Within shorter stretches the times of a solver's steps are not all different in float32.
+        short = any(abs(b - a) < _SHORT_STRETCH for a, b in itertools.pairwise(checked))
+        precise = rows.astype(np.float64) if short else rows
+        positions, _ = self._by_blocks(precise, lambda x, model: model.trajectory(x, checked))
+        return np.moveaxis(positions.astype(rows.dtype), 1, 0)
 
     def sample(
         self,
@@ -812,7 +840,7 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         method: str = "ode",
         epsilon: float | str | Callable[[float], float] = "decreasing",
         n_steps: int | None = None,
-    ) -> NDArray[np.float64]:
+    ) -> NDArray[np.float64] | Any:
         r"""Draw rows from the fitted density, or from that at any time on the path.
 
         Parameters
@@ -834,9 +862,12 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Returns
         -------
         X : ndarray of shape (n_samples, n_features), in data units
+            Or a data frame with the names of the columns, if :meth:`set_output` asks for one.
 
         Raises
         ------
+        ValueError
+            If an argument cannot be used, or if so many samples or steps are asked for that there would be no end.
         FloatingPointError
             If the diffusion leaves the finite numbers, with the time and the number of rows.
 
@@ -845,18 +876,22 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023.
         .. [2] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023.
         """
-        check_is_fitted(self)
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}.")
-        if method not in ("ode", "sde"):
-            raise ValueError(f"method must be 'ode' or 'sde', got {method!r}.")
-        time, random = self._time(t), private_random_state(random_state)
-        latent = random.standard_normal((int(n_samples), self.n_features_in_))
+        self._check_usable()
+        if not isinstance(method, str) or method not in ("ode", "sde"):
+            raise ValueError(f"method must be 'ode' or 'sde', got {reprlib.repr(method)}.")
+        time = self._time(t)
         if method == "ode":
-            drawn = self._by_blocks(latent, lambda z, model: model.push(z, time))[0]
-        else:
-            drawn = self._diffused(latent, random, epsilon, n_steps, lambda model, z, *how: model.diffuse(z, time, *how))
-        return self._columns().whole_and_inside(drawn)
+            return self._contained(self._drawn(n_samples, random_state, time), None, self._names_in())
+        random = private_random_state(random_state)
+        latent = random.standard_normal((checked_n_samples(n_samples, self.n_features_in_), self.n_features_in_))
+        drawn = self._diffused(latent, random, epsilon, n_steps, lambda model, z, *how: model.diffuse(z, time, *how))
+        return self._contained(self._columns().whole_and_inside(drawn), None, self._names_in())
+
+    def _drawn(self, n_samples: int, random_state: RandomStateLike, time: float) -> NDArray[np.float64]:
+        """Samples of the ODE at a time."""
+        n = checked_n_samples(n_samples, self.n_features_in_)
+        latent = private_random_state(random_state).standard_normal((n, self.n_features_in_))
+        return self._columns().whole_and_inside(self._by_blocks(latent, lambda z, model: model.push(z, time), side="source")[0])
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
         """Latent of each row of `X`: the point of the standard normal base that the flow carries to it.
@@ -868,10 +903,35 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Returns
         -------
         Z : ndarray of shape (n_samples, n_features), of the dtype of `X`; N(0, I) for rows of the fitted density
-        """
-        return self._by_blocks(self._located(X), lambda x, model: model.pull(x, self.end_time_))[0]
 
-    def inverse_transform(self, Z: ArrayLike) -> NDArray[Any]:
+        Raises
+        ------
+        ValueError
+            If rows are outside the `bounds`, or so far outside the data that the arithmetic of the flow overflows.
+        """
+        return self._latent(self._located(X))
+
+    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
+        """Names of the latent coordinates, ``latent0``, ``latent1``, ..., as :meth:`set_output` gives them to what `transform` returns.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Only compared with the names that the fit saw.
+
+        Returns
+        -------
+        names : ndarray of str objects, shape (n_features_in_,)
+        """
+        check_is_fitted(self)
+        _check_feature_names_in(self, input_features)
+        return np.array([f"latent{k}" for k in range(self.n_features_in_)], dtype=object)
+
+    def _latent(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Latents of rows that were looked at."""
+        return self._by_blocks(rows, lambda x, model: model.pull(x, self.end_time_))[0]
+
+    def inverse_transform(self, Z: ArrayLike) -> NDArray[Any] | Any:
         """Data rows of latent points: the inverse of :meth:`transform`.
 
         Parameters
@@ -881,9 +941,16 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Returns
         -------
         X : ndarray of shape (n_samples, n_features), of the dtype of `Z`
+            Or a data frame with the names of the columns, if :meth:`set_output` asks for one.
+
+        Raises
+        ------
+        ValueError
+            If points are so far from the centre that the arithmetic overflows.
         """
         rows = self._validated_other(Z, "Z", "latent space")
-        return self._columns().whole_and_inside(self._by_blocks(rows, lambda z, model: model.push(z, self.end_time_))[0])
+        carried, _ = self._by_blocks(rows, lambda z, model: model.push(z, self.end_time_), side="source")
+        return self._contained(self._columns().whole_and_inside(carried), Z, self._names_in())
 
     def diagnose(self, X: ArrayLike, random_state: RandomStateLike = None) -> Bunch:
         """How well the field was learned, by rows that it was not trained on.
@@ -908,9 +975,14 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
               squared Wasserstein-2 distance between base and data
             - lipschitz : float, the largest slope of the field that was met on the path
             - wasserstein2_bound : float, ``exp(1/2 + lipschitz) sqrt(E|v - dI/dt|^2)`` (proposition 3), with the regression loss in the
-              place of the unknown error of the field, which is smaller; often far too large to tell anything
+              place of the unknown error of the field, which is smaller; often far too large to tell anything, up to infinity
             - latent_ks : ndarray of shape (n_features,), Kolmogorov-Smirnov distance of each latent coordinate to N(0, 1)
             - latent_energy_distance : float, energy distance of the latent rows (at most 2,000) to N(0, I)
+
+        Raises
+        ------
+        ValueError, FloatingPointError
+            If rows are outside the `bounds`, or so far outside the data that the arithmetic overflows.
 
         References
         ----------
@@ -920,9 +992,14 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         device, random = resolve_device_or_cpu(self.device), private_random_state(random_state)
         noise = random.standard_normal((2, *rows.shape))
         rows = self._columns().spread(rows, random)
-        with rows_of_our_own():
-            latent = self.transform(rows)
-        return diagnose_density(self._fitted_flow(device, torch.float64), rows, noise, latent, self._batch_size)
+        model, latent = self._fitted_flow(device, torch.float64), self._latent(rows)
+        diagnosis = diagnose_density(model, rows, noise, latent, self._batch_size)
+        overflown = [name for name, value in diagnosis.items() if name != "wasserstein2_bound" and not np.isfinite(value).all()]
+        if overflown:
+            raise FloatingPointError(
+                f"{', '.join(overflown)} overflow, because some of the {len(rows)} rows are far outside the fitted data; drop those rows."
+            )
+        return diagnosis
 
     def _column_names(self) -> list[str]:
         return list(getattr(self, "feature_names_in_", map("column {}".format, range(self.n_features_in_))))

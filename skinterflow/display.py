@@ -169,7 +169,7 @@ class DensityDisplay:
         resolution = _checked_resolution(grid_resolution, 400 if len(columns) == 1 else 80)
         probabilities = np.atleast_1d(checked_levels(levels)) if np.size(levels) else np.empty(0)
         rows: Array | None = None if X is None else validate_data(estimator, X, dtype=[np.float64, np.float32], reset=False)[:, columns]
-        samples = estimator.sample(n_samples, random_state, t=t)
+        samples = np.asarray(estimator.sample(n_samples, random_state, t=t))
         display = cls(feature_names=[column_names(estimator)[k] for k in columns], samples=samples[:, columns], X=rows)
         if whole:
             display.grid = [np.linspace(*ends, resolution) for ends in display._windows()]

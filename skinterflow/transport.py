@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
+from sklearn.base import TransformerMixin, _fit_context
 from sklearn.utils import Tags, check_array
 from sklearn.utils.metadata_routing import UNUSED
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import _check_feature_names_in, _get_feature_names, check_is_fitted, validate_data
 
 from skinterflow._arguments import checked_time
 from skinterflow._callbacks import FitEvents
@@ -23,6 +23,7 @@ from skinterflow._estimator import (
     all_or_nothing,
     private_random_state,
     resolve_device,
+    rows_of_our_own,
     seeded_generators,
     step_seed,
     weighted_rows,
@@ -45,7 +46,7 @@ class DensityEstimator(Protocol):
     def score_samples(self, X: NDArray[Any], /) -> NDArray[Any]: ...
 
 
-class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, FlowEstimator):
+class InterpolantTransport(TransformerMixin, FlowEstimator):
     r"""Map between two data sets by a stochastic interpolant.
 
     A velocity field is learned that carries rows of `X0` at ``t = 0`` to rows of `X1` at ``t = 1``.  Neither density need be known, and
@@ -125,6 +126,8 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns of `X0`, only if they are all strings.
+    target_feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the columns of `X1`, only if they are all strings.
 
     See Also
     --------
@@ -256,12 +259,13 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
                 raise ValueError(
                     f"X1, the rows of the target, is missing; only interpolant='mirror' does without, not {self.interpolant!r}."
                 )
+            names = _get_feature_names(X1)
             rows1: NDArray[Any] = check_array(X1, dtype=[np.float64, np.float32], ensure_min_samples=2, input_name="X1")
             if rows0.shape[1] != rows1.shape[1]:
                 raise ValueError(
                     f"X0 has {rows0.shape[1]} columns and X1 has {rows1.shape[1]}; a map that can be inverted needs as many on both sides."
                 )
-            sides = [weighted_rows(rows0, sample_weight), weighted_rows(rows1, target_sample_weight)]
+            sides = [weighted_rows(rows0, sample_weight), weighted_rows(rows1, target_sample_weight, "target_sample_weight")]
             device = resolve_device(self.device)
             Solver(self.solver, float(self.atol), float(self.rtol))
             sitting = self._sitting(warm, events, budget, *(part for side in sides for part in side))
@@ -276,6 +280,10 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
                 for reader, scaling in zip(readers, given, strict=True)
             )
             self._fit_rows(source, target, path, targets, sitting, setup)
+            if names is not None:
+                self.target_feature_names_in_ = names
+            else:
+                self.__dict__.pop("target_feature_names_in_", None)  # of an earlier fit
         sitting.end()
         return self
 
@@ -320,10 +328,41 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         Returns
         -------
         X1 : ndarray of shape (n_samples, n_features), of the dtype of `X0`
-        """
-        return self._by_blocks(self._validated(X0), lambda x, model: model.push(x, 1.0))[0]
 
-    def inverse_transform(self, X1: ArrayLike) -> NDArray[Any]:
+        Raises
+        ------
+        ValueError
+            If rows are so far outside the data that the arithmetic of the flow overflows.
+        """
+        return self._carried(self._validated(X0))
+
+    def _carried(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Where rows of the source that were looked at are carried."""
+        return self._by_blocks(rows, lambda x, model: model.push(x, 1.0), side="source")[0]
+
+    def _carried_back(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Where rows of the target that were looked at are carried."""
+        return self._by_blocks(rows, lambda x, model: model.pull(x, 1.0))[0]
+
+    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
+        """Names of the columns of the target, as :meth:`set_output` gives them to what `transform` returns.
+
+        They are those of `X1` or, if it had none, of `X0`; without either ``x0``, ``x1``, ...
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Only compared with the names that the fit saw.
+
+        Returns
+        -------
+        names : ndarray of str objects, shape (n_features_in_,)
+        """
+        check_is_fitted(self)
+        _check_feature_names_in(self, input_features)
+        return np.asarray(getattr(self, "target_feature_names_in_", self._names_in()), dtype=object)
+
+    def inverse_transform(self, X1: ArrayLike) -> NDArray[Any] | Any:
         """Carry rows of the target back to the source: the inverse of :meth:`transform`.
 
         Parameters
@@ -333,8 +372,14 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         Returns
         -------
         X0 : ndarray of shape (n_samples, n_features), of the dtype of `X1`
+            Or a data frame with the names of the columns of the source, if :meth:`set_output` asks for one.
+
+        Raises
+        ------
+        ValueError
+            If rows are so far outside the data that the arithmetic of the flow overflows.
         """
-        return self._by_blocks(self._validated_other(X1, "X1", "target"), lambda x, model: model.pull(x, 1.0))[0]
+        return self._contained(self._carried_back(self._validated_other(X1, "X1", "target")), X1, self._names_in())
 
     def sample(
         self,
@@ -343,7 +388,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         *,
         epsilon: float | str | Callable[[float], float] = 1.0,
         n_steps: int | None = None,
-    ) -> NDArray[np.float64]:
+    ) -> NDArray[np.float64] | Any:
         r"""Carry rows of the source to random rows of the target, by the diffusion of a noise level.
 
         ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW`` has the law of :meth:`transform`, whatever the noise ([1]_, section 2.4).  One row
@@ -363,11 +408,12 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         Returns
         -------
         X1 : ndarray of shape (n_samples, n_features)
+            Or a data frame with the names of the columns of the target, if :meth:`set_output` asks for one.
 
         Raises
         ------
         ValueError
-            If no score was learned.
+            If no score was learned, if an argument cannot be used, or if rows are so far outside the data that the arithmetic overflows.
         FloatingPointError
             If the diffusion leaves the finite numbers, with the time and the number of rows.
 
@@ -376,7 +422,8 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         .. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023.
         """
         rows, random = self._validated(X0), private_random_state(random_state)
-        return self._diffused(rows, random, epsilon, n_steps, lambda model, x, *how: model.diffuse(x, 1.0, *how))
+        drawn = self._diffused(rows, random, epsilon, n_steps, lambda model, x, *how: model.diffuse(x, 1.0, *how))
+        return self._contained(drawn, X0, list(self.get_feature_names_out()))
 
     def inverse_sample(
         self,
@@ -385,7 +432,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         *,
         epsilon: float | str | Callable[[float], float] = 1.0,
         n_steps: int | None = None,
-    ) -> NDArray[np.float64]:
+    ) -> NDArray[np.float64] | Any:
         """Carry rows of the target to random rows of the source, by the backward diffusion: see :meth:`sample`.
 
         Parameters
@@ -396,9 +443,11 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         Returns
         -------
         X0 : ndarray of shape (n_samples, n_features)
+            Or a data frame with the names of the columns of the source, if :meth:`set_output` asks for one.
         """
         rows, random = self._validated_other(X1, "X1", "target"), private_random_state(random_state)
-        return self._diffused(rows, random, epsilon, n_steps, lambda model, x, *how: model.diffuse_back(x, 1.0, *how))
+        drawn = self._diffused(rows, random, epsilon, n_steps, lambda model, x, *how: model.diffuse_back(x, 1.0, *how), side="target")
+        return self._contained(drawn, X1, self._names_in())
 
     def score_gradient(self, X: ArrayLike, *, t: float) -> NDArray[Any]:
         """Score on the path: gradient of the log-density at a time with respect to `X`.
@@ -419,7 +468,7 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         ValueError
             If no score was learned.
         """
-        rows, time = self._validated_other(X, "X", "target"), checked_time(t, 1.0)
+        rows, time = self._validated_other(X, "X", "target"), checked_time(t)
 
         return self._by_blocks(rows, lambda x, model: model.path_score(x, time))[0]
 
@@ -433,8 +482,16 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
         Returns
         -------
         log_det : ndarray of shape (n_samples,), of the dtype of `X0`
+
+        Raises
+        ------
+        ValueError
+            If rows are so far outside the data that the arithmetic of the flow overflows.
         """
-        return self._by_blocks(self._validated(X0), lambda x, model: model.push_log_det(x, 1.0))[0]
+        return self._log_det(self._validated(X0))
+
+    def _log_det(self, rows: NDArray[Any]) -> NDArray[Any]:
+        return self._by_blocks(rows, lambda x, model: model.push_log_det(x, 1.0), side="source")[0]
 
     def target_log_density(self, X1: ArrayLike, source_density: DensityEstimator) -> NDArray[Any]:
         """Log-density of the target at its rows, from a fitted density of the source.
@@ -447,13 +504,20 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
 
         Returns
         -------
-        log_density : ndarray of shape (n_samples,), in nats per row
+        log_density : ndarray of shape (n_samples,), in nats per row; minus infinity where that of the given density is
+
+        Raises
+        ------
+        TypeError
+            If what is given has no `score_samples`.
+        ValueError
+            If its `score_samples` does not return one number, or minus infinity, for each row; or if rows are so far outside the data that
+            the arithmetic of the flow overflows.
         """
         _check_density("source_density", source_density)
         rows = self._validated_other(X1, "X1", "target")
-        start = self.inverse_transform(rows)
-        log_det = self._by_blocks(rows, lambda x, model: model.pull_log_det(x, 1.0))[0]
-        return np.asarray(source_density.score_samples(start)) + log_det
+        log_det, _ = self._by_blocks(rows, lambda x, model: model.pull_log_det(x, 1.0))
+        return _given_log_density("source_density", source_density, self._carried_back(rows)) + log_det
 
     def source_log_density(self, X0: ArrayLike, target_density: DensityEstimator) -> NDArray[Any]:
         """Log-density of the source at its rows, from a fitted density of the target.
@@ -465,11 +529,19 @@ class InterpolantTransport(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Fl
 
         Returns
         -------
-        log_density : ndarray of shape (n_samples,), in nats per row
+        log_density : ndarray of shape (n_samples,), in nats per row; minus infinity where that of the given density is
+
+        Raises
+        ------
+        TypeError
+            If what is given has no `score_samples`.
+        ValueError
+            If its `score_samples` does not return one number, or minus infinity, for each row; or if rows are so far outside the data that
+            the arithmetic of the flow overflows.
         """
         _check_density("target_density", target_density)
         rows = self._validated(X0)
-        return np.asarray(target_density.score_samples(self.transform(rows))) + self.log_abs_det_jacobian(rows)
+        return _given_log_density("target_density", target_density, self._carried(rows)) + self._log_det(rows)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -484,3 +556,24 @@ def _check_density(name: str, density: object) -> None:
             f"{name} must be a fitted density estimator with score_samples, got {density!r}; "
             "use InterpolantFlowDensity, KernelDensity or GaussianMixture, for example."
         )
+
+
+def _given_log_density(name: str, density: DensityEstimator, rows: NDArray[Any]) -> NDArray[Any]:
+    """Log-densities of rows by a density that was given, shape (n,).
+
+    Raises
+    ------
+    ValueError
+        If they are of another shape, no numbers, NaN or plus infinity.
+    """
+    with rows_of_our_own():
+        given = np.asarray(density.score_samples(rows))
+    if given.shape != (len(rows),) or given.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{name}.score_samples must return one log-density for each row, of the shape {(len(rows),)}, but returned an array of the "
+            f"shape {given.shape} and dtype {given.dtype}; wrap the estimator, or take another."
+        )
+    n_wrong = int((np.isnan(given) | (given == np.inf)).sum())
+    if n_wrong:
+        raise ValueError(f"{name}.score_samples returned NaN or infinity for {n_wrong} of {len(rows)} rows; take another density.")
+    return given

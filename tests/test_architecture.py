@@ -17,7 +17,7 @@ ORDER = [
     ["interflow.flows", "interflow.mixtures"],
     ["interflow"],
     ["_version"],
-    ["_arguments", "_callbacks", "_estimator", "_files", "_fitted", "_plots", "_regions", "_scaling"],
+    ["_arguments", "_callbacks", "_estimator", "_files", "_fitted", "_fitted_values", "_plots", "_regions", "_scaling"],
     ["_columns", "_rows", "_diagnostics", "_state", "datasets"],
     ["_checkpoint", "_saving"],
     ["_fitting"],

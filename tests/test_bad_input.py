@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from skinterflow import DegenerateDataWarning, InterpolantFlowDensity
+from skinterflow import AccuracyWarning, DegenerateDataWarning, InterpolantFlowDensity, InterpolantTransport
 from skinterflow import _fitting as fitting
 from skinterflow.interflow.interpolants import Linear
 from skinterflow.interflow.marginals import YeoJohnson
@@ -263,3 +263,201 @@ def test_fit_on_the_cpu_leaves_every_gpu_alone(monkeypatch, iris):
 
     monkeypatch.setattr(torch.cuda, "manual_seed_all", touched)
     quick(max_iter=2).fit(iris)
+
+
+@pytest.mark.parametrize("name", ["sample_weight", "sample_weight_val"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, np.full(40, np.nan)])
+def test_weights_that_are_no_numbers(name, value):
+    """One number stands for all rows, and is no number either."""
+    with pytest.raises(ValueError, match=rf"Input {name} contains (NaN|infinity)"):
+        quick().fit(rows(), X_val=rows(seed=1), **{name: value})
+
+
+@pytest.mark.parametrize("size", [1e308, 1e-320, 2.0**40])
+def test_the_size_of_all_weights_does_not_matter(size):
+    X, weight = rows(), np.tile([1.0, 0.5], 20)
+    plain, sized = (quick(early_stopping=False).fit(X, sample_weight=w) for w in (weight, weight * size))
+    np.testing.assert_allclose(sized.score_samples(X), plain.score_samples(X), rtol=1e-3 if size < 1e-300 else 0)
+    assert plain.score(X, sample_weight=weight * size) == pytest.approx(plain.score(X, sample_weight=weight), rel=1e-3)
+
+
+def test_weights_that_are_zero_beside_the_largest():
+    weight = np.where(np.arange(40) == 0, 1e300, 1e-300)
+    with pytest.raises(ValueError, match="sample_weight is zero for all but 1 of 40 rows"):
+        quick().fit(rows(), sample_weight=weight)
+
+
+FAR = {
+    "velocity": lambda d, X: d.velocity(X, 0.5),
+    "transform": lambda d, X: d.transform(X),
+    "inverse_transform": lambda d, X: d.inverse_transform(X),
+    "score_gradient": lambda d, X: d.score_gradient(X, t=0.5),
+    "trajectory": lambda d, X: d.trajectory(X, [1.0, 0.0]),
+    "diagnose": lambda d, X: d.diagnose(X, random_state=0),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+@pytest.mark.parametrize("value", [1e155, -1e300])
+def test_rows_that_overflow_are_counted(fitted, iris, name, value):
+    X = iris[:5].copy()
+    X[[1, 3], 2] = value
+    with pytest.raises(ValueError, match="2 of 5 rows are so far outside the fitted data that the arithmetic of the flow overflows; drop"):
+        FAR[name](fitted, X)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(np.float64, 1e155), (np.float64, -1e300), (np.float32, 1e30)])
+def test_log_density_of_rows_that_overflow(fitted, iris, dtype, value):
+    """Minus infinity, counted in the warning; the other rows are what they are alone."""
+    X = iris[:5].astype(dtype)
+    X[3, 2] = value
+    with pytest.warns(AccuracyWarning, match="1 of 5 rows"):
+        log_density, error = fitted.score_samples(X, return_error=True)
+    assert log_density[3] == -np.inf
+    assert error[3] == np.inf
+    near = np.arange(5) != 3
+    np.testing.assert_allclose(log_density[near], fitted.score_samples(X[near]), rtol=1e-6)
+    with pytest.warns(AccuracyWarning):
+        assert fitted.score(X) == -np.inf
+    assert fitted.score(X[near], sample_weight=np.full(4, 1e308)) == pytest.approx(fitted.score(X[near]))
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (
+            np.tile([1e308, -1e308], 20),
+            r"1 column\(s\) have values above 1e\+150 in size, whose squares overflow: column 1; use other units",
+        ),
+        (rows()[:, 0] * 1e-310, r"1 column\(s\) range over less than 1e-150, whose square is zero: column 1; use other units"),
+    ],
+)
+@pytest.mark.parametrize("scaling", ["gaussianize", "standardize", None])
+def test_columns_whose_squares_are_no_numbers(column, message, scaling):
+    X = rows()
+    X[:, 1] = column
+    with pytest.raises(ValueError, match=message):
+        quick(scaling=scaling).fit(X)
+    with pytest.raises(ValueError, match=r"column\(s\).*X1 column 1"):
+        InterpolantTransport(**QUICK).fit(rows(), X)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"end_time": 1e-50}, r"'end_time' parameter.*range \[1e-09, 1.0\]. Got 1e-50"),
+        ({"hidden_layer_sizes": (10**9,)}, r"hidden_layer_sizes has 1 layers with 1e\+09 weights or more, and the most are.*use fewer"),
+        ({"student_layer_sizes": (10**9,)}, r"student_layer_sizes has 1 layers with 1e\+09 weights"),
+        ({"hidden_layer_sizes": [[4], [4, 3]]}, r"hidden_layer_sizes must be 'auto' or one or more integers"),
+        ({"learning_rate_init": 1e300}, r"'learning_rate_init' parameter.*range \(0.0, 1000.0\]. Got 1e\+300"),
+        ({"learning_rate_init": 10**400}, r"'learning_rate_init' parameter"),
+        ({"tol": 10**400}, "'tol' parameter"),
+        ({"batch_size": 2**63}, r"'batch_size' parameter.*range \[1, 16777216\]. Got 9223372036854775808"),
+        ({"max_iter": 2**63}, "'max_iter' parameter"),
+        ({"divergence": 2**40}, "'divergence' parameter"),
+        ({"n_jobs": 0}, "'n_jobs' parameter.*Got 0"),
+        ({"targets": [["b"]]}, r"targets must be a string, or a tuple of strings, got \[\['b'\]\]"),
+        ({"bounds": np.array(3)}, r"bounds must be a dict, or have a pair or None for each of the 3 columns, got array\(3\)"),
+        ({"bounds": {0: (-1e308, 1e308)}}, r"bounds of column 0 must be at most 1e\+150 in size.*use None for an open side"),
+        ({"integer_features": np.array(1)}, r"integer_features must be a sequence of columns, or a mask of all, got array\(1\)"),
+        ({"time_beta": (None, None)}, r"time_beta must be the two parameters of a Beta law.*got \(None, None\)"),
+        ({"time_beta": (1e300, 1e-300)}, r"time_beta must be two numbers from 0.001 to 1000, got \(1e\+300, 1e-300\)"),
+        ({"time_beta": (10**400, 1)}, r"time_beta must be two numbers from 0.001 to 1000"),
+        ({"checkpoint": ""}, "checkpoint must not be empty"),
+    ],
+)
+def test_parameters_that_are_absurd(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        quick(**parameters).fit(rows())
+
+
+@pytest.mark.parametrize("time_beta", [(2.0, 0.5), (3, 3)])
+def test_every_beta_law_trains_several_fields(time_beta):
+    """Its quantiles are taken for all fields at once."""
+    density = quick(time_beta=time_beta).fit(rows())
+    assert np.isfinite(density.score_samples(rows())).all()
+
+
+def test_bounds_larger_than_any_float_are_open():
+    density = quick(bounds={0: (-(10**400), 10**400)}, early_stopping=False).fit(rows())
+    np.testing.assert_array_equal(density.bounds_, np.tile((-np.inf, np.inf), (3, 1)))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"divergence": -3}, r"'divergence' parameter of InterpolantFlowDensity.*Got -3"),
+        ({"atol": -1.0}, r"'atol' parameter.*Got -1.0"),
+        ({"rtol": np.nan}, r"'rtol' parameter.*Got nan"),
+        ({"solver": "rk5"}, r"'solver' parameter.*Got 'rk5'"),
+        ({"n_jobs": "all"}, r"'n_jobs' parameter.*Got 'all'"),
+        ({"device": "moon"}, r"device='moon' is not a device"),
+        ({"device": "meta"}, r"device='meta' is not supported"),
+    ],
+)
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda d, X: d.score_samples(X),
+        lambda d, X: d.transform(X),
+        lambda d, X: d.inverse_transform(X),
+        lambda d, X: d.sample(2),
+        lambda d, X: d.density_threshold(0.5),
+    ],
+    ids=["score_samples", "transform", "inverse_transform", "sample", "density_threshold"],
+)
+def test_parameters_set_after_the_fit_are_checked(fitted, iris, parameters, message, ask):
+    density = copy.deepcopy(fitted).set_params(**parameters)
+    with pytest.raises(ValueError, match=message):
+        ask(density, iris[:2])
+
+
+def test_partial_fit_checks_parameters_after_a_fit(iris):
+    density = quick(early_stopping=False).fit(iris).set_params(solver=3)
+    with pytest.raises(ValueError, match="'solver' parameter"):
+        density.partial_fit(iris)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda d, X: d.score_samples(X, t=10**400), r"t must be a number in \[0, 1\]"),
+        (lambda d, X: d.velocity(X, None), r"t must be a number in \[0, 1\], from the base to the data, got None"),
+        (lambda d, X: d.trajectory(X, 0.5), r"times must be a sequence of numbers in \[0, 1\].*got 0.5"),
+        (lambda d, X: d.trajectory(X, [0.5, 0.5 + 1e-16]), r"times must be.*keep them 1e-09 apart"),
+        (lambda d, X: d.trajectory(X, [0.0, None]), r"t must be a number in \[0, 1\].*got None"),
+        (lambda d, X: d.sample(2**63), r"n_samples must be at most 1,073,741,824, which with 4 columns take 32 GiB"),
+        (lambda d, X: d.sample(2, random_state=-1), r"'random_state' parameter.*Got -1"),
+        (lambda d, X: d.sample(2, method="sde", epsilon=lambda t: None), r"epsilon must give a single number for a time, but gives None"),
+        (lambda d, X: d.sample(2, method="sde", epsilon=10**400), r"epsilon must be finite"),
+        (lambda d, X: d.sample(2, method="sde", epsilon=1e300), r"epsilon reaches 1e\+300, for which 2e\+302 steps are wanted"),
+        (lambda d, X: d.sample(2, method="sde", n_steps=10**30), r"n_steps must be at most 1e\+06, got an integer of 100 bits"),
+    ],
+)
+def test_arguments_that_are_absurd(fitted, iris, ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask(fitted, iris[:2])
+
+
+@pytest.mark.parametrize("t", [1e-50, 1e-12])
+def test_times_that_are_as_good_as_zero(fitted, iris, t):
+    np.testing.assert_array_equal(fitted.score_samples(iris[:3], t=t), fitted.score_samples(iris[:3], t=0.0))
+
+
+def test_short_trajectories_in_float32(fitted, iris):
+    X = iris[:3].astype(np.float32)
+    there = fitted.trajectory(X, [0.5, 0.5 + 1e-8])
+    assert there.dtype == np.float32
+    np.testing.assert_allclose(there[1], X, rtol=1e-5)
+
+
+def test_rows_too_far_for_training(iris):
+    """Beyond the scaling of an earlier fit, they made the weights NaN."""
+    density = quick(early_stopping=False).fit(iris)
+    before, X = density.score_samples(iris[:5]), iris[:30].copy()
+    X[3, 1] = 1e100
+    with pytest.raises(ValueError, match=r"1 of 30 rows are more than 1e\+12 units of the flow from its centre"):
+        density.partial_fit(X)
+    with pytest.raises(ValueError, match=r"1 of 30 rows are more than 1e\+12 units of the flow"):
+        quick().fit(iris, X_val=X)
+    np.testing.assert_array_equal(density.score_samples(iris[:5]), before)

@@ -2,12 +2,16 @@
 
 import json
 import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from skinterflow import SavedModelError, _files
-from skinterflow._files import pack, unpack, write_atomically
+from skinterflow._files import MAX_BYTES, pack, read_whole, unpack, write_atomically
 
 ARRAYS = {"a": np.arange(6.0).reshape(2, 3), "b.c": np.array(True), "none": np.zeros((0, 3), dtype=np.float32)}
 TREE = {"a": [1, 2.5, None, "x\ud800"], "\N{GREEK SMALL LETTER GAMMA}": {"true": True}}
@@ -173,3 +177,122 @@ def test_places_where_no_file_can_be(tmp_path):
     with pytest.raises(FileExistsError, match="neither a file nor a directory"):
         write_atomically(tmp_path / "pipe", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_permissions_of_the_replaced_file_are_kept(tmp_path):
+    path = tmp_path / "model"
+    mask = os.umask(0o027)
+    try:
+        write_atomically(path, b"old")
+        assert path.stat().st_mode & 0o777 == 0o640  # those of any new file
+        for mode in (0o600, 0o444):
+            path.chmod(mode)
+            write_atomically(path, b"new")
+            assert path.stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(mask)
+
+
+KILLED = """
+import os, sys, time
+from skinterflow import _files
+
+def stop(descriptor):
+    print("written", flush=True)
+    time.sleep(60)
+
+os.fsync = stop
+_files.write_atomically(sys.argv[1], b"new")
+"""
+
+
+@pytest.mark.slow
+def test_what_killed_writes_left_is_removed(tmp_path):
+    """But not what belongs to a living process, to another file, or to somebody else."""
+    path = tmp_path / "model"
+    write_atomically(path, b"old")
+    with subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"written\n"
+        (temporary,) = tmp_path.glob(".skinterflow-*.tmp")
+        os.utime(temporary, (0, 0))
+        write_atomically(path, b"newer")
+        assert temporary.exists()  # its process lives
+        process.kill()
+    write_atomically(tmp_path / "another", b"new")
+    own = tmp_path / f".{'0' * 16}.tmp"
+    own.touch()
+    assert temporary.exists()
+    write_atomically(path, b"newest")
+    assert sorted(tmp_path.iterdir()) == sorted([path, tmp_path / "another", own])
+    assert path.read_bytes() == b"newest"
+
+
+def test_a_temporary_file_that_is_new_is_left_alone(tmp_path):
+    """It may be about to be locked."""
+    path = tmp_path / "model"
+    temporary = tmp_path / f"{_files._temporary_prefix(path)}{'0' * 16}.tmp"
+    temporary.touch()
+    write_atomically(path, b"new")
+    assert temporary.exists()
+    os.utime(temporary, (0, 0))
+    write_atomically(path, b"new")
+    assert not temporary.exists()
+
+
+def test_long_names(tmp_path):
+    write_atomically(tmp_path / ("x" * 255), b"new")
+    assert (tmp_path / ("x" * 255)).read_bytes() == b"new"
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        for path in (tmp_path / "pipe", tmp_path / "socket", Path("/dev/zero"), Path("/dev/null")):
+            with pytest.raises(SavedModelError, match="neither a file nor a directory, but a pipe, a device or a socket"):
+                read_whole(path, MAX_BYTES)
+    with pytest.raises(IsADirectoryError, match="is a directory; name the file in it"):
+        read_whole(tmp_path, MAX_BYTES)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        read_whole(tmp_path / "nothing", MAX_BYTES)
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert read_whole(tmp_path / "link", 5) == b"12345"
+    (tmp_path / "link to a pipe").symlink_to(tmp_path / "pipe")
+    with pytest.raises(SavedModelError, match="pipe"):
+        read_whole(tmp_path / "link to a pipe", MAX_BYTES)
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    status = os.stat(tmp_path / "file")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", lambda path: status)
+        with pytest.raises(SavedModelError, match="pipe"):
+            read_whole(tmp_path / "pipe", MAX_BYTES)
+
+
+def test_files_that_are_too_large_are_not_read(tmp_path):
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(SavedModelError, match=r"has 1,099,511,627,776 bytes, and was not read.*raise max_bytes"):
+        read_whole(path, MAX_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "message"),
+    [
+        (b"x", TypeError, "path must be a string or a path.*got b'x'"),
+        (3, TypeError, "path must be a string or a path.*got 3"),
+        (None, TypeError, "path must be a string or a path"),
+        ("", ValueError, "path must not be empty"),
+        ("a\0b", ValueError, "null character"),
+    ],
+)
+def test_what_is_no_path(path, error, message):
+    with pytest.raises(error, match=message):
+        write_atomically(path, b"new")
+    with pytest.raises(error, match=message):
+        read_whole(path, MAX_BYTES)

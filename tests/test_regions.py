@@ -102,6 +102,25 @@ def test_levels_keep_their_shape():
     assert checked_levels(np.float32(0.5)).shape == ()
 
 
+def test_levels_of_any_shape(normal):
+    """Each threshold is that of its level alone."""
+    thresholds, errors = normal.density_threshold([[0.5, 0.6], [0.7, 0.8]], n_samples=50, random_state=0, return_error=True)
+    assert thresholds.shape == errors.shape == (2, 2)
+    assert thresholds[1, 0] == normal.density_threshold(0.7, n_samples=50, random_state=0)
+    assert normal.density_threshold([[0.5, 0.6]], n_samples=50, random_state=0).shape == (1, 2)
+
+
+@pytest.mark.parametrize("level", [[[0.5], [0.5, 0.6]], 10**400, 1j])
+def test_levels_that_are_no_array_of_numbers(normal, level):
+    with pytest.raises(ValueError, match=r"level must be one or more numbers in \(0, 1\)"):
+        normal.density_threshold(level)
+
+
+def test_a_level_that_no_samples_reach(normal):
+    with pytest.raises(ValueError, match=r"n_samples=50 is too few for a level at 1e-300.*nearer to one half"):
+        normal.density_threshold(1e-300, n_samples=50)
+
+
 def test_rows_are_in_one_region_at_a_time(normal):
     with pytest.raises(ValueError, match=r"contains tells of one region at a time; level must be one number in \(0, 1\), got \[0.5, 0.9\]"):
         normal.contains([[0.0, 0.0]], [0.5, 0.9])

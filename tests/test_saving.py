@@ -1,6 +1,7 @@
 """A model is the same after every way of keeping it, and a file is that model or an error."""
 
 import copy
+import dataclasses
 import functools
 import os
 import pickle
@@ -19,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from skinterflow import InterpolantFlowDensity, InterpolantTransport, SavedModelError
 from skinterflow._files import pack, unpack
 from skinterflow._state import decode, encode
-from skinterflow.interflow import Brownian, Compose, LearnedGamma, Linear, OptimalTransport
+from skinterflow.interflow import Brownian, Compose, LearnedGamma, Linear, OptimalTransport, Standardize, Whiten
 
 from .conftest import QUICK
 from .make_saved_models import DATA, ROWS, TINY, frame
@@ -111,10 +112,15 @@ def answers_of(model, X):
     """What the model is asked."""
     names = getattr(model, "feature_names_in_", None)
     rows = X[:8] if names is None else pd.DataFrame(X[:8], columns=names)
-    answers = [np.asarray(model.transform(rows)), model.inverse_transform(X[:8])]
+    answers = [np.asarray(model.transform(rows)), np.asarray(model.inverse_transform(X[:8]))]
     if isinstance(model, InterpolantTransport):
         return [*answers, model.sample(rows, random_state=0, n_steps=3)]
-    return [*answers, model.score_samples(rows), model.score_gradient(rows, t=0.5, method="path"), model.sample(5, random_state=0)]
+    return [
+        *answers,
+        model.score_samples(rows),
+        model.score_gradient(rows, t=0.5, method="path"),
+        np.asarray(model.sample(5, random_state=0)),
+    ]
 
 
 def assert_equal(loaded, model):
@@ -307,6 +313,89 @@ def test_hostile_attributes(saved, tmp_path, changes):
     path = rewritten(saved, tmp_path / "model", **changes)
     with pytest.raises(SavedModelError, match="are not those of a fitted InterpolantFlowDensity"):
         InterpolantFlowDensity.load(path)
+
+
+def with_nan(module):
+    """A copy of a module whose first number is none."""
+    module = copy.deepcopy(module)
+    next(iter(module.state_dict().values())).view(-1)[0] = torch.nan
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("end_time_", lambda value: -1.0),
+        ("end_time_", lambda value: 1.5),
+        ("end_time_", lambda value: float("nan")),
+        ("n_iter_", lambda value: -1),
+        ("_n_features_out", lambda value: 3),
+        ("bounds_", lambda value: value[:2]),
+        ("bounds_", lambda value: value[:, ::-1].copy()),
+        ("bounds_", lambda value: value * np.nan),
+        ("bounds_", lambda value: np.zeros_like(value)),
+        ("bounds_", lambda value: "wide"),
+        ("integer_features_", lambda value: value[:1]),
+        ("integer_features_", lambda value: value.astype(float)),
+        ("_field", with_nan),
+        ("_trained", with_nan),
+        ("_source", with_nan),
+        ("_target", with_nan),
+        ("_path", with_nan),
+        ("_target", lambda value: Compose([Standardize(torch.zeros(4), -torch.ones(4))])),
+        ("_target", lambda value: Compose([Standardize(torch.zeros(4), torch.zeros(4))])),
+        ("_target", lambda value: Compose([Standardize(torch.zeros(3), torch.ones(3))])),
+        ("_target", lambda value: Compose([Whiten(torch.eye(4), 2.0 * torch.eye(4))])),
+        ("_calibration", lambda value: dataclasses.replace(value, nodes=(0.0, 0.9, 0.5, 1.0))),
+        ("_calibration", lambda value: dataclasses.replace(value, caution=(float("nan"),) * 3)),
+        ("_calibration", lambda value: dataclasses.replace(value, errors=value.errors[:, :1])),
+    ],
+)
+def test_values_that_no_fit_gives(models, saved, tmp_path, name, change):
+    value = change(copy.deepcopy(getattr(models("learned path"), name)))
+    path = rewritten(saved, tmp_path / "model", **{name: value})
+    with pytest.raises(SavedModelError, match=r"are not those of a fitted InterpolantFlowDensity"):
+        InterpolantFlowDensity.load(path)
+
+
+def test_bounds_agree_with_the_scaling(models, tmp_path):
+    """Those of a file that says otherwise would give other masses."""
+    models("bounds and a sitting").save(tmp_path / "saved")
+    wider = models("bounds and a sitting").bounds_ * 2
+    with pytest.raises(SavedModelError, match="bounds_ cannot be"):
+        InterpolantFlowDensity.load(rewritten(tmp_path / "saved", tmp_path / "model", bounds_=wider))
+    open_sides = np.tile((-np.inf, np.inf), (4, 1))
+    with pytest.raises(SavedModelError, match="bounds_ cannot be"):
+        InterpolantFlowDensity.load(rewritten(tmp_path / "saved", tmp_path / "model", bounds_=open_sides))
+
+
+@pytest.mark.parametrize("state", [{}, None, "state", {"format_version": 1}, {"format_version": "1", "tree": 1, "arrays": {}}])
+def test_states_that_are_none(models, state):
+    model = copy.deepcopy(models("mirror"))
+    before = dict(vars(model))
+    with pytest.raises(SavedModelError, match="That is not the state of a pickled InterpolantTransport"):
+        model.__setstate__(state)
+    with pytest.raises(SavedModelError, match="holds no attributes"):
+        model.__setstate__({"format_version": 1, "tree": [], "arrays": {}})
+    assert vars(model) == before
+
+
+def test_devices_and_sizes_of_loading(saved):
+    with pytest.raises(ValueError, match="device='moon' is not a device"):
+        InterpolantFlowDensity.load(saved, device="moon")
+    size = saved.stat().st_size
+    assert InterpolantFlowDensity.load(saved, max_bytes=size).end_time_ == 1.0
+    with pytest.raises(SavedModelError, match="was not read, because the most are"):
+        InterpolantFlowDensity.load(saved, max_bytes=size - 1)
+
+
+@pytest.mark.parametrize("special", ["pipe", "/dev/zero"])
+def test_special_files_are_neither_loaded_nor_checkpoints(rows, tmp_path, special):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SavedModelError, match="but a pipe, a device or a socket, and was not read"):
+        InterpolantFlowDensity.load(tmp_path / special)
+    with pytest.raises(FileExistsError, match="is neither a file nor a directory, and is not replaced"):
+        InterpolantFlowDensity(**SMALL, checkpoint=tmp_path / special).fit(rows)
 
 
 def test_hostile_trees(tmp_path):

@@ -8,6 +8,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils._set_output import ADAPTERS_MANAGER
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinterflow import InterpolantFlowDensity
@@ -81,11 +82,60 @@ def test_output_containers_and_names(iris):
     frame = pd.DataFrame(iris, columns=["sepal length", "sepal width", "petal length", "petal width"])
     density = InterpolantFlowDensity(**QUICK).fit(frame).set_output(transform="pandas")
     latent = density.transform(frame)
-    expected = [f"interpolantflowdensity{k}" for k in range(4)]
+    expected = [f"latent{k}" for k in range(4)]
     assert list(latent.columns) == expected == list(density.get_feature_names_out())
     assert list(density.feature_names_in_) == list(frame.columns)
     with pytest.raises(ValueError, match="feature names should match"):
         density.score_samples(frame[frame.columns[::-1]])
+
+
+def test_samples_are_frames_of_the_fitted_columns(iris):
+    names = ["sepal length", "sepal width", "petal length", "petal width"]
+    frame = pd.DataFrame(iris, columns=names, index=np.arange(150) + 7)
+    density = InterpolantFlowDensity(**QUICK, early_stopping=False).fit(frame)
+    plain = density.sample(3, random_state=0)
+    assert isinstance(plain, np.ndarray)
+    density.set_output(transform="pandas")
+    latent = density.transform(frame)
+    for method in ("ode", "sde"):
+        assert list(density.sample(3, random_state=0, method=method).columns) == names
+    np.testing.assert_array_equal(density.sample(3, random_state=0), plain)
+    back = density.inverse_transform(latent)
+    assert list(back.columns) == names
+    assert list(back.index) == list(frame.index)
+    # They can be asked about as they are, and what the model asks of itself warns of nothing.
+    assert density.score_samples(density.sample(3, random_state=0)).shape == (3,)
+    assert density.contains(frame, 0.5, n_samples=50, random_state=0).shape == (150,)
+    assert np.isfinite(density.diagnose(frame, random_state=0).latent_ks).all()
+    unnamed = InterpolantFlowDensity(**QUICK, early_stopping=False).fit(iris)
+    with sklearn.config_context(transform_output="pandas"):
+        assert list(unnamed.sample(2, random_state=0).columns) == ["x0", "x1", "x2", "x3"]
+
+
+class Recorder:
+    """A container of scikit-learn's, as that of polars is one."""
+
+    container_lib = "recorder"
+
+    def create_container(self, X_output, X_original, columns, inplace=True):
+        return {"rows": X_output, "columns": list(columns() if callable(columns) else columns)}
+
+    def is_supported_container(self, X):
+        return isinstance(X, dict)
+
+    def rename_columns(self, X, columns):
+        return X | {"columns": list(columns)}
+
+    def hstack(self, Xs):
+        raise NotImplementedError
+
+
+def test_any_container_of_scikit_learn_is_given(iris, monkeypatch):
+    monkeypatch.setitem(ADAPTERS_MANAGER.adapters, "recorder", Recorder())
+    density = InterpolantFlowDensity(**QUICK, early_stopping=False).fit(pd.DataFrame(iris, columns=list("abcd")))
+    density._sklearn_output_config = {"transform": "recorder"}
+    assert density.sample(2, random_state=0)["columns"] == list("abcd")
+    assert density.inverse_transform(iris[:2])["columns"] == list("abcd")
 
 
 def test_html_representation(fitted):

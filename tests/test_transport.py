@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.spatial.distance import cdist
 from sklearn.base import clone
@@ -180,3 +181,65 @@ def test_impossible_arguments_are_refused_and_nothing_is_lost(transport, sides, 
     with pytest.raises(error, match=message):
         call(before, sides[0])
     np.testing.assert_array_equal(before.transform(sides[0][:3]), transport.transform(sides[0][:3]))
+
+
+class Given:
+    """A density that returns what it is told to."""
+
+    def __init__(self, result):
+        self.result = result
+
+    def score_samples(self, X):
+        return self.result(len(X))
+
+
+@pytest.mark.parametrize("name", ["source_density", "target_density"])
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (lambda n: np.zeros((n, 1)), r"score_samples must return one log-density for each row, of the shape \(5,\).*shape \(5, 1\)"),
+        (lambda n: np.zeros(n + 1), r"of the shape \(5,\).*shape \(6,\)"),
+        (lambda n: 0.0, r"of the shape \(5,\).*shape \(\)"),
+        (lambda n: ["a"] * n, r"dtype <U1"),
+        (lambda n: np.full(n, np.nan), r"score_samples returned NaN or infinity for 5 of 5 rows"),
+        (lambda n: np.full(n, np.inf), r"score_samples returned NaN or infinity for 5 of 5 rows"),
+    ],
+)
+def test_given_densities_must_give_a_number_for_each_row(transport, sides, name, result, message):
+    ask = transport.target_log_density if name == "source_density" else transport.source_log_density
+    with pytest.raises(ValueError, match=rf"{name}\.{message}" if "score_samples" in message else message):
+        ask(sides[0][:5], Given(result))
+
+
+def test_a_given_density_may_be_zero(transport, sides):
+    outside = Given(lambda n: np.full(n, -np.inf))
+    np.testing.assert_array_equal(transport.target_log_density(sides[1][:5], outside), np.full(5, -np.inf))
+    assert transport.target_log_density(sides[1][:5], Given(lambda n: [0] * n)).shape == (5,)
+
+
+@pytest.mark.parametrize("method", ["transform", "inverse_transform", "log_abs_det_jacobian"])
+def test_rows_that_overflow_are_counted(transport, sides, method):
+    X = sides[0][:4].copy()
+    X[2, 0] = 1e155
+    with pytest.raises(ValueError, match="1 of 4 rows are so far outside the fitted data"):
+        getattr(transport, method)(X)
+
+
+def test_weights_of_the_target_are_named(sides):
+    with pytest.raises(ValueError, match="Input target_sample_weight contains NaN"):
+        InterpolantTransport(**QUICK).fit(*sides, target_sample_weight=np.nan)
+
+
+def test_frames_have_the_names_of_the_side_that_they_are_on(sides):
+    X0, X1 = pd.DataFrame(sides[0][:50], columns=["a", "b"]), pd.DataFrame(sides[1][:50], columns=["u", "v"])
+    transport = InterpolantTransport(**QUICK | {"max_iter": 3}, gamma="brownian").fit(X0, X1).set_output(transform="pandas")
+    assert list(transport.transform(X0).columns) == ["u", "v"] == list(transport.get_feature_names_out())
+    assert list(transport.inverse_transform(X1).columns) == ["a", "b"]
+    assert list(transport.sample(X0, random_state=0, n_steps=2).columns) == ["u", "v"]
+    assert list(transport.inverse_sample(X1.set_index(X1.index + 7), random_state=0, n_steps=2).columns) == ["a", "b"]
+    assert list(transport.inverse_transform(X1.set_index(X1.index + 7)).index[:2]) == [7, 8]
+    density = InterpolantFlowDensity(hidden_layer_sizes=(8,), max_iter=3, early_stopping=False).fit(X0)
+    assert transport.target_log_density(X1, density).shape == (50,)  # rows of our own making have no names, and nobody is warned
+    unnamed = transport.fit(X0, sides[1])
+    assert list(unnamed.get_feature_names_out()) == ["a", "b"]
+    assert list(InterpolantTransport(**QUICK | {"max_iter": 1}).fit(*sides).get_feature_names_out()) == ["x0", "x1"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from scipy.special import betaincinv
@@ -73,7 +74,23 @@ class Beta(TimeLaw):
             return 1.0 - (1.0 - u) ** (1.0 / self.b)
         if self.b == 1:
             return u ** (1.0 / self.a)
-        return torch.as_tensor(betaincinv(self.a, self.b, u.double().cpu().numpy())).to(u)
+        return cast(Tensor, _BetaQuantile.apply(u, self.a, self.b))
+
+
+class _BetaQuantile(torch.autograd.Function):
+    """SciPy's quantile function of the Beta law, also within ``torch.func.vmap``, where a tensor cannot be looked at."""
+
+    @staticmethod
+    def forward(u: Tensor, a: float, b: float) -> Tensor:
+        return torch.as_tensor(betaincinv(a, b, u.double().cpu().numpy())).to(u)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], u: Tensor, a: float, b: float) -> tuple[Tensor, int | None]:
+        return cast(Tensor, _BetaQuantile.apply(u, a, b)), in_dims[0]
 
 
 def stratified_uniform(n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
