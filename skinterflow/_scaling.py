@@ -29,7 +29,7 @@ _GAIN = 0.1
 """Log-likelihood, in nats per row, that mapping a column to the normal law must bring."""
 _GAIN_ROWS = 10_000
 """Rows that it is judged by."""
-_GAUSSIANIZED_ROWS = 1_000
+_GAUSSIANIZED_ROWS = 750
 _GAUSSIANIZED_VALUES = 128
 _N_CELLS = 16
 _TAIL, _TAIL_ROWS = 1e-3, 20

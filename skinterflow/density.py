@@ -114,7 +114,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     scaling : {"gaussianize", "power", "whiten", "standardize"}, Scaling or None, default="gaussianize"
         Invertible map of the data before the flow, whose Jacobian is part of the density.  "standardize": mean and deviation per column;
         "whiten": that and a whitening with Ledoit-Wolf shrinkage; "power": a Yeo-Johnson map per column before both; "gaussianize":
-        besides, columns which are far from normal even then are made normal by a smooth map, from 1,000 rows on and where a
+        besides, columns which are far from normal even then are made normal by a smooth map, from 750 training rows on and where a
         Gaussian gains by it.
     bounds : dict of column name or number to pair, sequence of pairs, or None, default=None
         Inclusive bounds of columns, ``(low, high)``, with None for an open side: the density is zero outside, and samples are inside.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport, SavedModelError, _checkpoint
 from skinterflow import _fitting as fitting
@@ -252,7 +253,8 @@ def test_warm_start_never_ends_worse_than_it_began(iris):
     """The fitted model is the first that held-out rows judge."""
     density = InterpolantFlowDensity(**QUICK | {"max_iter": 200, "early_stopping": True}, warm_start=True).fit(iris)
     before, best = weights(density).clone(), density.best_validation_score_
-    density.set_params(max_iter=400, learning_rate_init=10.0, n_iter_no_change=1).fit(iris)
+    with pytest.warns(ConvergenceWarning, match="learning_rate_init=10 is too high"):
+        density.set_params(max_iter=400, learning_rate_init=10.0, n_iter_no_change=1).fit(iris)
     assert density.best_validation_score_ == pytest.approx(best)
     assert torch.equal(weights(density), before)
 
@@ -261,7 +263,8 @@ def test_warm_start_of_a_fit_that_kept_no_state(iris):
     """The training begins anew, from the fitted model, which has to be beaten."""
     density = InterpolantFlowDensity(**QUICK | {"max_iter": 200, "early_stopping": True}).fit(iris)
     before, best = weights(density).clone(), density.best_validation_score_
-    density.set_params(warm_start=True, learning_rate_init=10.0, n_iter_no_change=1).fit(iris)
+    with pytest.warns(ConvergenceWarning, match="learning_rate_init=10 is too high"):
+        density.set_params(warm_start=True, learning_rate_init=10.0, n_iter_no_change=1).fit(iris)
     assert density.n_iter_ < 200
     assert density.best_validation_score_ == pytest.approx(best)
     assert torch.equal(weights(density), before)
