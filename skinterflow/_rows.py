@@ -79,7 +79,7 @@ class Reader:
         far = int((u.abs().amax(dim=1) > _FARTHEST).sum())
         if far:
             raise ValueError(
-                f"{far} of {len(x)} rows are more than {_FARTHEST:g} units of the flow from its centre, where training in float32 overflows; "
+                f"{far} of {len(x)} rows are more than {_FARTHEST:g} units of the flow from its centre, where float32 overflows; "
                 "drop those rows, or choose another scaling."
             )
         weight = torch.from_numpy(self.weight[rows]).float()
