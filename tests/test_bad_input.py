@@ -189,7 +189,7 @@ def test_interrupt_keeps_the_best_weights(monkeypatch, iris):
         return judge(*arguments)
 
     monkeypatch.setattr(fitting, "judge", interrupted)
-    with pytest.warns(UserWarning, match=r"interrupted after \d+ of 300 steps; the best weights so far are kept"):
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted after \d+ of 300 steps; the estimator is fitted, with the best weights"):
         density = quick(max_iter=300, n_iter_no_change=99).fit(iris)
     assert len(density.validation_scores_) == 5
     assert density.best_validation_score_ == max(density.validation_scores_)
