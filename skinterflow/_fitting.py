@@ -65,8 +65,8 @@ _CHECKS_AFTER = 5
 _TROUBLE_ROWS = 256
 _LARGE_ROWS = 100.0
 """Size of rows, in flow units, at which the scaling is named as the trouble."""
-_LARGE_LOSS = 0.1
-"""Loss, relative to the mean square of the rows, at which a training has diverged; an untrained field has 0."""
+_LARGE_LOSS = 10.0
+"""Loss, relative to the mean square norm of the rows, at which a training has diverged; an untrained field has 0."""
 _TIMED_ROWS = 64
 """Rows by which the time of a check is measured, and the fewest of one."""
 _CHECK_PART, _CALIBRATION_PART = 0.02, 0.25
@@ -290,7 +290,7 @@ class Run:
         if self.diverged and history.best_score == -math.inf:
             raise FloatingPointError(f"{self.trouble()} Nothing was learned.")
         x, loss = self._square_of_rows(), history.loss_curve[-1] if history.loss_curve else 0.0
-        if self.diverged or loss > _LARGE_LOSS * x:
+        if self.diverged or loss > _LARGE_LOSS * self.best[0].field.n_features * x:
             kept = "The weights of the best check are kept." if self.judged else "The density is not to be trusted."
             _warn(f"{self.trouble()} {kept}")
         elif x > _LARGE_ROWS**2:

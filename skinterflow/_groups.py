@@ -45,7 +45,8 @@ def copies(X: NDArray[np.floating]) -> tuple[float, Codes | None]:
     one_of = -(-len(X) // _MOST_HASHED)
     blocks = (_hashes(X[start : start + _BLOCK_ROWS]) for start in range(0, len(X), _BLOCK_ROWS))
     hashes = np.concatenate([block[block % np.uint64(one_of) == 0] for block in blocks])
-    values, codes = np.unique(hashes, return_inverse=True)
+    values, first, codes = np.unique(hashes, return_index=True, return_inverse=True)
+    codes = first.argsort().argsort()[codes]  # by the order of the rows, whatever their units
     part = 1.0 - len(values) / max(1, len(hashes))
     few = len(values) < _LEAST_VALUES
     return part, codes.astype(np.int64) if one_of == 1 and part > 0 and not few else None

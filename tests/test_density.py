@@ -168,6 +168,7 @@ def test_score_is_the_weighted_mean(fitted, iris):
     assert fitted.score(iris, sample_weight=weight) == pytest.approx(np.average(fitted.score_samples(iris), weights=weight))
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_same_seed_same_density(iris):
     first, second = (InterpolantFlowDensity(**QUICK).fit(iris) for _ in range(2))
     np.testing.assert_array_equal(first.score_samples(iris), second.score_samples(iris))
@@ -175,6 +176,7 @@ def test_same_seed_same_density(iris):
     assert not np.array_equal(first.score_samples(iris), other.score_samples(iris))
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_weights_move_the_density(iris):
     """Rows of weight zero count as absent; heavy rows draw the density to them."""
     kept = iris[:, 2] < 5.0  # petal length: the longest third is left out
@@ -272,6 +274,7 @@ def test_memory_does_not_grow_with_the_rows(fitted, iris, monkeypatch):
     assert sizes == [1024, 1024, 952]
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_wide_data_with_few_rows():
     X = np.random.default_rng(0).normal(size=(8, 20))
     density = InterpolantFlowDensity(**QUICK).fit(X)
