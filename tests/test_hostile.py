@@ -88,7 +88,7 @@ def spoiled(draw):
     """Rows of which one number is absurd."""
     rows = good_rows(draw)
     rows[draw.randrange(len(rows)), draw.randrange(2)] = draw.choice(
-        [np.nan, np.inf, -np.inf, 1e308, -1e308, 1e300, 1e155, -1e155, 1e100, 1e99, 1e40, 1e30, 1e12, 5e-324, 1e-310, -0.0]
+        [np.nan, np.inf, 1e308, -1e308, 1e300, -1e300, 1e155, -1e155, 1e100, 1e40, 1e12, 5e-324]
     )
     return rows
 
@@ -99,7 +99,7 @@ def good_rows(draw):
 
 def scaled_rows(draw):
     with np.errstate(over="ignore"):
-        return good_rows(draw) * draw.choice([0.0, 1e-320, 1e-170, 1e-100, 1e-30, 1e5, 1e30, 1e70, 1e150, 1e154, 1e300, 1e308])
+        return good_rows(draw) * draw.choice([0.0, 1e-320, 1e-170, 1e5, 1e30, 1e150, 1e155, 1e300, -1e300, 1e306])
 
 
 def single(rows):
@@ -119,7 +119,7 @@ def strange_rows(draw):
 
 
 def rows(draw):
-    kind = draw.choice([spoiled, scaled_rows, strange_rows] if draw.random() < 2 * HOSTILITY else [good_rows])
+    kind = draw.choice([spoiled, spoiled, scaled_rows, scaled_rows, strange_rows] if draw.random() < 2 * HOSTILITY else [good_rows])
     given = kind(draw)
     return single(given) if isinstance(given, np.ndarray) and given.dtype == np.float64 and draw.random() < 0.3 else given
 
@@ -425,14 +425,14 @@ def check_calls(number):
         method, arguments, parameters = called(draw, estimator)
         what += f".{method}({arguments}) with {parameters}"
         try:
-            outcomes.append(check_call(name, estimator.set_params(**parameters), method, arguments))
+            outcomes.append(check_call(estimator.set_params(**parameters), method, arguments))
         except (HangError, Exception) as error:
             raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
         estimator.set_params(**own)
     return outcomes
 
 
-def check_call(name, estimator, method, arguments):
+def check_call(estimator, method, arguments):
     """Make one call, and look at what comes of it."""
     before, shared, outcome = values_of(estimator), State(), "answer"
     content = Path("model").read_bytes()
@@ -457,7 +457,7 @@ def check_call(name, estimator, method, arguments):
                 check_answer(estimator, method, arguments, answer)
             else:
                 assert same(values_of(estimator), before), "a call that failed changed the estimator"
-            check_warnings(caught, name, arguments, looked_for_infinity=outcome == "error" and " contains " in answer)
+            check_warnings(caught, estimator, method, arguments, looked_for_infinity=outcome == "error" and " contains " in answer)
         assert time.thread_time() - started < SECONDS, "it hangs"
     finally:
         signal.alarm(0)
@@ -468,12 +468,14 @@ def check_call(name, estimator, method, arguments):
     return outcome
 
 
-def check_warnings(caught, name, arguments, looked_for_infinity):
+def check_warnings(caught, estimator, method, arguments, looked_for_infinity):
+    """Ours; and about the names of columns only if rows with names were given to a model without, or the other way round."""
+    differ = isinstance(arguments.get("rows"), pd.DataFrame) != hasattr(estimator, "feature_names_in_")
     for warning in caught:
         # NumPy warns while scikit-learn looks for infinity.
         assert issubclass(warning.category, UserWarning) or looked_for_infinity, warning
-        named = isinstance(arguments.get("rows"), pd.DataFrame) or "frame" in name
-        assert "feature names" not in str(warning.message) or named, warning
+        about_names = "feature names" in str(warning.message)
+        assert not about_names or method in FITS or ("rows" in arguments and differ), warning
 
 
 @pytest.fixture
