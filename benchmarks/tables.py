@@ -112,9 +112,9 @@ def defaults_with_worst(results: Results, name: str) -> Cells:
 
 
 def equal_time_rows(results: Results) -> dict[str, dict[str, Record]]:
-    """Data set to method to row; classical methods in float64, the neural ones in float32."""
+    """Data set to method to row, ours first; classical methods in float64, the neural ones in float32."""
     chosen: dict[str, dict[str, Record]] = {}
-    for row in results.rows("equal_time"):
+    for row in sorted(results.rows("equal_time"), key=lambda row: not row["method"].startswith(OURS)):
         if row["precision"] == ("float64" if row["method"] in CLASSICAL else "float32"):
             chosen.setdefault(row["data"], {})[row["method"]] = row
     return chosen
@@ -265,11 +265,14 @@ def quick_start(results: Results) -> str:
     run = runs("quickstart", results.folder)[0]
     found = sorted(run["rows"], key=lambda row: row["log-likelihood"])
     first = found[0]
-    score = f"log-likelihood of {first['held-out rows']} held-out rows × {first['columns']} columns, nats per row"
+    score = f"log-likelihood of {first['held-out rows']} held-out rows x {first['columns']} columns, nats per row"
     cells = [["method (tuned by cross-validation, ours not)", score]]
     cells += map(list, zip([row["method"] for row in found], best_in_bold(found, plain), strict=True))
-    minutes = f"It takes some {first['processor minutes']:.0f} minutes of one processor core ({run['machine']})"
-    return f"{minutes}, says on standard error what it is doing, and prints:\n\n{markdown(cells)}"
+    minutes = max(1, round(first["processor minutes"]))
+    took = (
+        f"It took {minutes} minute{'s' if minutes > 1 else ''} of one processor core ({run['machine']}), {first['minutes']} by the clock."
+    )
+    return f"{took} Progress goes to standard error; at the end it prints:\n\n{markdown(cells)}"
 
 
 def readme_defaults(results: Results) -> str:
@@ -278,10 +281,17 @@ def readme_defaults(results: Results) -> str:
 
 
 def readme_equal_time(results: Results) -> str:
-    before = f"Against neural peers given 60 s each on the same two cores (first fold, nats per row; ours ran with defaults, {seconds_of_ours(results)} s):"
+    methods = (*PEERS, OURS)
     ours, nsf = (span([float(f"{rate:.1g}") for rate in of_all_sets(results, m, "rows scored per s")]) for m in (OURS, "zuko NSF"))
-    after = f"`python benchmarks/equal_time.py --data-dir DIR`. The price is speed: the trained field scores {ours} rows a second here, zuko's NSF {nsf};"
-    return f"{before}\n\n{markdown(equal_time(results, (*PEERS, OURS)))}\n\n{after}"
+    before = (
+        "Against neural peers given 60 s each on the same two cores (first fold, nats per row; ours ran with defaults, "
+        f"{seconds_of_ours(results)} s):"
+    )
+    after = (
+        "`python benchmarks/equal_time.py --data-dir DIR`. The price is speed: the trained field scores "
+        f"{ours} rows a second here, zuko's NSF {nsf}."
+    )
+    return f"{before}\n\n{markdown(equal_time(results, methods))}\n\n{after}"
 
 
 def with_source(name: str, table: Callable[[Results], Cells]) -> Callable[[Results], str]:
@@ -323,7 +333,9 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "BSDS300": with_source("bsds300", bsds300),
 }
 _MARKED = re.compile(
-    r"^(?P<begin>(?:<!-- table: (?P<md>.+?) -->|\.\. table: (?P<rst>.+)))\n(?P<body>.*?)^(?P<end><!-- end of table -->|\.\. end of table)$",
+    r"^(?P<begin><!-- table: (?P<md>[^\n]+?) -->|\.\. table: (?P<rst>[^\n]+))\n"
+    r".*?"
+    r"^(?P<end><!-- end of table -->|\.\. end of table)$",
     re.M | re.S,
 )
 
