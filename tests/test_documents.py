@@ -107,3 +107,24 @@ def test_hosted_ci_runs_the_check_on_every_supported_python():
     assert re.findall(r'"(3\.\d+)"', workflow) == supported
     assert metadata().parser["options"]["python_requires"] == f">={supported[0]}"
     assert "- run: .ci/run\n" in workflow
+
+
+def test_signatures_show_aliases_by_their_names():
+    shown = runpy.run_path(str(ROOT / "docs/conf.py"))["with_plain_aliases"]
+    signature = "(X: TypeAliasForwardRef('ArrayLike') | None = None, y: int = 0)"
+    assert shown(None, "method", "fit", None, None, signature, None) == ("(X: ArrayLike | None = None, y: int = 0)", None)
+    assert shown(None, "class", "C", None, None, None, "TypeAliasForwardRef('RandomStateLike')") == (None, "RandomStateLike")
+
+
+def test_saving_is_on_the_pages_of_the_estimators():
+    """The template of a class leaves out what it inherits, but for these."""
+    jinja2 = pytest.importorskip("jinja2")
+    template = jinja2.Environment(autoescape=False).from_string(
+        (ROOT / "docs/_templates/autosummary/class.rst").read_text(encoding="utf-8")
+    )
+    estimator = skinterflow.InterpolantFlowDensity
+    methods = [name for name in dir(estimator) if callable(getattr(estimator, name)) and name[0] != "_"]
+    page = template.render(
+        objname="E", module="m", methods=methods, inherited_members=[name for name in methods if name not in vars(estimator)], underline=""
+    )
+    assert {"fit", "save", "load"} <= set(re.findall(r"automethod:: (\w+)", page))
