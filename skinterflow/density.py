@@ -519,7 +519,8 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             as probability mass, over whose values it sums to one.  Minus infinity outside the `bounds`, and where no whole number is.
         error : ndarray of shape (n_samples,), only if `return_error`
             Estimated absolute error of each, in nats: of the ODE solve (NaN for "dopri5", which estimates none), plus one standard
-            error where the divergence is estimated (NaN for a single probe).  It bounds the error for at least 95 rows in 100.
+            error where the divergence is estimated (NaN for a single probe).  It is calibrated to bound the error
+            of 95 in 100 rows of the data.  In the tails, where there are none, more rows exceed it: see the user guide.
             With `integer_features` the difference from a coarser rule for the integral is added.
 
         References
@@ -711,9 +712,9 @@ class InterpolantFlowDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             "sde" adds noise and the score: ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW`` has the law of the ODE at every time, whatever
             the noise ([1]_, section 1; [2]_, section 2).  It needs a path that is affine in its ends, or a learned score.
         epsilon : float, callable or {"decreasing", "sine"}, default="decreasing"
-            Noise level of "sde": not negative; a function of the time; or ``1 - t`` and ``sin(pi t)^2`` by name.  Where the score is
-            divided by the scale of the noise on the path, the level fades below a scale of 0.2, because the error of what was learned
-            does not.
+            Noise level of "sde", in squared flow units (those after the scaling, not of the columns) per unit of time: not negative; a
+            function of the time; or ``1 - t`` and ``sin(pi t)^2`` by name.  Where the score is divided by the scale of the noise on the
+            path, the level fades below a scale of 0.2, because the error of what was learned does not.
         n_steps : int or None, default=None
             Steps of "sde", by Heun's method; None is 200 times the largest noise level, and at least 200.
 

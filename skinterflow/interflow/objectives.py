@@ -87,7 +87,8 @@ class PathObjective(nn.Module):
     """The module that is trained: draws times and latents and returns a loss per row.
 
     Times are stratified over the batch and shared by small groups of rows, so that the time network runs on few inputs.
-    They and the latents are drawn from torch's global random state.
+    They and the latents are drawn from torch's global random state.  Each row of a batch has one partner and one time: base points, rows
+    and times are not crossed with each other, as they are in the paper (equation I.1).  The expectation is the same.
     A path or a base with parameters is a module of the objective, too; see :func:`train` for who minimises and who maximises.
 
     Parameters
