@@ -26,6 +26,7 @@ COMMANDS = {
     "training_step": "python benchmarks/training_step.py --widths 128 128 128 128 --seconds 30 --max-seconds 20",
     "cost-field": "python benchmarks/cost.py field",
     "cost-solver": ("python benchmarks/cost.py solver --data-dir DIR --rows 100 --dtypes float64 --atols 0.1 0.01 0.001 0.0001"),
+    "error_bars": "python benchmarks/error_bars.py",
     "paths": "python benchmarks/paths.py --targets checkerboard",
     "latent-checkerboard": "python benchmarks/latent.py checkerboard",
     "latent-mixture": "python benchmarks/latent.py mixture --rows 10000 --max-iter 300 --steps 60",

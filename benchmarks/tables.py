@@ -207,6 +207,16 @@ def training_steps(results: Results) -> Cells:
     return cells
 
 
+def error_bars(results: Results) -> Cells:
+    """Data and factor by the share of rows whose error is larger than estimated."""
+    factors = results.values("error_bars", "factor")
+    cells = [["data", *("rows of the data" if factor == 1 else f"stretched {factor:g} times" for factor in factors)]]
+    for data in results.values("error_bars", "data"):
+        found = [results.row("error_bars", data=data, factor=factor) for factor in factors]
+        cells.append([data, *(f"{row['rows that exceed it']:.1%} (largest error {row['largest error, nats']:g})" for row in found)])
+    return cells
+
+
 def paths(results: Results) -> Cells:
     columns = ("action before", "action", "length before", "length", "evaluations per row", "ms per step")
     cells = [["choice", "below the truth, nats", *columns]]
@@ -327,6 +337,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "training steps": with_source("training_step", training_steps),
     "cost of fields": with_source("cost-field", cost_of_fields),
     "cost of solvers": with_source("cost-solver", columns_of("cost-solver", (*_SOLVER, "evaluations per row"), precision="float64")),
+    "error bars": with_source("error_bars", error_bars),
     "paths": with_source("paths", paths),
     "checkerboard": with_source("latent-checkerboard", checkerboard),
     "mixture": with_source("latent-mixture", mixture),
