@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -22,9 +23,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import sklearn
 import torch
+from _published import is_published, publish
 from numpy.typing import NDArray
 from sklearn import datasets
+
+from skinterflow import DegenerateDataWarning, InterpolantFlowDensity
 
 Rows = NDArray[np.floating[Any]]
 Record = dict[str, Any]
@@ -38,10 +43,14 @@ LARGE = ("white wine", "parkinsons", "magic", "galaxies")
 PARKINSONS_COLUMNS = [3, 4, 5, 7, 8, 9, 12, 13, 14, 15, 17, 18, 19, 20, 21]
 
 
+_UNSCALED = {"diabetes": {"scaled": False}}
+"""scikit-learn divides these columns by their norm, which hides whole numbers."""
+
+
 def load(name: str, directory: Path | None) -> NDArray[np.float64]:
-    """Rows of a data set, float64; only those of `SMALL` need no directory."""
+    """Rows of a data set, float64; only those of `SMALL` need no directory, and of these only the continuous columns are taken."""
     if name in SMALL:
-        return getattr(datasets, f"load_{name}")().data
+        return continuous_columns(getattr(datasets, f"load_{name}")(**_UNSCALED.get(name, {})).data)
     if directory is None:
         raise ValueError(f"{name!r} is read from a file; give its folder with --data-dir.")
     if name == "white wine":
@@ -49,6 +58,28 @@ def load(name: str, directory: Path | None) -> NDArray[np.float64]:
     if name == "parkinsons":
         return np.loadtxt(directory / "parkinsons_updrs.data", delimiter=",", skiprows=1)[:, PARKINSONS_COLUMNS]
     return np.load(directory / f"{name}.npz")["X"].astype(np.float64)
+
+
+def continuous_columns(X: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Columns in which fewer than half of the values are whole numbers.
+
+    The others have no density: any method can raise its likelihood there without bound, by narrow peaks at the whole numbers.
+    """
+    return X[:, (np.rint(X) == X).mean(axis=0) < 0.5]
+
+
+def check_density_exists(name: str, X: NDArray[np.float64]) -> None:
+    """Raise a ValueError for a set on which log-likelihoods compare nothing, by the package's own warning on the rows as they are.
+
+    Standardised rows would not do: a scaled whole number is no whole number.
+    """
+    estimator = InterpolantFlowDensity(hidden_layer_sizes=(4,), max_iter=1, early_stopping=False, random_state=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DegenerateDataWarning)
+        estimator.fit(X)
+    for each in caught:
+        if issubclass(each.category, DegenerateDataWarning):
+            raise ValueError(f"The log-likelihoods of methods cannot be compared on {name!r}: {each.message}")
 
 
 def fold(X: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -81,13 +112,30 @@ def commit() -> str:
 
 def environment(device: str = "cpu") -> str:
     """One line on where a table comes from: commit, versions, processor, threads and device."""
+    return f"commit {commit()}, torch {torch.__version__}, {machine(device)}"
+
+
+def machine(device: str = "cpu") -> str:
+    """Processor, threads and device; no name of the machine."""
     processor = platform.machine()
     with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as file:
         processor = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    where = f"{processor}, {torch.get_num_threads()} threads"
+    n_threads = torch.get_num_threads()
+    where = f"{processor}, {n_threads} thread{'s' if n_threads > 1 else ''}"
     if torch.device(device).type == "cuda":
         where += f", {torch.cuda.get_device_name(device)}"
-    return f"commit {commit()}, torch {torch.__version__}, {where}"
+    return where
+
+
+def provenance(device: str = "cpu") -> Record:
+    """What a published result file says of a run: commit, date, versions and machine."""
+    versions = {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scikit-learn": sklearn.__version__,
+        "torch": torch.__version__,
+    }
+    return {"commit": commit(), "date": f"{datetime.now():%Y-%m-%d}", "versions": versions, "machine": machine(device)}
 
 
 def report(row: Mapping[str, Any]) -> None:
@@ -112,9 +160,12 @@ def save_table(rows: Sequence[Mapping[str, Any]], name: str) -> pd.DataFrame:
     return table
 
 
-def write_table(rows: Sequence[Mapping[str, Any]], name: str) -> None:
-    """Write ``results/<name>.csv`` and print the table as Markdown."""
+def write_table(rows: Sequence[Mapping[str, Any]], name: str, arguments: argparse.ArgumentParser, device: str = "cpu") -> None:
+    """Write ``results/<name>.csv`` and print the table as Markdown; write the published file, too, if this run is the published one."""
     print_table(save_table(rows, name))
+    if is_published(name, arguments):
+        path = publish(name, rows, provenance(device))
+        print(f"{path} is written; python benchmarks/tables.py puts it into README and docs.", file=sys.stderr)
 
 
 def print_table(table: pd.DataFrame) -> None:

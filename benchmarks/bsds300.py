@@ -307,7 +307,7 @@ def main() -> None:
         session(training, u, watched, options)
     table = scored(training, data, scaling, options)
     print(f"{options.train_patches} training patches; {environment(options.device)}\n")
-    write_table(table, "bsds300")
+    write_table(table, "bsds300", arguments, options.device)
 
 
 def in_flow_units(scaling: Scaling, X: NDArray[np.float32]) -> Tensor:

@@ -81,7 +81,7 @@ def field_cost(n_features: int, depth: int, width: int, dtype: str, rate: float,
     }
 
 
-def field_table(options: argparse.Namespace) -> None:
+def field_table(arguments: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     rates = {dtype: matrix_rate(_DTYPES[dtype], options.device) for dtype in options.dtypes}
     for dtype, rate in rates.items():
@@ -95,7 +95,7 @@ def field_table(options: argparse.Namespace) -> None:
                     report(table[-1])
                     save_table(table, "cost-field")
     print(f"{options.rows} rows at a time; {environment(options.device)}\n")
-    write_table(table, "cost-field")
+    write_table(table, "cost-field", arguments, options.device)
 
 
 class Counted(VelocityField):
@@ -149,7 +149,7 @@ def errors(log_prob: Tensor, reference: Tensor, atol: float) -> Record:
     }
 
 
-def solver_table(options: argparse.Namespace) -> None:
+def solver_table(arguments: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     train, test = fold(load("white wine", options.data_dir), 0)
     max_iter = "auto" if options.max_iter is None else options.max_iter
     estimator = InterpolantFlowDensity(random_state=0, max_iter=max_iter, device=options.device)
@@ -171,7 +171,7 @@ def solver_table(options: argparse.Namespace) -> None:
                 report(table[-1])
                 save_table(table, "cost-solver")
     print(f"{len(u)} rows of white wine, {estimator!r}, end time {end_time:g}; {environment(options.device)}\n")
-    write_table(table, "cost-solver")
+    write_table(table, "cost-solver", arguments, options.device)
 
 
 def main() -> None:
@@ -190,9 +190,9 @@ def main() -> None:
     options = arguments.parse_args()
     if options.table == "field":
         options.rows = options.rows or 1_024
-        field_table(options)
+        field_table(arguments, options)
     else:
-        solver_table(options)
+        solver_table(arguments, options)
 
 
 if __name__ == "__main__":

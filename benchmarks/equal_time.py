@@ -25,6 +25,7 @@ from _common import (
     Record,
     Rows,
     answer,
+    check_density_exists,
     environment,
     fold,
     load,
@@ -125,12 +126,13 @@ def main() -> None:
     print(f"{options.seconds:g} s a peer; {environment(options.device)}\n")
     rows = []
     for name in options.sets:
+        check_density_exists(name, load(name, options.data_dir))
         for method in options.methods:
             for row in measure_alone(__file__, ["--one", name, method, *passed], timeout=options.timeout):
                 rows.append({"data": name, "method": method, **row})
                 report(rows[-1])
                 save_table(rows, "equal_time")
-    write_table(rows, "equal_time")
+    write_table(rows, "equal_time", arguments, options.device)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def main() -> None:
                     table.append({"rows": n_rows, "dimension": n_features, **row})
                     report(table[-1])
                     save_table(table, f"growth-{options.table}")
-    write_table(table, f"growth-{options.table}")
+    write_table(table, f"growth-{options.table}", arguments, options.device)
 
 
 if __name__ == "__main__":

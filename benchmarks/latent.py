@@ -262,7 +262,7 @@ def main() -> None:
     arguments.add_argument("--device", default="cpu")
     options = arguments.parse_args()
     print(f"{environment(options.device)}\n")
-    write_table(EXPERIMENTS[options.experiment](options), f"latent-{options.experiment}")
+    write_table(EXPERIMENTS[options.experiment](options), f"latent-{options.experiment}", arguments, options.device)
 
 
 if __name__ == "__main__":

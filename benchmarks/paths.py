@@ -78,7 +78,7 @@ def main() -> None:
             rows.append({"target": target, "choice": choice, **measure(TARGETS[target], CHOICES[choice], options)})
             report(rows[-1])
             save_table(rows, "paths")
-    write_table(rows, "paths")
+    write_table(rows, "paths", arguments, options.device)
 
 
 if __name__ == "__main__":

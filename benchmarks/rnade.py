@@ -106,7 +106,7 @@ def main() -> None:
     done = finished_folds()
     chosen = done[(done["settings"] == settings(options)) & done["data"].isin(options.sets) & done["fold"].isin(options.folds)]
     print(f"{settings(options)}; folds of commit {', '.join(chosen['commit'].unique())}; {environment(options.device)}\n")
-    write_table(summary(chosen), "rnade")
+    write_table(summary(chosen), "rnade", arguments, options.device)
 
 
 if __name__ == "__main__":

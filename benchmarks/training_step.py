@@ -146,7 +146,7 @@ def main() -> None:
                 report(row)
                 save_table(table, "training_step")
     print(f"{options.dimension} dimensions, batches of {options.batch_size} rows; {environment(options.device)}\n")
-    write_table(table, "training_step")
+    write_table(table, "training_step", arguments, options.device)
 
 
 if __name__ == "__main__":

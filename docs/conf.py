@@ -3,8 +3,15 @@
 All examples are run, in about seven minutes of one core: ``-j 2`` runs two at a time, and ``-D plot_gallery=0`` none.
 """
 
+from __future__ import annotations
+
+import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -20,6 +27,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
     "numpydoc",
     "myst_parser",
     "sphinx_gallery.gen_gallery",
@@ -54,3 +62,15 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"skinterflow {version}"
 html_show_sourcelink = False
 html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
+
+
+def with_plain_aliases(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, return_annotation: str | None
+) -> tuple[str | None, str | None]:
+    """Sphinx shows an alias within a union, such as ``ArrayLike | None``, by the repr of its stand-in; only the name is wanted."""
+    shown = [text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text) for text in (signature, return_annotation)]
+    return shown[0], shown[1]
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-signature", with_plain_aliases)

@@ -626,8 +626,9 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             for rows so far outside the data that the arithmetic of the flow overflows (1e100 of its units, or 1e12 in float32), which
             are counted in the warning.
         error : ndarray of shape (n_samples,), only if `return_error`
-            Estimated absolute error of each, in nats: of the ODE solve, plus one standard error where the divergence
-            is estimated (NaN for a single probe).  It bounds the error for at least 95 rows in 100.
+            Estimated absolute error of each, in nats: of the ODE solve, plus one standard error where the divergence is estimated (NaN
+            for a single probe).  It is calibrated to bound the error of 95 in 100 rows of the data.  In the tails, where
+            there are none, more rows exceed it: see the user guide.
             With `integer_features` the difference from a coarser rule for the integral is added.
 
         References
@@ -854,8 +855,9 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             "sde" adds noise and the score: ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW`` has the law of the ODE at every time, whatever
             the noise ([1]_, section 1; [2]_, section 2).  It needs a path that is affine in its ends, or a learned score.
         epsilon : float, callable or {"decreasing", "sine"}, default="decreasing"
-            Noise level of "sde": not negative; a function of the time; or ``1 - t`` and ``sin(pi t)^2`` by name.  Where the score
-            multiplies errors of what was learned by more than 5, near the data, the level fades in proportion.
+            Noise level of "sde", in squared flow units (those after the scaling, not of the columns) per unit of time: not negative; a
+            function of the time; or ``1 - t`` and ``sin(pi t)^2`` by name.  Where the score multiplies errors of what was learned by
+            more than 5, near the data, the level fades in proportion.
         n_steps : int or None, default=None
             Steps of "sde", by Heun's method; None is 200 times the largest noise level, and at least 200.
 

@@ -217,6 +217,9 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     ) -> Self:
         """Learn the map from the rows of `X0` to those of `X1`.
 
+        Rows of `X0` and `X1` are not paired: both are shuffled on their own, and row i of one means nothing to row i of the other.  Known
+        pairs, such as measurements before and after a treatment, are not learned.
+
         A failed fit leaves the previous state.  Ctrl-C ends the training: the estimator is fitted, with the weights so far, and
         `KeyboardInterrupt` is raised; a second one ends the fit at once.
 

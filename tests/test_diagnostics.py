@@ -109,3 +109,18 @@ def test_bound_with_a_learned_velocity():
     assert kl_bound_by_velocity(0.09, 0.04, Brownian(2.0), 0.5) == pytest.approx(expected)
     with pytest.raises(ValueError, match=r"epsilon must be positive, got 0\.0"):
         kl_bound_by_velocity(0.09, 0.04, Brownian(2.0), 0.0)
+
+
+def test_half_of_the_bound_is_exceeded():
+    """Between two standard normals, with the diffusion of a wrong drift and score in closed form: why the factor two of (2.45) is kept."""
+    drift_error, epsilon, n = 0.2, 1.25, 2000
+    path = StochasticInterpolant(Trigonometric())
+    field = MixtureField(NormalMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1, 1)), path)
+    mean = torch.zeros(1, 1, dtype=torch.float64)
+    for k in range(n):
+        drift, score = field.drift_and_score(torch.tensor((k + 0.5) / n), mean.float())
+        mean = mean + (drift + drift_error + epsilon * (score + drift_error / epsilon)) / n
+    shift = 2 * drift_error * (1 - math.exp(-epsilon)) / epsilon
+    assert float(mean) == pytest.approx(shift, rel=1e-3)
+    bound = kl_bound(drift_error**2, (drift_error / epsilon) ** 2, epsilon)
+    assert 0.8 * bound < shift**2 / 2 < 0.82 * bound

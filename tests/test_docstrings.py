@@ -14,17 +14,19 @@ import skinterflow
 import skinterflow.datasets
 import skinterflow.interflow
 
-API = Path(__file__).parent.parent / "docs/api.rst"
+DOCS = Path(__file__).parent.parent / "docs"
+API_PAGES = sorted((DOCS / "api").glob("*.rst"))
 
 
 def listed_objects():
-    """What the API reference lists: the names below the module that was named last."""
+    """What the pages of the API reference list: the names below the module that was named last."""
     module = None
-    for line in API.read_text().splitlines():
-        if found := re.match(r"\.\. (?:currentmodule|automodule):: (\S+)", line):
-            module = importlib.import_module(found[1])
-        elif found := re.fullmatch(r"    (\w+)", line):
-            yield getattr(module, found[1])
+    for page in API_PAGES:
+        for line in page.read_text().splitlines():
+            if found := re.match(r"\.\. (?:currentmodule|automodule):: (\S+)", line):
+                module = importlib.import_module(found[1])
+            elif found := re.fullmatch(r"    (\w+)", line):
+                yield getattr(module, found[1])
 
 
 def exported_objects():
@@ -87,6 +89,15 @@ def public_functions(public):
 def test_the_names_are_found():
     assert {"skinterflow.datasets.Moons", "skinterflow.interflow.ode.calibrate", "skinterflow.density.InterpolantFlowDensity"} < set(PUBLIC)
     assert documented_names("\na, b : int\n    words: more\n**kwargs\nplain\n") == {"a", "b", "kwargs", "plain"}
+
+
+def test_the_reference_lists_each_name_once_in_a_group():
+    listed = [f"{each.__module__}.{each.__qualname__}" if hasattr(each, "__qualname__") else repr(each) for each in listed_objects()]
+    assert len(listed) == len(set(listed)) > 90
+    exported = {f"{each.__module__}.{each.__qualname__}" for each in exported_objects() if hasattr(each, "__qualname__")}
+    assert exported <= set(listed)
+    groups = re.findall(r"^    api/(\w+)$", (DOCS / "api.rst").read_text(), re.M)
+    assert sorted(groups) == [page.stem for page in API_PAGES]
 
 
 @over_names

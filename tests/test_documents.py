@@ -1,12 +1,17 @@
 """The README, the docs and the examples say what runs."""
 
 import ast
+import configparser
 import doctest
 import re
 import runpy
+import shutil
 from pathlib import Path
 
+import jinja2  # which torch needs
 import pytest
+
+import skinterflow
 
 ROOT = Path(__file__).parent.parent
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -56,3 +61,70 @@ def test_examples_are_pages_of_the_gallery(path):
 
 def test_the_order_of_the_gallery_names_examples():
     assert set(runpy.run_path(str(ROOT / "docs/gallery.py"))["FIRST"]) <= {path.name for path in EXAMPLES}
+
+
+def metadata():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser["metadata"]
+
+
+def release_faults(root):
+    return runpy.run_path(str(ROOT / ".ci/check_release.py"))["faults"](root)
+
+
+def test_addresses_are_all_placeholders_or_all_filled_in():
+    urls = dict(line.split(" = ") for line in metadata()["project_urls"].strip().splitlines())
+    assert list(urls) == ["Documentation", "Source", "Issues", "Changelog"]
+    readme = re.search(r"pip install (https://\S+?)/archive", (ROOT / "README.md").read_text(encoding="utf-8"))[1]
+    assert metadata()["url"] == urls["Source"] == readme
+    assert len({"example.invalid/OWNER" in url for url in [*urls.values(), readme]}) == 1
+
+
+def test_a_release_is_told_of_placeholders_and_versions(tmp_path):
+    for name in ("setup.cfg", "README.md", "CITATION.cff", "CHANGELOG.md", "skinterflow/_version.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    setup = (tmp_path / "setup.cfg").read_text(encoding="utf-8")
+    assert sum(fault.startswith("setup.cfg") for fault in release_faults(tmp_path)) == setup.count("example.invalid/OWNER")
+    for name in ("setup.cfg", "README.md"):
+        path = tmp_path / name
+        path.write_text(path.read_text(encoding="utf-8").replace("example.invalid/OWNER", "git.example/me"), encoding="utf-8")
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n## {skinterflow.__version__} (2026-12-01)\n", encoding="utf-8")
+    assert release_faults(tmp_path) == []
+    (tmp_path / "skinterflow/_version.py").write_text('__version__ = "9.9"\n', encoding="utf-8")
+    assert [fault.split()[0] for fault in release_faults(tmp_path)] == ["CITATION.cff", "CHANGELOG.md"]
+
+
+def test_the_citation_has_both_papers_and_the_version():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {skinterflow.__version__}\n" in citation
+    assert {"arXiv:2209.15571", "arXiv:2303.08797"} <= set(re.findall(r"value: (\S+)", citation))
+
+
+def test_hosted_ci_runs_the_check_on_every_supported_python():
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    supported = re.findall(r"Python :: (3\.\d+)", metadata()["classifiers"])
+    assert re.findall(r'"(3\.\d+)"', workflow) == supported
+    assert metadata().parser["options"]["python_requires"] == f">={supported[0]}"
+    assert "- run: .ci/run\n" in workflow
+
+
+def test_signatures_show_aliases_by_their_names():
+    shown = runpy.run_path(str(ROOT / "docs/conf.py"))["with_plain_aliases"]
+    signature = "(X: TypeAliasForwardRef('ArrayLike') | None = None, y: int = 0)"
+    assert shown(None, "method", "fit", None, None, signature, None) == ("(X: ArrayLike | None = None, y: int = 0)", None)
+    assert shown(None, "class", "C", None, None, None, "TypeAliasForwardRef('RandomStateLike')") == (None, "RandomStateLike")
+
+
+def test_saving_is_on_the_pages_of_the_estimators():
+    """The template of a class leaves out what it inherits, but for these."""
+    environment = jinja2.Environment(autoescape=False)
+    environment.filters["underline"] = str
+    template = environment.from_string((ROOT / "docs/_templates/autosummary/class.rst").read_text(encoding="utf-8"))
+    estimator = skinterflow.InterpolantFlowDensity
+    methods = [name for name in dir(estimator) if callable(getattr(estimator, name)) and name[0] != "_"]
+    page = template.render(
+        objname="E", module="m", methods=methods, inherited_members=[name for name in methods if name not in vars(estimator)], underline=""
+    )
+    assert {"fit", "save", "load"} <= set(re.findall(r"automethod:: (\w+)", page))

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.spatial.distance import cdist
 from sklearn.base import clone
 from sklearn.mixture import GaussianMixture
@@ -15,6 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
 from skinterflow.datasets import EightGaussians, Moons
+from skinterflow.interflow import PathObjective
 
 QUICK = {"hidden_layer_sizes": (16, 16), "max_iter": 60, "batch_size": 64, "random_state": 0}
 SOURCE, TARGET = EightGaussians(radius=1.5, deviation=0.4, n_components=3), EightGaussians(radius=2.0, deviation=0.3, n_components=5)
@@ -243,3 +245,34 @@ def test_frames_have_the_names_of_the_side_that_they_are_on(sides):
     unnamed = transport.fit(X0, sides[1])
     assert list(unnamed.get_feature_names_out()) == ["a", "b"]
     assert list(InterpolantTransport(**QUICK | {"max_iter": 1}).fit(*sides).get_feature_names_out()) == ["x0", "x1"]
+
+
+def test_rows_of_the_two_sets_are_not_paired(monkeypatch):
+    """As `fit` says: which row of X1 stands beside a row of X0 means nothing, though the two have as many rows."""
+    seen, forward = [], PathObjective.forward
+
+    def watched(self, x0, x1):
+        seen.append(torch.cat([x0, x1], dim=1).detach().clone())
+        return forward(self, x0, x1)
+
+    monkeypatch.setattr(PathObjective, "forward", watched)
+    X0 = np.random.default_rng(0).standard_normal((500, 1))
+    InterpolantTransport(hidden_layer_sizes=(4,), max_iter=20, batch_size=128, scaling=None, random_state=0).fit(X0, 3 * X0 + 1)
+    x0, x1 = torch.cat(seen).T
+    assert len(x0) >= 20 * 128
+    assert torch.isclose(x1, 3 * x0 + 1, atol=1e-4).double().mean() < 0.01
+    assert abs(np.corrcoef(x0, x1)[0, 1]) < 0.1
+
+
+def test_noise_levels_are_in_flow_units(sides):
+    """Columns in other units, the same noise level: the same samples in these units; for the density as for the map."""
+    X0, X1 = sides
+    common = {"hidden_layer_sizes": (8,), "max_iter": 20, "random_state": 0, "scaling": "standardize"}
+    drawn = [
+        [
+            InterpolantFlowDensity(**common, early_stopping=False).fit(k * X1).sample(5, 0, method="sde", epsilon=0.5) / k,
+            InterpolantTransport(**common, gamma="brownian").fit(k * X0, k * X1).sample(k * X0[:5], 0, epsilon=0.5) / k,
+        ]
+        for k in (1.0, 1024.0)
+    ]
+    np.testing.assert_allclose(drawn[0], drawn[1], rtol=1e-4)

@@ -221,9 +221,13 @@ class Trigonometric(AffineInterpolant):
 class Linear(AffineInterpolant):
     """``I_t = (1 - t) x0 + t x1``: straight lines at constant speed.
 
+    Equation 4.9 of paper 2 prints its two weights swapped, ``alpha = t`` and ``beta = 1 - t``, which would start at `x1`; its table 4 has
+    them as here.
+
     References
     ----------
     Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, appendix D.
+    Paper 2: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023.
 
     Examples
     --------
@@ -331,7 +335,8 @@ class Fourier(AffineInterpolant, nn.Module):
     .. math::
         \alpha(t) = \cos(\pi t / 2) + \sum_{m=1}^M a_m \sin(m \pi t), \qquad \beta(t) = \sin(\pi t / 2) + \sum_{m=1}^M b_m \sin(m \pi t)
 
-    Untrained it is :class:`Trigonometric`.
+    Untrained it is :class:`Trigonometric`.  The paper has M = 7 modes; how it normalises its series (equations H.1 and H.2) is not verified
+    here.  Another normalisation has the same paths, but divides the coefficients, and so changes how fast each mode is learned.
 
     Parameters
     ----------

@@ -87,7 +87,9 @@ class PathObjective(nn.Module):
     """The module that is trained: a loss per row at the given times and latents, or at drawn ones.
 
     Times are stratified over the batch and shared by small groups of rows, so that the time network runs on few inputs.
-    ``objective(x0, x1)`` draws them and the latents from torch's global random state; `draw` takes a generator.
+    ``objective(x0, x1)`` draws them and the latents from torch's global random state; `draw` takes a generator.  Each row of a batch
+    has one partner and one time: base points, rows and times are not crossed with each other, as they are in the paper
+    (equation I.1).  The expectation is the same.
     A path or a base with parameters is a module of the objective, too; see :func:`train` for who minimises and who maximises.
 
     Parameters
