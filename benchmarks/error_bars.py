@@ -11,7 +11,6 @@ import copy
 import numpy as np
 import torch
 from _common import Record, Rows, parser, report, rounded, write_table
-from sklearn.datasets import load_iris
 
 from skinterflow import InterpolantFlowDensity
 from skinterflow.datasets import Checkerboard, Moons
@@ -19,7 +18,6 @@ from skinterflow.datasets import Checkerboard, Moons
 SETS = {
     "checkerboard 3000x2": Checkerboard().sample(3_000, random_state=0),
     "moons 3000x2": Moons().sample(3_000, random_state=0),
-    "iris 150x4": load_iris().data,
 }
 FACTORS = (1.0, 2.0, 4.0, 8.0)
 _MAX_ITER = 1_000

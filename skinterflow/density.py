@@ -627,8 +627,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             are counted in the warning.
         error : ndarray of shape (n_samples,), only if `return_error`
             Estimated absolute error of each, in nats: of the ODE solve, plus one standard error where the divergence is estimated (NaN
-            for a single probe).  It is calibrated to bound the error of 95 in 100 rows of the data.  In the tails, where
-            there are none, more rows exceed it: see the user guide.
+            for a single probe).  It is calibrated to bound the error of 95 in 100 rows of the data; where the density
+            has sharp edges, and in the tails, more rows exceed it (see the user guide).
             With `integer_features` the difference from a coarser rule for the integral is added.
 
         References

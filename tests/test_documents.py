@@ -3,6 +3,8 @@
 import ast
 import configparser
 import doctest
+import functools
+import importlib.util
 import re
 import runpy
 import shutil
@@ -128,3 +130,28 @@ def test_saving_is_on_the_pages_of_the_estimators():
         objname="E", module="m", methods=methods, inherited_members=[name for name in methods if name not in vars(estimator)], underline=""
     )
     assert {"fit", "save", "load"} <= set(re.findall(r"automethod:: (\w+)", page))
+
+
+@pytest.mark.slow
+def test_the_quick_start_reports_its_progress_on_standard_error(monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("quick_start_example", ROOT / "examples/quickstart.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    quick = functools.partial(skinterflow.InterpolantFlowDensity, hidden_layer_sizes=(4,), max_iter=40)
+    monkeypatch.setattr(example, "InterpolantFlowDensity", quick)
+    monkeypatch.setattr(example.torch, "set_num_threads", lambda n_threads: None)
+    monkeypatch.setattr(example, "plot", lambda *arguments: None)
+    split = example.standardised_split
+    monkeypatch.setattr(example, "standardised_split", lambda X: split(X[:100]))
+    example.main("")
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[0] == f"This takes {example.DURATION}."
+    assert [line for line in printed.err.splitlines() if line.endswith("...")] == [
+        "Tuning KernelDensity by cross-validation ...",
+        "Tuning GaussianMixture by cross-validation ...",
+        "Fitting InterpolantFlowDensity: four small nets, cross-fitted ...",
+        "Scoring the held-out rows ...",
+    ]
+    assert re.search(r"^step \d+/40: .* remaining$", printed.err, re.M)
+    assert "step" not in printed.out
+    assert len(re.findall(r"^ +\w+ +-?\d+\.\d+$", printed.out, re.M)) == 3
