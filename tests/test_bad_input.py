@@ -189,8 +189,9 @@ def test_interrupt_keeps_the_best_weights(monkeypatch, iris):
         return judge(*arguments)
 
     monkeypatch.setattr(fitting, "judge", interrupted)
+    density = quick(max_iter=300, n_iter_no_change=99)
     with pytest.raises(KeyboardInterrupt, match=r"interrupted after \d+ of 300 steps; the estimator is fitted, with the best weights"):
-        density = quick(max_iter=300, n_iter_no_change=99).fit(iris)
+        density.fit(iris)
     assert len(density.validation_scores_) == 5
     assert density.best_validation_score_ == max(density.validation_scores_)
     assert np.isfinite(density.score_samples(iris)).all()
