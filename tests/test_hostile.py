@@ -528,6 +528,9 @@ class Kind(random.Random):
     def random(self):
         return 1.0
 
+    def getrandbits(self, k):  # which choices are made by, where it is defined beside the above
+        return super().getrandbits(k)
+
 
 @pytest.mark.parametrize("value", [1e155, 1e300, -1e308, np.nan, np.float32(1e30)])
 @pytest.mark.parametrize("name", ["density", "density with bounds", "transport with noise"])
