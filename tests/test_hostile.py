@@ -522,6 +522,35 @@ def test_calls(place):
     assert min(outcomes.count("answer"), outcomes.count("error")) > 50  # neither all good nor all bad
 
 
+class Kind(random.Random):
+    """Draws good arguments only."""
+
+    def random(self):
+        return 1.0
+
+    def getrandbits(self, k):  # which choices are made by, where it is defined beside the above
+        return super().getrandbits(k)
+
+
+@pytest.mark.parametrize("value", [1e155, 1e300, -1e308, np.nan, np.float32(1e30)])
+@pytest.mark.parametrize("name", ["density", "density with bounds", "transport with noise"])
+def test_every_method_meets_extreme_rows(place, name, value):
+    """One number of the rows is extreme, and all else is good."""
+    rows = ROWS[:4].astype(np.asarray(value).dtype)
+    rows[2, 0] = value
+    failures = []
+    for method, strategies in METHODS[type(model(name))].items():
+        if "rows" in strategies and method not in FITS:
+            estimator = copy.deepcopy(model(name))
+            arguments = {key: strategy(Kind(0)) for key, strategy in strategies.items()} | {"rows": rows.copy()}
+            arguments |= {"sample_weight": None} if "sample_weight" in arguments else {}
+            try:
+                check_call(estimator, method, arguments)
+            except (HangError, Exception) as error:
+                failures.append(f"{method}: {type(error).__name__}: {error}")
+    assert not failures, "\n".join(failures)
+
+
 @pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.parametrize("part", range(12))  # of some 850 calls each, 10,000 in all
