@@ -41,6 +41,7 @@ from skinterflow._estimator import (
     resolve_device_or_cpu,
     seeded_generators,
     step_seed,
+    sums_may_overflow,
 )
 from skinterflow._fitted import FittedFlow
 from skinterflow._fitted_values import check_fitted_values
@@ -372,13 +373,15 @@ class FlowEstimator(CallbackSupportMixin, Storable):
 
     def _validated(self, X: ArrayLike) -> NDArray[Any]:
         self._check_usable()
-        rows: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        with sums_may_overflow():
+            rows: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         return rows
 
     def _validated_other(self, X: ArrayLike, name: str, space: str) -> NDArray[Any]:
         """Rows of the side whose feature names are not those of `feature_names_in_`."""
         self._check_usable()
-        rows: NDArray[Any] = check_array(X, dtype=[np.float64, np.float32], input_name=name)
+        with sums_may_overflow():
+            rows: NDArray[Any] = check_array(X, dtype=[np.float64, np.float32], input_name=name)
         if rows.shape[1] != self.n_features_in_:
             raise ValueError(f"{name} has {rows.shape[1]} columns, but the {space} has {self.n_features_in_}, one for each feature.")
         return rows

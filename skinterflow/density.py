@@ -36,6 +36,7 @@ from skinterflow._estimator import (
     resolve_device_or_cpu,
     seeded_generators,
     step_seed,
+    sums_may_overflow,
     weighted_rows,
 )
 from skinterflow._fitted import FittedFlow, without_error
@@ -452,7 +453,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         return self
 
     def _validated_fit(self, X: ArrayLike, reset: bool) -> NDArray[Any]:
-        rows: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset)
+        with sums_may_overflow():
+            rows: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset)
         return rows
 
     def _judging_rows(self, X_val: ArrayLike | None, sample_weight_val: ArrayLike | None) -> list[tuple[NDArray[Any], NDArray[np.float64]]]:
@@ -463,7 +465,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             return []
         if not self.early_stopping:
             raise ValueError("X_val was given, but early_stopping=False; set early_stopping=True to let these rows judge.")
-        rows: NDArray[Any] = validate_data(self, X_val, dtype=[np.float64, np.float32], reset=False)
+        with sums_may_overflow():
+            rows: NDArray[Any] = validate_data(self, X_val, dtype=[np.float64, np.float32], reset=False)
         return [(rows, checked_weight(sample_weight_val, rows, "sample_weight_val"))]
 
     def _planned(
@@ -592,8 +595,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         )
 
     def _history_attributes(self, history: History) -> dict[str, Any]:
-        scores = history.validation_scores
-        judged = {"validation_scores_": scores or None, "best_validation_score_": history.best_score if scores else None}
+        scores, best = history.validation_scores, history.best_score if np.isfinite(history.best_score) else None
+        judged = {"validation_scores_": scores or None, "best_validation_score_": best}
         return super()._history_attributes(history) | judged
 
     def _base(self, n_features: int, warm: bool) -> Scaling:

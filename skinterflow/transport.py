@@ -26,6 +26,7 @@ from skinterflow._estimator import (
     rows_of_our_own,
     seeded_generators,
     step_seed,
+    sums_may_overflow,
     weighted_rows,
 )
 from skinterflow._fitting import N_CHECKS, Draw, Fold
@@ -249,7 +250,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         events = FitEvents(self, X0, sample_weight, N_CHECKS + 1 * budget.limited)
         with all_or_nothing(self):
             warm = self.warm_start and hasattr(self, "_field")
-            rows0: NDArray[Any] = validate_data(self, X0, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=not warm)
+            with sums_may_overflow():
+                rows0: NDArray[Any] = validate_data(self, X0, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=not warm)
             path = self._new_path(rows0.shape[1], warm)
             targets = self._new_targets(path, None, warm)
             if isinstance(path.interpolant, Mirror):
@@ -263,7 +265,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
                     f"X1, the rows of the target, is missing; only interpolant='mirror' does without, not {self.interpolant!r}."
                 )
             names = _get_feature_names(X1)
-            rows1: NDArray[Any] = check_array(X1, dtype=[np.float64, np.float32], ensure_min_samples=2, input_name="X1")
+            with sums_may_overflow():
+                rows1: NDArray[Any] = check_array(X1, dtype=[np.float64, np.float32], ensure_min_samples=2, input_name="X1")
             if rows0.shape[1] != rows1.shape[1]:
                 raise ValueError(
                     f"X0 has {rows0.shape[1]} columns and X1 has {rows1.shape[1]}; a map that can be inverted needs as many on both sides."

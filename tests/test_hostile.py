@@ -225,6 +225,7 @@ FIT_PARAMETERS = {
     "integer_features": [None, [], [5], ["a"], "a", [1.5], np.array(1), [True], [[0]], 3],
     "batch_size": ["auto", 8, 1, 0, 2**63, 10**30, "a", 1.5],
     "max_iter": [1, 3, 0, -1, 2**63, 10**400, "a", 1.5],
+    "max_time": [None, 0.2, 1e-9, 0, -1, np.nan, "a", 10**400],
     "early_stopping": ["auto", True, False, "a", None],
     "validation_fraction": [0.1, 0.9, 1e-300, 0.0, 1.0, np.nan, "a"],
     "n_iter_no_change": [1, 3, 0, 10**30, "a"],
