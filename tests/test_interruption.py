@@ -141,10 +141,12 @@ def test_second_interrupt_ends_at_once():
 def test_signal_ends_a_search_in_a_process(search):
     """A real SIGINT, once the first fit trains."""
     program = f"""
+    import signal
     import numpy as np, torch
     from sklearn.model_selection import GridSearchCV, cross_val_score
     from skinterflow import InterpolantFlowDensity
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 
     class Loud(InterpolantFlowDensity):
         def _train(self, *arguments):
