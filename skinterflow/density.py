@@ -926,7 +926,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
 
         Returns
         -------
-        names : ndarray of str objects, shape (n_features_in_,)
+        names : ndarray of str objects, shape (`n_features_in_`,)
         """
         check_is_fitted(self)
         _check_feature_names_in(self, input_features)

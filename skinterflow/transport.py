@@ -362,7 +362,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
 
         Returns
         -------
-        names : ndarray of str objects, shape (n_features_in_,)
+        names : ndarray of str objects, shape (`n_features_in_`,)
         """
         check_is_fitted(self)
         _check_feature_names_in(self, input_features)
