@@ -251,9 +251,9 @@ def test_rows_of_the_two_sets_are_not_paired(monkeypatch):
     """As `fit` says: which row of X1 stands beside a row of X0 means nothing, though the two have as many rows."""
     seen, forward = [], PathObjective.forward
 
-    def watched(self, x0, x1):
+    def watched(self, x0, x1, *drawn):
         seen.append(torch.cat([x0, x1], dim=1).detach().clone())
-        return forward(self, x0, x1)
+        return forward(self, x0, x1, *drawn)
 
     monkeypatch.setattr(PathObjective, "forward", watched)
     X0 = np.random.default_rng(0).standard_normal((500, 1))
