@@ -3,8 +3,9 @@
     python benchmarks/tables.py            # write them
     python benchmarks/tables.py --check    # only say which documents differ, with exit status 1
 
-A table stands between two markers, ``<!-- table: NAME -->`` and ``<!-- end of table -->`` in Markdown, ``.. table: NAME`` and
-``.. end of table`` in reStructuredText.  Whatever is between them is replaced.  NAME is a key of ``TABLES``.
+A table stands between two markers, ``<!-- table: NAME -->`` and ``<!-- end of table -->`` in
+Markdown, ``.. table: NAME`` and ``.. end of table`` in reStructuredText.  Whatever is between them
+is replaced.  NAME is a key of ``TABLES``.
 """
 
 import argparse
@@ -42,7 +43,11 @@ class Results:
     def rows(self, name: str, **conditions: Any) -> list[Record]:
         """Rows of a file with these values in these columns."""
         found = rows(name, self.folder)
-        return [row for row in found if all(row.get(column) == value for column, value in conditions.items())]
+        return [
+            row
+            for row in found
+            if all(row.get(column) == value for column, value in conditions.items())
+        ]
 
     def row(self, name: str, **conditions: Any) -> Record:
         """The only such row."""
@@ -58,7 +63,10 @@ class Results:
         sentences = []
         for run in runs(name, self.folder):
             note = f"  {run['note']}" if "note" in run else ""
-            sentences.append(f"``{run['command']}``: commit {run['commit']}, {run['date']}, {run['machine']}.{note}")
+            sentences.append(
+                f"``{run['command']}``: commit {run['commit']}, {run['date']}, "
+                f"{run['machine']}.{note}"
+            )
         return "\n\n".join(sentences)
 
 
@@ -72,7 +80,9 @@ def shown(value: Any) -> str:
 def with_error(row: Record, digits: int = 2) -> str:
     """Log-likelihood with its standard error, if there is one."""
     error = row.get("standard error")
-    return f"{row['log-likelihood']:.{digits}f}" + (f" ± {error:.{digits}f}" if error is not None else "")
+    return f"{row['log-likelihood']:.{digits}f}" + (
+        f" ± {error:.{digits}f}" if error is not None else ""
+    )
 
 
 def plain(row: Record) -> str:
@@ -99,22 +109,33 @@ def defaults(results: Results, name: str, cell: Callable[[Record], str]) -> Cell
 
 
 def defaults_with_worst(results: Results, name: str) -> Cells:
-    """As `defaults`, with the worst rows of the best classical method and of ours; of large data also times and rates."""
+    """As `defaults`, with the worst rows of the best classical method and of ours; of large data
+    also times and rates."""
     head, *body = defaults(results, name, with_error)
-    extra = {"slowest fit, s": "ours: fit, s", "rows scored per s": "ours: rows scored per s"} if name == "defaults-large" else {}
+    extra = (
+        {"slowest fit, s": "ours: fit, s", "rows scored per s": "ours: rows scored per s"}
+        if name == "defaults-large"
+        else {}
+    )
     cells = [[*head, "worst row: best classical / ours", *extra.values()]]
     for data, row in zip(results.values(name, "data"), body, strict=True):
         ours = results.row(name, data=data, method=OURS)
-        classical = max((results.row(name, data=data, method=m) for m in CLASSICAL), key=lambda found: found["log-likelihood"])
+        classical = max(
+            (results.row(name, data=data, method=m) for m in CLASSICAL),
+            key=lambda found: found["log-likelihood"],
+        )
         worst = f"{classical['worst row']:.0f} / {ours['worst row']:.0f}"
         cells.append([*row, worst, *(f"{ours[column]:.0f}" for column in extra)])
     return cells
 
 
 def equal_time_rows(results: Results) -> dict[str, dict[str, Record]]:
-    """Data set to method to row, ours first; classical methods in float64, the neural ones in float32."""
+    """Data set to method to row, ours first; classical methods in float64, the neural ones in
+    float32."""
     chosen: dict[str, dict[str, Record]] = {}
-    for row in sorted(results.rows("equal_time"), key=lambda row: not row["method"].startswith(OURS)):
+    for row in sorted(
+        results.rows("equal_time"), key=lambda row: not row["method"].startswith(OURS)
+    ):
         if row["precision"] == ("float64" if row["method"] in CLASSICAL else "float32"):
             chosen.setdefault(row["data"], {})[row["method"]] = row
     return chosen
@@ -129,7 +150,13 @@ def equal_time(results: Results, methods: Sequence[str]) -> Cells:
 
 
 def equal_time_in_full(results: Results) -> Cells:
-    columns = ("fit, s", "rows scored per s", "rows sampled per s", "log-density error", "peak memory, MB")
+    columns = (
+        "fit, s",
+        "rows scored per s",
+        "rows sampled per s",
+        "log-density error",
+        "peak memory, MB",
+    )
     cells = [["data", "method", "log-likelihood", *columns]]
     for data, found in equal_time_rows(results).items():
         for method, row in found.items():
@@ -164,7 +191,9 @@ def gains(results: Results) -> str:
     """How far ours is above the best peer, for each set."""
     parts = []
     for data, found in equal_time_rows(results).items():
-        peer = max(row["log-likelihood"] for method, row in found.items() if not method.startswith(OURS))
+        peer = max(
+            row["log-likelihood"] for method, row in found.items() if not method.startswith(OURS)
+        )
         parts.append(f"{found[OURS]['log-likelihood'] - peer:.2f} nats ({data})")
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
@@ -173,8 +202,15 @@ def rnade(results: Results) -> Cells:
     methods = ("Gaussian", "MFA", "FVBN", "RNADE-MoG")
     cells = [["data", *(f"{method} (published)" for method in methods), OURS]]
     for data in results.values("rnade", "data"):
-        found = [results.row("rnade", data=data, method=f"{method} (published)") for method in methods]
-        cells.append([data, *best_in_bold([*found, results.row("rnade", data=data, method=OURS)], with_error)])
+        found = [
+            results.row("rnade", data=data, method=f"{method} (published)") for method in methods
+        ]
+        cells.append(
+            [
+                data,
+                *best_in_bold([*found, results.row("rnade", data=data, method=OURS)], with_error),
+            ]
+        )
     return cells
 
 
@@ -183,7 +219,10 @@ def columns_of(name: str, columns: Sequence[str], **conditions: Any) -> Callable
 
     def table(results: Results) -> Cells:
         found = results.rows(name, **conditions)
-        return [list(columns), *([titled(shown(row.get(column))) for column in columns] for row in found)]
+        return [
+            list(columns),
+            *([titled(shown(row.get(column))) for column in columns] for row in found),
+        ]
 
     return table
 
@@ -193,7 +232,11 @@ def cost_of_fields(results: Results) -> Cells:
     columns = ("dimension", "hidden layers", "width", "forward, ms", "with divergence, ms")
     columns += ("times forward", "with divergence, times floor", "rows per s")
     found = results.rows("cost-field", precision="float32")
-    found = [row for row in found if row["hidden layers"] > 1 and row["width"] > 64 and row["dimension"] != 64]
+    found = [
+        row
+        for row in found
+        if row["hidden layers"] > 1 and row["width"] > 64 and row["dimension"] != 64
+    ]
     return [list(columns), *([shown(row[column]) for column in columns] for row in found)]
 
 
@@ -210,15 +253,39 @@ def training_steps(results: Results) -> Cells:
 def error_bars(results: Results) -> Cells:
     """Data and factor by the share of rows whose error is larger than estimated."""
     factors = results.values("error_bars", "factor")
-    cells = [["data", *("rows of the data" if factor == 1 else f"stretched {factor:g} times" for factor in factors)]]
+    cells = [
+        [
+            "data",
+            *(
+                "rows of the data" if factor == 1 else f"stretched {factor:g} times"
+                for factor in factors
+            ),
+        ]
+    ]
     for data in results.values("error_bars", "data"):
         found = [results.row("error_bars", data=data, factor=factor) for factor in factors]
-        cells.append([data, *(f"{row['rows that exceed it']:.1%} (largest error {row['largest error, nats']:g})" for row in found)])
+        cells.append(
+            [
+                data,
+                *(
+                    f"{row['rows that exceed it']:.1%} (largest error "
+                    f"{row['largest error, nats']:g})"
+                    for row in found
+                ),
+            ]
+        )
     return cells
 
 
 def paths(results: Results) -> Cells:
-    columns = ("action before", "action", "length before", "length", "evaluations per row", "ms per step")
+    columns = (
+        "action before",
+        "action",
+        "length before",
+        "length",
+        "evaluations per row",
+        "ms per step",
+    )
     cells = [["choice", "below the truth, nats", *columns]]
     for row in results.rows("paths", target="checkerboard"):
         below = f"{row['below the truth, nats']} ± {row['standard error']}"
@@ -255,7 +322,14 @@ def bsds300(results: Results) -> Cells:
     for row in results.rows("bsds300"):
         above, error = row.get("above the Gaussian", 0.0), row.get("its error")
         patches = f"{row['patches']:,} of our 20 images" if "patches" in row else "test images"
-        cells.append([row["method"], patches, with_error(row), f"{above:.1f}" + (f" ± {error:.1f}" if error else "")])
+        cells.append(
+            [
+                row["method"],
+                patches,
+                with_error(row),
+                f"{above:.1f}" + (f" ± {error:.1f}" if error else ""),
+            ]
+        )
     return cells
 
 
@@ -277,11 +351,11 @@ def quick_start(results: Results) -> str:
     first = found[0]
     score = f"log-likelihood of {first['held-out rows']} held-out rows x {first['columns']} columns, nats per row"
     cells = [["method (tuned by cross-validation, ours not)", score]]
-    cells += map(list, zip([row["method"] for row in found], best_in_bold(found, plain), strict=True))
-    minutes = max(1, round(first["processor minutes"]))
-    took = (
-        f"It took {minutes} minute{'s' if minutes > 1 else ''} of one processor core ({run['machine']}), {first['minutes']} by the clock."
+    cells += map(
+        list, zip([row["method"] for row in found], best_in_bold(found, plain), strict=True)
     )
+    minutes = max(1, round(first["processor minutes"]))
+    took = f"It took {minutes} minute{'s' if minutes > 1 else ''} of one processor core ({run['machine']}), {first['minutes']} by the clock."
     return f"{took} Progress goes to standard error; at the end it prints:\n\n{markdown(cells)}"
 
 
@@ -292,14 +366,17 @@ def readme_defaults(results: Results) -> str:
 
 def readme_equal_time(results: Results) -> str:
     methods = (*PEERS, OURS)
-    ours, nsf = (span([float(f"{rate:.1g}") for rate in of_all_sets(results, m, "rows scored per s")]) for m in (OURS, "zuko NSF"))
+    ours, nsf = (
+        span([float(f"{rate:.1g}") for rate in of_all_sets(results, m, "rows scored per s")])
+        for m in (OURS, "zuko NSF")
+    )
     before = (
-        "Against neural peers given 60 s each on the same two cores (first fold, nats per row; ours ran with defaults, "
-        f"{seconds_of_ours(results)} s):"
+        "Against neural peers given 60 s each on the same two cores (first fold, nats per row; "
+        f"ours ran with defaults, {seconds_of_ours(results)} s):"
     )
     after = (
-        "`python benchmarks/equal_time.py --data-dir DIR`. The price is speed: the trained field scores "
-        f"{ours} rows a second here, zuko's NSF {nsf}."
+        "`python benchmarks/equal_time.py --data-dir DIR`. The price is speed: the trained field "
+        f"scores {ours} rows a second here, zuko's NSF {nsf}."
     )
     return f"{before}\n\n{markdown(equal_time(results, methods))}\n\n{after}"
 
@@ -311,32 +388,61 @@ def with_source(name: str, table: Callable[[Results], Cells]) -> Callable[[Resul
 
 def which_equal_time(results: Results) -> str:
     methods = ("KernelDensity", "GaussianMixture", "zuko NSF", "nflows RQ-NSF", OURS, STUDENT)
-    return f"Ours took {seconds_of_ours(results)} s.\n\n{restructured(equal_time(results, methods))}"
+    return (
+        f"Ours took {seconds_of_ours(results)} s.\n\n{restructured(equal_time(results, methods))}"
+    )
 
 
 _GROWTH = ("fit, s", "rows scored per s")
-_SOLVER = ("solver", "atol", "mean error", "99th percentile", "largest error", "error of the mean", "above atol", "reported")
+_SOLVER = (
+    "solver",
+    "atol",
+    "mean error",
+    "99th percentile",
+    "largest error",
+    "error of the mean",
+    "above atol",
+    "reported",
+)
 TABLES: dict[str, Callable[[Results], str]] = {
     "README quick start": quick_start,
     "README defaults": readme_defaults,
     "README equal time": readme_equal_time,
-    "which: defaults on small data": lambda results: restructured(defaults(results, "defaults-small", with_error)),
+    "which: defaults on small data": lambda results: restructured(
+        defaults(results, "defaults-small", with_error)
+    ),
     "which: equal time": which_equal_time,
     "which: speed": lambda results: restructured(speed(results)),
-    "defaults on small data": with_source("defaults-small", lambda results: defaults_with_worst(results, "defaults-small")),
-    "defaults on large data": with_source("defaults-large", lambda results: defaults_with_worst(results, "defaults-large")),
+    "defaults on small data": with_source(
+        "defaults-small", lambda results: defaults_with_worst(results, "defaults-small")
+    ),
+    "defaults on large data": with_source(
+        "defaults-large", lambda results: defaults_with_worst(results, "defaults-large")
+    ),
     "equal time": with_source("equal_time", equal_time_in_full),
-    "gains at equal time": lambda results: f"* The log-likelihood of the defaults is above the best peer's by {gains(results)}.",
+    "gains at equal time": lambda results: (
+        f"* The log-likelihood of the defaults is above the best peer's by {gains(results)}."
+    ),
     "RNADE protocol": with_source("rnade", rnade),
     "growth with rows": with_source(
-        "growth-rows", columns_of("growth-rows", ("rows", "data, MB", *_GROWTH, "before, MB", "peak of fit, MB", "peak of score, MB"))
+        "growth-rows",
+        columns_of(
+            "growth-rows",
+            ("rows", "data, MB", *_GROWTH, "before, MB", "peak of fit, MB", "peak of score, MB"),
+        ),
     ),
     "growth with dimensions": with_source(
-        "growth-dimensions", columns_of("growth-dimensions", ("dimension", *_GROWTH, "peak of fit, MB", "peak of score, MB"))
+        "growth-dimensions",
+        columns_of(
+            "growth-dimensions", ("dimension", *_GROWTH, "peak of fit, MB", "peak of score, MB")
+        ),
     ),
     "training steps": with_source("training_step", training_steps),
     "cost of fields": with_source("cost-field", cost_of_fields),
-    "cost of solvers": with_source("cost-solver", columns_of("cost-solver", (*_SOLVER, "evaluations per row"), precision="float64")),
+    "cost of solvers": with_source(
+        "cost-solver",
+        columns_of("cost-solver", (*_SOLVER, "evaluations per row"), precision="float64"),
+    ),
     "error bars": with_source("error_bars", error_bars),
     "paths": with_source("paths", paths),
     "checkerboard": with_source("latent-checkerboard", checkerboard),
@@ -364,12 +470,21 @@ def updated(text: str, results: Results) -> str:
     KeyError
         If a marker names no table.
     """
-    return _MARKED.sub(lambda found: f"{found['begin']}\n\n{TABLES[found['md'] or found['rst']](results)}\n\n{found['end']}", text)
+    return _MARKED.sub(
+        lambda found: (
+            f"{found['begin']}\n\n{TABLES[found['md'] or found['rst']](results)}\n\n{found['end']}"
+        ),
+        text,
+    )
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a document differs")
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument(
+        "--check", action="store_true", help="write nothing; exit status 1 if a document differs"
+    )
     options = arguments.parse_args()
     stale = []
     for name in DOCUMENTS:
@@ -381,7 +496,11 @@ def main() -> None:
             if not options.check:
                 path.write_text(new, encoding="utf-8")
     if stale:
-        print(f"{'Differ from their result files' if options.check else 'Written'}: {', '.join(stale)}", file=sys.stderr)
+        print(
+            f"{'Differ from their result files' if options.check else 'Written'}: "
+            f"{', '.join(stale)}",
+            file=sys.stderr,
+        )
     sys.exit(1 if options.check and stale else 0)
 
 

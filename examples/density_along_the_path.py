@@ -4,10 +4,12 @@ From a normal to a checkerboard, and every density between
 
 This is figure 1 of Albergo and Vanden-Eijnden, ICLR 2023.
 
-One fitted field knows the density at every time on the path: ``score_samples(X, t=...)``.  White lines are the ways of a few points,
-``trajectory``; the last panel holds samples.  The true log-density is minus the logarithm of the area, so that the error can be told.
+One fitted field knows the density at every time on the path: ``score_samples(X, t=...)``.  White
+lines are the ways of a few points, ``trajectory``; the last panel holds samples.  The true
+log-density is minus the logarithm of the area, so that the error can be told.
 
-Run with ``python examples/density_along_the_path.py``; the plot goes to ``density_along_the_path.png`` or to the path given as argument.
+Run with ``python examples/density_along_the_path.py``; the plot goes to
+``density_along_the_path.png`` or to the path given as argument.
 """
 
 import sys
@@ -24,7 +26,9 @@ TIMES = (0.0, 0.4, 0.7, 0.9, 1.0)
 def plot(density):
     axis = np.linspace(-3, 3, 100)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    figure, axes = plt.subplots(1, len(TIMES) + 1, figsize=(16, 3.4), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(
+        1, len(TIMES) + 1, figsize=(16, 3.4), layout="constrained", sharey=True
+    )
     fine = np.linspace(0.0, 1.0, 41)
     ways = density.trajectory(density.sample(12, random_state=1, t=0.0), fine)
     for panel, t in zip(axes, TIMES, strict=False):
@@ -42,11 +46,18 @@ def plot(density):
 
 def main(path="density_along_the_path.png", max_iter=1500):
     target = Checkerboard()
-    density = InterpolantFlowDensity(hidden_layer_sizes=(96, 96, 96), max_iter=int(max_iter), end_time=1.0, atol=2e-2, random_state=0)
+    density = InterpolantFlowDensity(
+        hidden_layer_sizes=(96, 96, 96),
+        max_iter=int(max_iter),
+        end_time=1.0,
+        atol=2e-2,
+        random_state=0,
+    )
     density.fit(target.sample(50_000, random_state=0))
     test = target.sample(2000, random_state=1)
     print(
-        f"Mean log-density of {len(test)} new rows: {density.score(test):.3f} nats; the truth is {target.score_samples(test).mean():.3f}."
+        f"Mean log-density of {len(test)} new rows: {density.score(test):.3f} nats; the truth is "
+        f"{target.score_samples(test).mean():.3f}."
     )
     figure = plot(density)
     if path:

@@ -4,12 +4,14 @@ Shorter paths
 
 One that is learned, and one between points that lie near each other.
 
-A path with parameters (``interpolant="fourier"``) and a base with parameters (``base="learned"``) play against the field: it lowers the
-loss, they raise it, and the transport action falls (Albergo and Vanden-Eijnden, ICLR 2023, proposition 2 and appendix H).  With
-``coupling="optimal_transport"`` near points are joined by straight lines instead.  The data lie off centre here and are not scaled, so
-that the base has something to learn.
+A path with parameters (``interpolant="fourier"``) and a base with parameters (``base="learned"``)
+play against the field: it lowers the loss, they raise it, and the transport action falls (Albergo
+and Vanden-Eijnden, ICLR 2023, proposition 2 and appendix H).  With ``coupling="optimal_transport"``
+near points are joined by straight lines instead.  The data lie off centre here and are not scaled,
+so that the base has something to learn.
 
-Run with ``python examples/shorter_paths.py``; the plot goes to ``shorter_paths.png`` or to the path given as argument.
+Run with ``python examples/shorter_paths.py``; the plot goes to ``shorter_paths.png`` or to the path
+given as argument.
 """
 
 import sys
@@ -29,13 +31,21 @@ CHOICES = {
 
 
 def plot(densities):
-    figure, axes = plt.subplots(1, len(densities), figsize=(13, 4.1), layout="constrained", sharex=True, sharey=True)
+    figure, axes = plt.subplots(
+        1, len(densities), figsize=(13, 4.1), layout="constrained", sharex=True, sharey=True
+    )
     for panel, (name, density) in zip(axes, densities.items(), strict=True):
-        ways = density.trajectory(density.sample(60, random_state=2, t=0.0), np.linspace(0.0, 1.0, 31))
+        ways = density.trajectory(
+            density.sample(60, random_state=2, t=0.0), np.linspace(0.0, 1.0, 31)
+        )
         panel.plot(ways[:, :, 0], ways[:, :, 1], color="tab:gray", linewidth=0.6)
         panel.scatter(*ways[0].T, s=8, color="tab:orange", label="t = 0", zorder=2)
         panel.scatter(*ways[-1].T, s=8, color="tab:blue", label="t = 1", zorder=2)
-        panel.set(title=f"{name}\naction {density.action_:.2f}, length {density.path_length_:.2f}", xlabel="$x_1$", aspect="equal")
+        panel.set(
+            title=f"{name}\naction {density.action_:.2f}, length {density.path_length_:.2f}",
+            xlabel="$x_1$",
+            aspect="equal",
+        )
     axes[0].set_ylabel("$x_2$")
     axes[0].legend(loc="upper left")
     return figure
@@ -58,8 +68,13 @@ def main(path="shorter_paths.png", max_iter=1000):
             random_state=0,
         )
         densities[name] = density.fit(rows + shift)
-        before = "" if density.initial_action_ is None else f" (before {density.initial_action_:.2f})"
-        print(f"{name}: action {density.action_:.2f}{before}, mean log-density of new rows {density.score(test + shift):.3f} nats")
+        before = (
+            "" if density.initial_action_ is None else f" (before {density.initial_action_:.2f})"
+        )
+        print(
+            f"{name}: action {density.action_:.2f}{before}, mean log-density of new rows "
+            f"{density.score(test + shift):.3f} nats"
+        )
     figure = plot(densities)
     if path:
         figure.savefig(path, dpi=110)

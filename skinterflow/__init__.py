@@ -5,7 +5,12 @@ from skinterflow._files import SavedModelError
 from skinterflow._scaling import DegenerateDataWarning
 from skinterflow._version import __version__
 from skinterflow.density import InterpolantFlowDensity
-from skinterflow.display import CalibrationDisplay, DensityDisplay, TrainingDisplay, TrajectoryDisplay
+from skinterflow.display import (
+    CalibrationDisplay,
+    DensityDisplay,
+    TrainingDisplay,
+    TrajectoryDisplay,
+)
 from skinterflow.interflow.flows import AccuracyWarning
 from skinterflow.transport import InterpolantTransport
 

@@ -35,12 +35,15 @@ def checked_time(t: Any, default: float | None = None, latest: float = 1.0) -> f
     if t is None and default is not None:
         return default
     if not isinstance(t, Real) or not 0.0 <= as_float(t) <= 1.0:
-        raise ValueError(f"t must be a number in [0, 1], from the base to the data, got {reprlib.repr(t)}.")
+        raise ValueError(
+            f"t must be a number in [0, 1], from the base to the data, got {reprlib.repr(t)}."
+        )
     if float(t) < _SHORTEST_TIME:
         return 0.0
     if float(t) > latest:
         raise ValueError(
-            f"t={float(t):g} is after end_time_={latest:g}, up to which the student was taught; use an earlier t, or no student."
+            f"t={float(t):g} is after end_time_={latest:g}, up to which the student was taught; "
+            "use an earlier t, or no student."
         )
     return float(t)
 
@@ -51,16 +54,23 @@ def checked_times(times: Sequence[Any], latest: float = 1.0) -> list[float]:
     Raises
     ------
     ValueError
-        If they are no sequence, there is none, one is not in [0, 1], or they are out of order or as good as equal.
+        If they are no sequence, there is none, one is not in [0, 1], or they are out of order or as
+        good as equal.
     """
     if isinstance(times, str) or np.ndim(times) != 1:
-        raise ValueError(f"times must be a sequence of numbers in [0, 1], such as [1.0, 0.5, 0.0], got {reprlib.repr(times)}.")
+        raise ValueError(
+            "times must be a sequence of numbers in [0, 1], such as [1.0, 0.5, 0.0], got "
+            f"{reprlib.repr(times)}."
+        )
     checked = [checked_time(t, latest=latest) for t in times]
     steps = [b - a for a, b in itertools.pairwise(checked)]
-    if not checked or not (all(step >= _SHORTEST_TIME for step in steps) or all(step <= -_SHORTEST_TIME for step in steps)):
+    if not checked or not (
+        all(step >= _SHORTEST_TIME for step in steps)
+        or all(step <= -_SHORTEST_TIME for step in steps)
+    ):
         raise ValueError(
-            f"times must be one or more numbers that increase, or that decrease, got {reprlib.repr(checked)}; "
-            f"sort them, and keep them {_SHORTEST_TIME:g} apart."
+            "times must be one or more numbers that increase, or that decrease, got "
+            f"{reprlib.repr(checked)}; sort them, and keep them {_SHORTEST_TIME:g} apart."
         )
     return checked
 
@@ -74,12 +84,15 @@ def checked_n_samples(n_samples: Any, n_features: int) -> int:
         If it is not an integer of at least 1, or asks for more numbers than one array should have.
     """
     if not isinstance(n_samples, Integral) or n_samples < 1:
-        raise ValueError(f"n_samples must be an integer of at least 1, got {reprlib.repr(n_samples)}.")
+        raise ValueError(
+            f"n_samples must be an integer of at least 1, got {reprlib.repr(n_samples)}."
+        )
     n = int(n_samples)
     most = _MOST_NUMBERS // n_features
     if n > most:
         raise ValueError(
-            f"n_samples must be at most {most:,}, which with {n_features} columns take 32 GiB, got {_shown(n)}; draw them in several calls."
+            f"n_samples must be at most {most:,}, which with {n_features} columns take 32 GiB, got "
+            f"{_shown(n)}; draw them in several calls."
         )
     return n
 
@@ -100,13 +113,17 @@ def checked_noise(epsilon: Any) -> NoiseLevel:
         level = _checked_level(epsilon)
     else:
         names = ", ".join(map(repr, NOISE_LEVELS))
-        raise ValueError(f"epsilon must be a number of at least 0, a function of the time, or one of {names}, got {reprlib.repr(epsilon)}.")
+        raise ValueError(
+            f"epsilon must be a number of at least 0, a function of the time, or one of {names}, "
+            f"got {reprlib.repr(epsilon)}."
+        )
     check_noise_levels(level, _inner_times())
     return level
 
 
 def stochastic_solver(n_steps: Any, level: NoiseLevel) -> StochasticSolver:
-    """Solver with the number of steps asked for or, for None, with more of them the more noise there is.
+    """Solver with the number of steps asked for or, for None, with more of them the more noise
+    there is.
 
     Raises
     ------
@@ -117,12 +134,14 @@ def stochastic_solver(n_steps: Any, level: NoiseLevel) -> StochasticSolver:
         largest = max(1.0, *map(level, _inner_times()))
         if largest * _STEPS_PER_NOISE > _MOST_STEPS:
             raise ValueError(
-                f"epsilon reaches {largest:g}, for which {largest * _STEPS_PER_NOISE:g} steps are wanted, more than {_MOST_STEPS:g}; "
-                "lower epsilon, or give n_steps."
+                f"epsilon reaches {largest:g}, for which {largest * _STEPS_PER_NOISE:g} steps are "
+                f"wanted, more than {_MOST_STEPS:g}; lower epsilon, or give n_steps."
             )
         n_steps = math.ceil(_STEPS_PER_NOISE * largest)
     if not isinstance(n_steps, Integral) or n_steps < 1:
-        raise ValueError(f"n_steps must be an integer of at least 1, or None, got {reprlib.repr(n_steps)}.")
+        raise ValueError(
+            f"n_steps must be an integer of at least 1, or None, got {reprlib.repr(n_steps)}."
+        )
     if int(n_steps) > _MOST_STEPS:
         raise ValueError(f"n_steps must be at most {_MOST_STEPS:g}, got {_shown(n_steps)}.")
     return StochasticSolver(n_steps=int(n_steps))
@@ -140,7 +159,8 @@ def _checked_level(epsilon: Callable[[float], Any]) -> NoiseLevel:
         value = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given)
         if value.ndim or value.dtype.kind not in "iufb":
             raise ValueError(
-                f"epsilon must give a single number for a time, but gives {reprlib.repr(given)} of the shape {value.shape} at t={t:.4g}."
+                f"epsilon must give a single number for a time, but gives {reprlib.repr(given)} of "
+                f"the shape {value.shape} at t={t:.4g}."
             )
         return float(value)
 
@@ -153,17 +173,27 @@ def checked_time_beta(time_beta: Any) -> tuple[float, float]:
     Raises
     ------
     ValueError
-        If they are not two positive numbers, or so large or small that all times are as good as equal.
+        If they are not two positive numbers, or so large or small that all times are as good as
+        equal.
     """
-    if np.ndim(np.asarray(time_beta, dtype=object)) != 1 or len(time_beta) != 2 or not all(isinstance(part, Real) for part in time_beta):
-        raise ValueError(f"time_beta must be the two parameters of a Beta law, such as (1.0, 0.5), got {reprlib.repr(time_beta)}.")
+    if (
+        np.ndim(np.asarray(time_beta, dtype=object)) != 1
+        or len(time_beta) != 2
+        or not all(isinstance(part, Real) for part in time_beta)
+    ):
+        raise ValueError(
+            "time_beta must be the two parameters of a Beta law, such as (1.0, 0.5), got "
+            f"{reprlib.repr(time_beta)}."
+        )
     a, b = map(as_float, time_beta)
     if not (a > 0 and b > 0):
-        raise ValueError(f"A Beta law needs two positive parameters, got a={a!r} and b={b!r}; try (1.0, 0.5).")
+        raise ValueError(
+            f"A Beta law needs two positive parameters, got a={a!r} and b={b!r}; try (1.0, 0.5)."
+        )
     if not (min(a, b) >= _NARROWEST_BETA and max(a, b) <= 1 / _NARROWEST_BETA):
         raise ValueError(
-            f"time_beta must be two numbers from {_NARROWEST_BETA:g} to {1 / _NARROWEST_BETA:g}, got {reprlib.repr(time_beta)}; "
-            "beyond, the training times are as good as equal."
+            f"time_beta must be two numbers from {_NARROWEST_BETA:g} to {1 / _NARROWEST_BETA:g}, "
+            f"got {reprlib.repr(time_beta)}; beyond, the training times are as good as equal."
         )
     return a, b
 
@@ -171,13 +201,16 @@ def checked_time_beta(time_beta: Any) -> tuple[float, float]:
 def check_names(name: str, given: Any) -> None:
     """Raise a ValueError unless it is a string, or a sequence of strings."""
     if not isinstance(given, str) and not all(isinstance(part, str) for part in given):
-        raise ValueError(f"{name} must be a string, or a tuple of strings, got {reprlib.repr(given)}.")
+        raise ValueError(
+            f"{name} must be a string, or a tuple of strings, got {reprlib.repr(given)}."
+        )
 
 
 def as_float(value: Any) -> float:
     """A real number as a float, infinite if it is an integer that is larger than any.
 
-    It is no cause for an error of Python's, because what is out of range is refused, or is an open side.
+    It is no cause for an error of Python's, because what is out of range is refused, or is an open
+    side.
     """
     try:
         return float(value)
@@ -187,7 +220,9 @@ def as_float(value: Any) -> float:
 
 def _shown(value: Any) -> str:
     """An integer, in short where it is long."""
-    return str(value) if abs(int(value)) < 10**12 else f"an integer of {int(value).bit_length()} bits"
+    return (
+        str(value) if abs(int(value)) < 10**12 else f"an integer of {int(value).bit_length()} bits"
+    )
 
 
 def _inner_times() -> list[float]:

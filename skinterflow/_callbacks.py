@@ -1,4 +1,5 @@
-"""scikit-learn's callbacks (1.9 and later): a fit tells them of every check, and stops where one of them asks it to.
+"""scikit-learn's callbacks (1.9 and later): a fit tells them of every check, and stops where one of
+them asks it to.
 
 A fit has one task and, below it, a subtask for each stretch of training up to a check.
 """
@@ -35,7 +36,13 @@ class FitEvents:
     n_checks : int, number of checks at most
     """
 
-    def __init__(self, estimator: CallbackSupportMixin, X: ArrayLike, sample_weight: ArrayLike | None, n_checks: int) -> None:
+    def __init__(
+        self,
+        estimator: CallbackSupportMixin,
+        X: ArrayLike,
+        sample_weight: ArrayLike | None,
+        n_checks: int,
+    ) -> None:
         self._estimator = estimator
         self._root: Any = estimator._init_callback_context(max_subtasks=n_checks)
         self._stretch: Any = None
@@ -62,7 +69,9 @@ class FitEvents:
         """
         if self._root is None:
             return False
-        stop = self._stretch.call_on_fit_task_end(**self._data, reconstruction_attributes=fitted_attributes)
+        stop = self._stretch.call_on_fit_task_end(
+            **self._data, reconstruction_attributes=fitted_attributes
+        )
         self._stretch = None
         if not (stop or last):
             self._begin_stretch()
@@ -73,7 +82,9 @@ class FitEvents:
         if self._stretch is not None:
             self._stretch.call_on_fit_task_end(estimator=self._estimator)
         if self._root is not None:
-            self._root.call_on_fit_task_end(**self._data, reconstruction_attributes=fitted_attributes)
+            self._root.call_on_fit_task_end(
+                **self._data, reconstruction_attributes=fitted_attributes
+            )
 
     def _begin_stretch(self) -> None:
         self._stretch = self._root.subcontext(task_name="check")

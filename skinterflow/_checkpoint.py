@@ -1,6 +1,8 @@
-"""Checkpoints: what a long fit writes down, so that it can go on after it was cut off, to the same result.
+"""Checkpoints: what a long fit writes down, so that it can go on after it was cut off, to the same
+result.
 
-A file belongs to one fit: to its rows, weights, parameters and seed, of which it holds a fingerprint.
+A file belongs to one fit: to its rows, weights, parameters and seed, of which it holds a
+fingerprint.
 """
 
 from __future__ import annotations
@@ -17,14 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from skinterflow._files import SavedModelError, checked_path, pack, read_whole, unpack, write_atomically
+from skinterflow._files import (
+    SavedModelError,
+    checked_path,
+    pack,
+    read_whole,
+    unpack,
+    write_atomically,
+)
 from skinterflow._state import decode, encode
 
 _SECONDS = 30.0
 """Time between two writes."""
 _KIND = "checkpoint"
 _MAX_BYTES = 2**36
-"""Size of the largest checkpoint that is read: some ten times that of the largest model, because optimisers have a state, too."""
+"""Size of the largest checkpoint that is read: some ten times that of the largest model, because
+optimisers have a state, too."""
 _BLOCK_ROWS = 2**16
 _DO_NOT_MATTER = ("checkpoint", "device", "n_jobs", "verbose")
 """Parameters with which a fit may go on that differ from those that it began with."""
@@ -66,11 +76,14 @@ class Checkpoint:
         try:
             noted: dict[str, Any] = decode(*unpack(read_whole(self.path, _MAX_BYTES), _KIND))
         except SavedModelError as error:
-            raise SavedModelError(f"checkpoint={str(self.path)!r} cannot be resumed: {error} Delete the file to begin anew.") from error
+            raise SavedModelError(
+                f"checkpoint={str(self.path)!r} cannot be resumed: {error} Delete the file to "
+                "begin anew."
+            ) from error
         if noted["mark"] != self._mark:
             raise ValueError(
-                f"checkpoint={str(self.path)!r} belongs to another fit: of other rows, weights, parameters or random_state. "
-                "Delete the file to begin anew, or name another one."
+                f"checkpoint={str(self.path)!r} belongs to another fit: of other rows, weights, "
+                "parameters or random_state. Delete the file to begin anew, or name another one."
             )
         self.state = noted["state"]
         self.seed = noted["state"]["seed"]
@@ -82,22 +95,30 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def note(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Write the state down, if the last time was long ago; a disk that fails costs the checkpoint, not the fit."""
+        """Write the state down, if the last time was long ago; a disk that fails costs the
+        checkpoint, not the fit."""
         if time.monotonic() - self._written < _SECONDS:
             return
         try:
             self.write(state())
         except OSError as error:
             self._written = time.monotonic()
-            warnings.warn(f"The fit goes on, but its progress could not be written to checkpoint={str(self.path)!r}: {error}", stacklevel=7)
+            warnings.warn(
+                "The fit goes on, but its progress could not be written to "
+                f"checkpoint={str(self.path)!r}: {error}",
+                stacklevel=7,
+            )
 
     def remove(self) -> None:
         """The fit is done: its file goes."""
         self.path.unlink(missing_ok=True)
 
 
-def fingerprint(estimator: BaseEstimator, details: Sequence[Any], arrays: Iterable[NDArray[Any]]) -> str:
-    """What tells one fit from another: the class, the parameters, such details as the seed, and the arrays."""
+def fingerprint(
+    estimator: BaseEstimator, details: Sequence[Any], arrays: Iterable[NDArray[Any]]
+) -> str:
+    """What tells one fit from another: the class, the parameters, such details as the seed, and the
+    arrays."""
     sha256 = hashlib.sha256(repr((type(estimator).__name__, list(details))).encode())
     for name, value in sorted(estimator.get_params(deep=False).items()):
         if name not in (*_DO_NOT_MATTER, "random_state"):

@@ -1,8 +1,10 @@
-"""Columns with bounds and columns of whole numbers: what the parameters mean, which rows can be, and the mass of a row.
+"""Columns with bounds and columns of whole numbers: what the parameters mean, which rows can be,
+and the mass of a row.
 
-A whole number `k` stands for its cell ``[k - 1/2, k + 1/2)``.  Training spreads the rows over their cells by uniform noise, anew for every
-batch, and the mass of `k` is the integral of the density over the cell (Theis, van den Oord and Bethge, "A note on the evaluation of
-generative models", ICLR 2016; Hoogeboom, Cohen and Tomczak, "Learning discrete distributions by dequantization", 2020).
+A whole number `k` stands for its cell ``[k - 1/2, k + 1/2)``.  Training spreads the rows over their
+cells by uniform noise, anew for every batch, and the mass of `k` is the integral of the density
+over the cell (Theis, van den Oord and Bethge, "A note on the evaluation of generative models", ICLR
+2016; Hoogeboom, Cohen and Tomczak, "Learning discrete distributions by dequantization", 2020).
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ class Columns:
 
     Parameters
     ----------
-    bounds : array of shape (D, 2), inclusive, infinite where a side is open; whole numbers in columns of them
+    bounds : array of shape (D, 2)
+        Inclusive, infinite where a side is open; whole numbers in columns of them.
     whole : array of shape (D,) of bool, the columns of whole numbers
     names : sequence of D str, for messages
     """
@@ -65,12 +68,18 @@ class Columns:
     names: Sequence[str]
 
     def check_rows(self, X: NDArray[Any]) -> None:
-        """Raise a ValueError that names the columns with values that cannot be, and counts the rows."""
-        self._refuse({j: ~self._is_whole(X[:, j]) for j in _where(self.whole)}, "integer_features", lambda j: "not whole")
+        """Raise a ValueError that names the columns with values that cannot be, and counts the
+        rows."""
+        self._refuse(
+            {j: ~self._is_whole(X[:, j]) for j in _where(self.whole)},
+            "integer_features",
+            lambda j: "not whole",
+        )
         self._check_inside(X, self.bounds)
 
     def check_located(self, X: NDArray[Any]) -> None:
-        """As :meth:`check_rows` for what has a latent: any point of the cells of whole numbers, too."""
+        """As :meth:`check_rows` for what has a latent: any point of the cells of whole numbers,
+        too."""
         self._check_inside(X, self._edges())
 
     def can_be(self, X: NDArray[Any]) -> Mask:
@@ -85,7 +94,8 @@ class Columns:
     def scored(
         self, X: NDArray[Any], score: Callable[[NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Log-densities and errors of the rows by `score`, and minus infinity, without error, for those that cannot be."""
+        """Log-densities and errors of the rows by `score`, and minus infinity, without error, for
+        those that cannot be."""
         possible = self.can_be(X)
         if possible.all():
             return score(X)
@@ -94,16 +104,23 @@ class Columns:
             value[possible], error[possible] = score(X[possible])
         return value, error
 
-    def log_mass(self, log_density: Callable[[Tensor], Measured], x: Tensor, tolerance: Callable[[Tensor], Tensor]) -> Measured:
+    def log_mass(
+        self,
+        log_density: Callable[[Tensor], Measured],
+        x: Tensor,
+        tolerance: Callable[[Tensor], Tensor],
+    ) -> Measured:
         """Logarithm of the density, integrated over the cells of whole numbers, shape (B,).
 
-        The difference of two rules is part of the error.  Rows for which it is above the tolerance get a rule of more nodes.
+        The difference of two rules is part of the error.  Rows for which it is above the tolerance
+        get a rule of more nodes.
 
         Parameters
         ----------
         log_density : callable, rows of shape (B, D) to log-densities and their errors
         x : Tensor of shape (B, D)
-        tolerance : callable, values of shape (B, 1) to the error that is accepted of each, shape (B,)
+        tolerance : callable
+            Values of shape (B, 1) to the error that is accepted of each, shape (B,).
         """
         if not self.whole.any():
             return log_density(x)
@@ -123,19 +140,30 @@ class Columns:
         unresolved = result.unresolved | (difference > tolerance(result.value[:, None]))
         return Measured(result.value, result.error + difference, unresolved)
 
-    def _integrals(self, log_density: Callable[[Tensor], Measured], x: Tensor, rules: CellRules) -> tuple[Tensor, Measured]:
-        """Logarithms of the integrals over the cells by the coarser rule and, with the errors of the density, by the rule."""
+    def _integrals(
+        self, log_density: Callable[[Tensor], Measured], x: Tensor, rules: CellRules
+    ) -> tuple[Tensor, Measured]:
+        """Logarithms of the integrals over the cells by the coarser rule and, with the errors of
+        the density, by the rule."""
         nodes = np.zeros((len(rules.offsets), len(self.whole)))
         nodes[:, self.whole] = rules.offsets
         groups = torch.from_numpy(nodes).to(x).split(max(1, _ROWS_AT_ONCE // len(x)))
         parts = [log_density((group[:, None] + x).flatten(0, 1)) for group in groups]
-        value, error, unresolved = (torch.cat(column).reshape(len(nodes), len(x)) for column in zip(*parts, strict=True))
-        coarse, fine = (value + torch.from_numpy(log_weights).to(value)[:, None] for log_weights in (rules.coarse, rules.fine))
+        value, error, unresolved = (
+            torch.cat(column).reshape(len(nodes), len(x)) for column in zip(*parts, strict=True)
+        )
+        coarse, fine = (
+            value + torch.from_numpy(log_weights).to(value)[:, None]
+            for log_weights in (rules.coarse, rules.fine)
+        )
         error = (fine.softmax(dim=0) * error).sum(dim=0)
-        return coarse.logsumexp(dim=0), Measured(fine.logsumexp(dim=0), error, unresolved.any(dim=0))
+        return coarse.logsumexp(dim=0), Measured(
+            fine.logsumexp(dim=0), error, unresolved.any(dim=0)
+        )
 
     def whole_and_inside(self, X: NDArray[Any]) -> NDArray[Any]:
-        """Rows with whole numbers rounded, within those numbers of their dtype that are within the bounds."""
+        """Rows with whole numbers rounded, within those numbers of their dtype that are within the
+        bounds."""
         low, high = _in_dtype(self.bounds, X).T
         low = np.where(low < self.bounds[:, 0], np.nextafter(low, np.inf, dtype=X.dtype), low)
         high = np.where(high > self.bounds[:, 1], np.nextafter(high, -np.inf, dtype=X.dtype), high)
@@ -143,16 +171,22 @@ class Columns:
 
     def spread(self, X: NDArray[Any], random: np.random.RandomState) -> NDArray[Any]:
         """Rows with whole numbers spread over their cells by uniform noise."""
-        return np.where(self.whole, X + random.uniform(-0.5, 0.5, X.shape), X) if self.whole.any() else X
+        return (
+            np.where(self.whole, X + random.uniform(-0.5, 0.5, X.shape), X)
+            if self.whole.any()
+            else X
+        )
 
     def warn_point_masses(self, X: NDArray[Any], widths: Array) -> None:
-        """Name the columns with many rows on a bound, by the looks of many rows; the fit goes on."""
+        """Name the columns with many rows on a bound, by the looks of many rows; the fit goes
+        on."""
         X = evenly_spaced(X)
         on_bound = (X[:, None] == _in_dtype(self.bounds, X).T).any(axis=1).mean(axis=0) > _ON_BOUND
         warn_columns(
             self.names,
             on_bound & ~self.whole & (widths == 0),
-            f"have more than {_ON_BOUND:.0%} of their rows on a bound, and such a point mass has no density; drop or spread those rows",
+            f"have more than {_ON_BOUND:.0%} of their rows on a bound, and such a point mass has "
+            "no density; drop or spread those rows",
             stacklevel=5,
         )
 
@@ -165,7 +199,8 @@ class Columns:
         generator: torch.Generator,
         gaussianized: Sequence[int] | None = None,
     ) -> Scaling:
-        """As :func:`_scaling.estimate_scaling`, of rows spread over their cells, after the bounds."""
+        """As :func:`_scaling.estimate_scaling`, of rows spread over their cells, after the
+        bounds."""
         bounded = np.isfinite(self.bounds).any()
         if not bounded and not self.whole.any():
             return estimate_scaling(scaling, X, weight, widths, generator, gaussianized)
@@ -173,10 +208,19 @@ class Columns:
         x = spread_whole_numbers(x, self.whole, generator)
         weight = evenly_spaced(weight)
         if not bounded:
-            return estimate_scaling(scaling, x, weight, np.zeros_like(widths), generator, gaussianized)
+            return estimate_scaling(
+                scaling, x, weight, np.zeros_like(widths), generator, gaussianized
+            )
         bounds = estimate_bounds(self._edges(), x, weight)
         mapped = bounds(torch.from_numpy(x)).numpy()
-        return Compose([bounds, estimate_scaling(scaling, mapped, weight, np.zeros_like(widths), generator, gaussianized)])
+        return Compose(
+            [
+                bounds,
+                estimate_scaling(
+                    scaling, mapped, weight, np.zeros_like(widths), generator, gaussianized
+                ),
+            ]
+        )
 
     def _edges(self) -> Array:
         """Bounds of the density: those of the cells in columns of whole numbers."""
@@ -187,27 +231,45 @@ class Columns:
         return np.asarray(np.rint(column) == column)
 
     def _outside(self, X: NDArray[Any], bounds: Array) -> dict[int, Mask]:
-        """Rows outside the bounds, for each column that has any; a column at a time, because `X` may be on a disk."""
+        """Rows outside the bounds, for each column that has any; a column at a time, because `X`
+        may be on a disk."""
         # A bound and a row that are the same number in the dtype of the rows are equal.
         low, high = _in_dtype(bounds, X).T
-        return {j: (X[:, j] < low[j]) | (X[:, j] > high[j]) for j in _where(np.isfinite(bounds[:, 0]) | np.isfinite(bounds[:, 1]))}
+        return {
+            j: (X[:, j] < low[j]) | (X[:, j] > high[j])
+            for j in _where(np.isfinite(bounds[:, 0]) | np.isfinite(bounds[:, 1]))
+        }
 
     def _check_inside(self, X: NDArray[Any], bounds: Array) -> None:
-        self._refuse(self._outside(X, bounds), "bounds", lambda j: f"outside [{bounds[j, 0]:g}, {bounds[j, 1]:g}]")
+        self._refuse(
+            self._outside(X, bounds),
+            "bounds",
+            lambda j: f"outside [{bounds[j, 0]:g}, {bounds[j, 1]:g}]",
+        )
 
     def _refuse(self, wrong: dict[int, Mask], parameter: str, what: Callable[[int], str]) -> None:
-        refused = [f"{self.names[j]} ({rows.sum()} of {len(rows)} rows {what(j)})" for j, rows in wrong.items() if rows.any()]
+        refused = [
+            f"{self.names[j]} ({rows.sum()} of {len(rows)} rows {what(j)})"
+            for j, rows in wrong.items()
+            if rows.any()
+        ]
         if refused:
-            raise ValueError(f"X has values that {parameter} does not allow in {shown(refused)}; drop those rows, or change {parameter}.")
+            raise ValueError(
+                f"X has values that {parameter} does not allow in {shown(refused)}; drop those "
+                f"rows, or change {parameter}."
+            )
 
 
-def resolve_columns(bounds: BoundsLike, integer_features: ArrayLike | None, names: Sequence[str]) -> Columns:
+def resolve_columns(
+    bounds: BoundsLike, integer_features: ArrayLike | None, names: Sequence[str]
+) -> Columns:
     """What the parameters `bounds` and `integer_features` say of the columns of these names.
 
     Raises
     ------
     ValueError
-        If they name columns that there are not, or if bounds are no pair of increasing numbers with something between them.
+        If they name columns that there are not, or if bounds are no pair of increasing numbers with
+        something between them.
     """
     whole = _resolve_mask(integer_features, names)
     resolved = np.tile((-np.inf, np.inf), (len(names), 1))
@@ -216,7 +278,9 @@ def resolve_columns(bounds: BoundsLike, integer_features: ArrayLike | None, name
         if whole[j]:
             low, high = np.ceil(low), np.floor(high)
             if low > high:
-                raise ValueError(f"bounds of {names[j]} hold no whole number, got {pair!r}; widen them.")
+                raise ValueError(
+                    f"bounds of {names[j]} hold no whole number, got {pair!r}; widen them."
+                )
         resolved[j] = low, high
     return Columns(resolved, whole, names)
 
@@ -227,17 +291,26 @@ def check_magnitudes(X: NDArray[Any], names: Sequence[str]) -> None:
     Raises
     ------
     ValueError
-        If values are so large, or the range of a column so small, that their squares leave the floating-point numbers.
+        If values are so large, or the range of a column so small, that their squares leave the
+        floating-point numbers.
     """
     lowest, highest = X.min(axis=0).astype(np.float64), X.max(axis=0).astype(np.float64)
     ranges = highest / 2 - lowest / 2
     for wrong, what in (
-        (np.maximum(-lowest, highest) > LARGEST, f"have values above {LARGEST:g} in size, whose squares overflow"),
-        ((ranges > 0) & (ranges < SMALLEST), f"range over less than {SMALLEST:g}, whose square is zero"),
+        (
+            np.maximum(-lowest, highest) > LARGEST,
+            f"have values above {LARGEST:g} in size, whose squares overflow",
+        ),
+        (
+            (ranges > 0) & (ranges < SMALLEST),
+            f"range over less than {SMALLEST:g}, whose square is zero",
+        ),
     ):
         if wrong.any():
             columns = shown([name for name, flag in zip(names, wrong, strict=True) if flag])
-            raise ValueError(f"{wrong.sum()} column(s) {what}: {columns}; use other units for them.")
+            raise ValueError(
+                f"{wrong.sum()} column(s) {what}: {columns}; use other units for them."
+            )
 
 
 class CellRules(NamedTuple):
@@ -246,7 +319,8 @@ class CellRules(NamedTuple):
     Attributes
     ----------
     offsets : array of shape (K, n_columns), nodes in ``(-1/2, 1/2)``
-    fine, coarse : arrays of shape (K,), logarithms of the weights, minus infinity for nodes that the coarser rule leaves out
+    fine, coarse : arrays of shape (K,)
+        Logarithms of the weights, minus infinity for nodes that the coarser rule leaves out.
     """
 
     offsets: Array
@@ -255,10 +329,12 @@ class CellRules(NamedTuple):
 
 
 def cell_rules(n_columns: int, level: int) -> CellRules:
-    """Rules for the integral over a cell; each level has about four times as many nodes as the one before.
+    """Rules for the integral over a cell; each level has about four times as many nodes as the one
+    before.
 
-    In one column they are Fejer's, of 9, 39 and 159 nodes, and in several the first 32, 128 and 512 Sobol points, moved to the middle of
-    their strata.  The coarser rule has every other node, or the first half.
+    In one column they are Fejer's, of 9, 39 and 159 nodes, and in several the first 32, 128 and 512
+    Sobol points, moved to the middle of their strata.  The coarser rule has every other node, or
+    the first half.
     """
     if n_columns == 1:
         n = _FEJER * 4**level
@@ -281,12 +357,20 @@ def _by_column(bounds: BoundsLike, names: Sequence[str]) -> dict[int, Any]:
     if isinstance(bounds, Mapping):
         numbers = [_resolve_column(key, names, "bounds") for key in bounds]
         if len(set(numbers)) < len(numbers):
-            raise ValueError(f"bounds name a column twice, by name and by number: {list(bounds)!r}.")
+            raise ValueError(
+                f"bounds name a column twice, by name and by number: {list(bounds)!r}."
+            )
         return dict(zip(numbers, bounds.values(), strict=True))
     if np.ndim(np.asarray(bounds, dtype=object)) == 0:
-        raise ValueError(f"bounds must be a dict, or have a pair or None for each of the {len(names)} columns, got {bounds!r}.")
+        raise ValueError(
+            f"bounds must be a dict, or have a pair or None for each of the {len(names)} columns, "
+            f"got {bounds!r}."
+        )
     if len(bounds) != len(names):
-        raise ValueError(f"bounds has {len(bounds)} entries, but X has {len(names)} columns; give a pair or None for each, or a dict.")
+        raise ValueError(
+            f"bounds has {len(bounds)} entries, but X has {len(names)} columns; give a pair or "
+            "None for each, or a dict."
+        )
     return dict(enumerate(bounds))
 
 
@@ -296,14 +380,22 @@ def _checked_pair(pair: Any, name: str) -> tuple[float, float]:
         return -np.inf, np.inf
     sides = list(pair) if isinstance(pair, Sequence | np.ndarray) else []
     if len(sides) != 2 or not all(side is None or isinstance(side, Real) for side in sides):
-        raise ValueError(f"bounds of {name} must be a pair (low, high) of numbers, with None for an open side, got {pair!r}.")
-    low, high = (open_side if side is None else as_float(side) for side, open_side in zip(sides, (-np.inf, np.inf), strict=True))
+        raise ValueError(
+            f"bounds of {name} must be a pair (low, high) of numbers, with None for an open side, "
+            f"got {pair!r}."
+        )
+    low, high = (
+        open_side if side is None else as_float(side)
+        for side, open_side in zip(sides, (-np.inf, np.inf), strict=True)
+    )
     if not low < high:
-        raise ValueError(f"bounds of {name} must be (low, high) with low < high, got {reprlib.repr(pair)}.")
+        raise ValueError(
+            f"bounds of {name} must be (low, high) with low < high, got {reprlib.repr(pair)}."
+        )
     if any(LARGEST < abs(side) < np.inf for side in (low, high)):
         raise ValueError(
-            f"bounds of {name} must be at most {LARGEST:g} in size, because their squares overflow, got {reprlib.repr(pair)}; "
-            "use None for an open side, or other units."
+            f"bounds of {name} must be at most {LARGEST:g} in size, because their squares "
+            f"overflow, got {reprlib.repr(pair)}; use None for an open side, or other units."
         )
     return low, high
 
@@ -313,11 +405,15 @@ def _resolve_mask(features: Any, names: Sequence[str]) -> Mask:
     if features is None:
         return mask
     if np.ndim(np.asarray(features, dtype=object)) == 0:
-        raise ValueError(f"integer_features must be a sequence of columns, or a mask of all, got {features!r}.")
+        raise ValueError(
+            f"integer_features must be a sequence of columns, or a mask of all, got {features!r}."
+        )
     features = list(features)
     if features and all(isinstance(feature, bool | np.bool_) for feature in features):
         if len(features) != len(names):
-            raise ValueError(f"integer_features is a mask of {len(features)} columns, but X has {len(names)}.")
+            raise ValueError(
+                f"integer_features is a mask of {len(features)} columns, but X has {len(names)}."
+            )
         return np.array(features, dtype=bool)
     mask[[_resolve_column(feature, names, "integer_features") for feature in features]] = True
     return mask
@@ -328,7 +424,10 @@ def _resolve_column(key: Any, names: Sequence[str], parameter: str) -> int:
         return int(key)
     if isinstance(key, str) and key in names:
         return list(names).index(key)
-    raise ValueError(f"{parameter} names {key!r}, but the columns of X are {shown(names)}, or 0 to {len(names) - 1} by number.")
+    raise ValueError(
+        f"{parameter} names {key!r}, but the columns of X are {shown(names)}, or 0 to "
+        f"{len(names) - 1} by number."
+    )
 
 
 def _where(mask: Mask) -> list[int]:

@@ -1,7 +1,9 @@
-"""What names and "auto" mean: parameters of the estimators turned into rows that judge, objectives and a recipe.
+"""What names and "auto" mean: parameters of the estimators turned into rows that judge, objectives
+and a recipe.
 
-Below `CROSS_FIT_BELOW` rows every row is held out from one of several small fields; from there one part of the rows is held out from
-one larger field.  `benchmarks/defaults.py` measures these choices.
+Below `CROSS_FIT_BELOW` rows every row is held out from one of several small fields; from there one
+part of the rows is held out from one larger field.  `benchmarks/defaults.py` measures these
+choices.
 """
 
 from __future__ import annotations
@@ -33,7 +35,15 @@ from skinterflow.interflow.interpolants import (
     VariancePreserving,
     check_endpoints,
 )
-from skinterflow.interflow.latent import Brownian, Gamma, Quadratic, Sigmoid, SineSquared, StochasticInterpolant, check_gamma
+from skinterflow.interflow.latent import (
+    Brownian,
+    Gamma,
+    Quadratic,
+    Sigmoid,
+    SineSquared,
+    StochasticInterpolant,
+    check_gamma,
+)
 from skinterflow.interflow.scaling import Compose, Scaling
 from skinterflow.interflow.times import Beta
 
@@ -51,7 +61,10 @@ GAMMAS: dict[str, type[Gamma]] = {
     "sine_squared": SineSquared,
     "sigmoid": Sigmoid,
 }
-COUPLINGS: dict[str, type[Coupling]] = {"independent": Independent, "optimal_transport": OptimalTransport}
+COUPLINGS: dict[str, type[Coupling]] = {
+    "independent": Independent,
+    "optimal_transport": OptimalTransport,
+}
 CROSS_FIT_BELOW = 2_000
 _N_FOLDS = 4
 _LARGE = 10_000
@@ -69,7 +82,8 @@ def held_out_rows(
     one_member: bool = False,
     groups: NDArray[np.int64] | None = None,
 ) -> list[Tensor]:
-    """Row numbers that judge each member: a partition for cross-fitting, else one part, empty if nothing is held out.
+    """Row numbers that judge each member: a partition for cross-fitting, else one part, empty if
+    nothing is held out.
 
     Rows with one number in `groups` are held out together.
     """
@@ -78,7 +92,11 @@ def held_out_rows(
     n_held_out = min(n_rows - 1, MAX_JUDGING, max(1, round(validation_fraction * n_rows)))
     cross_fitted = early_stopping == "auto" and n_rows < CROSS_FIT_BELOW and not one_member
     if groups is not None:
-        return grouped_folds(groups, _N_FOLDS, generator) if cross_fitted else [grouped_part(groups, n_held_out, generator)]
+        return (
+            grouped_folds(groups, _N_FOLDS, generator)
+            if cross_fitted
+            else [grouped_part(groups, n_held_out, generator)]
+        )
     if n_rows > _MAX_SHUFFLED:
         drawn = torch.randint(n_rows, (MAX_JUDGING,), generator=generator).unique()
         order = torch.randperm(len(drawn), generator=generator)
@@ -90,21 +108,27 @@ def held_out_rows(
     return [order[:n_held_out]]
 
 
-def resolve_path(interpolant: str | Interpolant, gamma: str | Gamma | None, n_features: int) -> StochasticInterpolant:
+def resolve_path(
+    interpolant: str | Interpolant, gamma: str | Gamma | None, n_features: int
+) -> StochasticInterpolant:
     """A path of one's own, to be trained with the field if it has parameters.
 
     Raises
     ------
     ValueError
-        If it misses its endpoints, if the scale of its latent is not zero there, or if it needs a latent and has none.
+        If it misses its endpoints, if the scale of its latent is not zero there, or if it needs a
+        latent and has none.
     """
-    path = INTERPOLANTS[interpolant]() if isinstance(interpolant, str) else copy.deepcopy(interpolant)
+    path = (
+        INTERPOLANTS[interpolant]() if isinstance(interpolant, str) else copy.deepcopy(interpolant)
+    )
     scale = GAMMAS[gamma]() if isinstance(gamma, str) else copy.deepcopy(gamma)
     if scale is not None:
         check_gamma(scale)
     elif isinstance(path, Mirror | EncodingDecoding):
         raise ValueError(
-            f"{path!r} needs a latent, without which {'nothing moves' if isinstance(path, Mirror) else 'all paths meet in one point'}; "
+            f"{path!r} needs a latent, without which "
+            f"{'nothing moves' if isinstance(path, Mirror) else 'all paths meet in one point'}; "
             "set gamma='sine_squared', for example."
         )
     if not isinstance(path, Mirror):
@@ -112,10 +136,16 @@ def resolve_path(interpolant: str | Interpolant, gamma: str | Gamma | None, n_fe
     return StochasticInterpolant(path, scale)
 
 
-def resolve_targets(targets: str | Sequence[str], path: StochasticInterpolant, base: Scaling | None, coupling: Coupling) -> tuple[str, ...]:
+def resolve_targets(
+    targets: str | Sequence[str],
+    path: StochasticInterpolant,
+    base: Scaling | None,
+    coupling: Coupling,
+) -> tuple[str, ...]:
     """The quantities to learn; "auto" is what the drift follows from.
 
-    The score follows from it, too, on an affine path from a Gaussian base, and between two sets of rows if the path has a latent.
+    The score follows from it, too, on an affine path from a Gaussian base, and between two sets of
+    rows if the path has a latent.
 
     Parameters
     ----------
@@ -139,12 +169,13 @@ def resolve_targets(targets: str | Sequence[str], path: StochasticInterpolant, b
     standard = isinstance(base, Compose) and not len(base.parts)
     if path.gamma is None and not standard and {"s", "eta"} & set(chosen):
         raise ValueError(
-            f"targets={chosen!r} need noise of a known law on the path: the standard normal base, or a latent; set gamma='brownian'."
+            f"targets={chosen!r} need noise of a known law on the path: the standard normal base, "
+            "or a latent; set gamma='brownian'."
         )
     if path.gamma is None and not isinstance(coupling, Independent) and {"s", "eta"} & set(chosen):
         raise ValueError(
-            f"targets={chosen!r} need noise that is independent of the data, which the base is not under {coupling!r}; "
-            "set gamma='brownian', coupling='independent', or targets='b'."
+            f"targets={chosen!r} need noise that is independent of the data, which the base is not "
+            f"under {coupling!r}; set gamma='brownian', coupling='independent', or targets='b'."
         )
     return chosen
 
@@ -169,7 +200,8 @@ def new_fields(
     path: StochasticInterpolant,
     generator: torch.Generator,
 ) -> list[VelocityField]:
-    """Untrained drifts, by a network of one head for each target; the generator draws the initial weights on the CPU.
+    """Untrained drifts, by a network of one head for each target; the generator draws the initial
+    weights on the CPU.
 
     Raises
     ------
@@ -181,7 +213,10 @@ def new_fields(
     widths = checked_widths("hidden_layer_sizes", hidden_layer_sizes)
     if targets == ("b",):
         return [ResidualMLP(n_features, widths, activation, generator) for _ in range(n_fields)]
-    heads = (SharedTrunk(n_features, len(targets), widths, activation, generator) for _ in range(n_fields))
+    heads = (
+        SharedTrunk(n_features, len(targets), widths, activation, generator)
+        for _ in range(n_fields)
+    )
     return [HeadedDrift(trunk, targets, path) for trunk in heads]
 
 
@@ -191,29 +226,43 @@ def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> 
     Raises
     ------
     ValueError
-        If they are not positive integers, more than `most`, or would make a network too large to train.
+        If they are not positive integers, more than `most`, or would make a network too large to
+        train.
     """
     try:
         widths = np.atleast_1d(np.asarray(sizes))
     except ValueError:  # sequences of different lengths
         widths = np.empty(0)
     if widths.dtype.kind not in "iu" or widths.ndim != 1 or not len(widths) or (widths < 1).any():
-        raise ValueError(f"{name} must be {'None' if most else repr('auto')} or one or more integers of at least 1, got {sizes!r}.")
+        raise ValueError(
+            f"{name} must be {'None' if most else repr('auto')} or one or more integers of at "
+            f"least 1, got {sizes!r}."
+        )
     if most is not None and len(widths) > most:
-        raise ValueError(f"{name} must have at most {most} layers, because that is what makes the divergence cheap, got {sizes!r}.")
+        raise ValueError(
+            f"{name} must have at most {most} layers, because that is what makes the divergence "
+            f"cheap, got {sizes!r}."
+        )
     sizes = [int(width) for width in widths]
     n_weights = sum(a * b for a, b in itertools.pairwise([1, *sizes]))
     if n_weights > _MOST_WEIGHTS or len(sizes) > _MOST_LAYERS:
         raise ValueError(
-            f"{name} has {len(sizes)} layers with {n_weights:.3g} weights or more, and the most are {_MOST_LAYERS} layers and "
-            f"{_MOST_WEIGHTS:.3g} weights; use fewer, or narrower, layers."
+            f"{name} has {len(sizes)} layers with {n_weights:.3g} weights or more, and the most "
+            f"are {_MOST_LAYERS} layers and {_MOST_WEIGHTS:.3g} weights; use fewer, or narrower, "
+            "layers."
         )
     return sizes
 
 
-def continued_fields(n_fields: int, previous: VelocityField, path: StochasticInterpolant) -> list[VelocityField]:
+def continued_fields(
+    n_fields: int, previous: VelocityField, path: StochasticInterpolant
+) -> list[VelocityField]:
     """Copies of the members of a fitted field, to train on, on the given copy of its path."""
-    members = list(cast(Sequence[VelocityField], previous.members)) if isinstance(previous, AveragedField) else [previous]
+    members = (
+        list(cast(Sequence[VelocityField], previous.members))
+        if isinstance(previous, AveragedField)
+        else [previous]
+    )
     copies = [copy.deepcopy(members[k % len(members)]) for k in range(n_fields)]
     for field in copies:
         if isinstance(field, HeadedDrift):

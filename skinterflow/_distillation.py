@@ -1,7 +1,9 @@
-"""Distillation: a shallow field that follows the trained one, because its exact divergence costs one layer instead of one pass per column.
+"""Distillation: a shallow field that follows the trained one, because its exact divergence costs
+one layer instead of one pass per column.
 
-The student regresses the teacher's velocity and divergence on interpolated points, whose data ends are half the rows of the
-data and half samples of the teacher.  Targets are computed once and carry no noise, so a few thousand small steps suffice.
+The student regresses the teacher's velocity and divergence on interpolated points, whose data ends
+are half the rows of the data and half samples of the teacher.  Targets are computed once and carry
+no noise, so a few thousand small steps suffice.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ _POINTS_PER_SAMPLE = 8
 _BLOCK_ROWS = 2_048
 _LEARNING_RATE = 5e-3
 _DIVERGENCE_WEIGHT = 0.25
-"""Weight of the error of the divergence, where both errors are relative to the mean squares of their targets."""
+"""Weight of the error of the divergence, where both errors are relative to the mean squares of
+their targets."""
 _SAMPLING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
 _JUDGED_ROWS = 512
 _TIMED_ROWS, _TIMED_TARGETS = 32, 512
@@ -47,7 +50,8 @@ _LEAST_SECONDS = 1e-3
 _JUDGING_SOLVER = Solver(n_steps=6, max_refinements=1, atol=math.inf)
 
 MAX_LOST = 1.0
-"""Held-out log-likelihood, in nats per row, that a student may lose; the teacher stays where it loses more."""
+"""Held-out log-likelihood, in nats per row, that a student may lose; the teacher stays where it
+loses more."""
 
 
 class DistillationWarning(UserWarning):
@@ -62,7 +66,11 @@ class DistillationWarning(UserWarning):
     >>> from skinterflow import DistillationWarning, InterpolantFlowDensity
     >>> X = np.random.default_rng(0).normal(size=(20, 2))
     >>> density = InterpolantFlowDensity(
-    ...     hidden_layer_sizes=(8,), student_layer_sizes=(8,), max_iter=1, early_stopping=False, random_state=0
+    ...     hidden_layer_sizes=(8,),
+    ...     student_layer_sizes=(8,),
+    ...     max_iter=1,
+    ...     early_stopping=False,
+    ...     random_state=0,
     ... )
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("error", DistillationWarning)
@@ -73,7 +81,8 @@ class DistillationWarning(UserWarning):
 
 
 class Targets(NamedTuple):
-    """Times (K, 1), and for the K groups of rows that share them: points (K, R, D), velocities (K, R, D), divergences (K, R)."""
+    """Times (K, 1), and for the K groups of rows that share them: points (K, R, D), velocities (K,
+    R, D), divergences (K, R)."""
 
     t: Tensor
     x: Tensor
@@ -91,13 +100,15 @@ def distilled(
     budget: TimeBudget,
     interruption: Interruption,
 ) -> tuple[VelocityField, float | None]:
-    """The student if it is good enough, else the teacher with a warning; and the held-out log-likelihood that the student lost.
+    """The student if it is good enough, else the teacher with a warning; and the held-out
+    log-likelihood that the student lost.
 
     Parameters
     ----------
     student : VelocityField of one or two hidden layers, trained in place
     taught : Trained, whose field is the teacher, left as it is; its flow stops after 0
-    folds : sequence of Fold, whose held-out rows judge (rows of the first that train, where nothing is held out)
+    folds : sequence of Fold
+        Whose held-out rows judge (rows of the first that train, where nothing is held out).
     time_law : TimeLaw
     max_iter : int, number of steps
     generators : Generators
@@ -108,45 +119,92 @@ def distilled(
     n_judged, until = _JUDGED_ROWS, budget.kept
     try:
         if budget.limited:
-            seconds = timed(lambda: _judged(teacher, taught, folds, generators, _TIMED_ROWS)) / _TIMED_ROWS
-            most = int(_JUDGING_PART * (budget.left() - budget.kept) / max(seconds, _LEAST_SECONDS / _TIMED_ROWS))
+            seconds = (
+                timed(lambda: _judged(teacher, taught, folds, generators, _TIMED_ROWS))
+                / _TIMED_ROWS
+            )
+            most = int(
+                _JUDGING_PART
+                * (budget.left() - budget.kept)
+                / max(seconds, _LEAST_SECONDS / _TIMED_ROWS)
+            )
             n_judged = min(_JUDGED_ROWS, max(_TIMED_ROWS, most))
             until += n_judged * seconds
         rows, end_time = folds[0].train, taught.end_time
-        trained = distil(student, teacher, rows, end_time, path, base, time_law, max_iter, generators, budget, until)
-        by_teacher, by_student = (_judged(field, taught, folds, generators, n_judged) for field in (teacher, trained))
+        trained = distil(
+            student,
+            teacher,
+            rows,
+            end_time,
+            path,
+            base,
+            time_law,
+            max_iter,
+            generators,
+            budget,
+            until,
+        )
+        by_teacher, by_student = (
+            _judged(field, taught, folds, generators, n_judged) for field in (teacher, trained)
+        )
     except FloatingPointError as error:
         return _kept(teacher, f"diverged ({error})")
     except KeyboardInterrupt:
-        interruption.note("The fit was interrupted while it distilled the student; the trained field is the model.")
+        interruption.note(
+            "The fit was interrupted while it distilled the student; the trained field is the "
+            "model."
+        )
         return teacher, None
     lost = by_teacher - by_student
     if not lost <= MAX_LOST:
-        return _kept(teacher, f"lost {lost:.2f} nats per row of held-out log-likelihood, more than {MAX_LOST:g}", lost)
+        return _kept(
+            teacher,
+            f"lost {lost:.2f} nats per row of held-out log-likelihood, more than {MAX_LOST:g}",
+            lost,
+        )
     return trained, lost
 
 
-def _kept(teacher: VelocityField, reason: str, lost: float | None = None) -> tuple[VelocityField, float | None]:
+def _kept(
+    teacher: VelocityField, reason: str, lost: float | None = None
+) -> tuple[VelocityField, float | None]:
     warnings.warn(
-        f"The student {reason}, so the trained field stays the model: exact, but slower to score. Widen student_layer_sizes, "
-        "raise max_iter, or set student_layer_sizes=None to skip the distillation.",
+        f"The student {reason}, so the trained field stays the model: exact, but slower to score. "
+        "Widen student_layer_sizes, raise max_iter, or set student_layer_sizes=None to skip the "
+        "distillation.",
         DistillationWarning,
         stacklevel=7,
     )
     return teacher, lost
 
 
-def _judged(field: VelocityField, taught: Trained, folds: Sequence[Fold], generators: Generators, n_rows: int) -> float:
+def _judged(
+    field: VelocityField,
+    taught: Trained,
+    folds: Sequence[Fold],
+    generators: Generators,
+    n_rows: int,
+) -> float:
     """Mean held-out log-likelihood in nats per row, on a grid fine enough to compare two fields."""
     density = Pushforward(Flow(field, _JUDGING_SOLVER), taught.base)
-    judging = folds if len(folds[0].judge.u) else [_fold_judged_by_training_rows(folds[0], generators)]
-    totals, masses = zip(*(held_out_log_prob(density, fold, (taught.end_time,), n_rows // len(judging)) for fold in judging), strict=True)
+    judging = (
+        folds if len(folds[0].judge.u) else [_fold_judged_by_training_rows(folds[0], generators)]
+    )
+    totals, masses = zip(
+        *(
+            held_out_log_prob(density, fold, (taught.end_time,), n_rows // len(judging))
+            for fold in judging
+        ),
+        strict=True,
+    )
     return float(sum(totals)) / sum(masses)
 
 
 def _fold_judged_by_training_rows(fold: Fold, generators: Generators) -> Fold:
     u, weight = fold.train.batch(0, _JUDGED_ROWS, generators)
-    return Fold(fold.source, fold.train, FlowRows(u, weight, torch.zeros_like(weight, dtype=torch.float64)))
+    return Fold(
+        fold.source, fold.train, FlowRows(u, weight, torch.zeros_like(weight, dtype=torch.float64))
+    )
 
 
 def distil(
@@ -191,7 +249,11 @@ def distil(
     elapsed = None
     if budget is not None and budget.limited:
         sample = seeded_generators(drawn_seed(generators.cpu), generators.device.device)
-        seconds = timed(lambda: compute_targets(teacher, rows, end_time, path, base, time_law, _TIMED_TARGETS, sample))
+        seconds = timed(
+            lambda: compute_targets(
+                teacher, rows, end_time, path, base, time_law, _TIMED_TARGETS, sample
+            )
+        )
         part = 0.5 * (budget.left() - until) / max(seconds, _LEAST_SECONDS)
         n_points = min(n_points, max(_TIMED_TARGETS, int(part * _TIMED_TARGETS)))
         elapsed = _PartOfTime(budget, until)
@@ -211,12 +273,15 @@ def distil(
     ):
         last = step
     if not torch.isfinite(last.loss):
-        raise FloatingPointError(f"The student's loss is {float(last.loss)} after {last.number} steps.")
+        raise FloatingPointError(
+            f"The student's loss is {float(last.loss)} after {last.number} steps."
+        )
     return cast(DistillationObjective, last.averaged).field
 
 
 class _PartOfTime:
-    """Part of the student's time that has passed, from its beginning until so many seconds of the budget are left."""
+    """Part of the student's time that has passed, from its beginning until so many seconds of the
+    budget are left."""
 
     def __init__(self, budget: TimeBudget, until: float) -> None:
         self.budget, self.until = budget, until
@@ -241,7 +306,8 @@ def compute_targets(
     n_points: int,
     generators: Generators,
 ) -> Targets:
-    """At least `n_points` points of the path up to `end_time` with the teacher's velocity and divergence there."""
+    """At least `n_points` points of the path up to `end_time` with the teacher's velocity and
+    divergence there."""
     n_times = -(-n_points // _ROWS_PER_TIME)
     n_points = n_times * _ROWS_PER_TIME
     data = rows.batch(0, n_points // 2, generators)[0]
@@ -258,9 +324,13 @@ def compute_targets(
     x0 = base(torch.randn(x1.shape, dtype=x1.dtype, **on_device))
     x = path(per_row, x0, x1, path.draw(x1, generators.device))
     blocks = zip(per_row.split(_BLOCK_ROWS), x.split(_BLOCK_ROWS), strict=True)
-    v, divergence = map(torch.cat, zip(*(teacher.value_and_divergence(*block) for block in blocks), strict=True))
+    v, divergence = map(
+        torch.cat, zip(*(teacher.value_and_divergence(*block) for block in blocks), strict=True)
+    )
     groups = (n_times, _ROWS_PER_TIME)
-    return Targets(t[:, None], x.reshape(*groups, -1), v.reshape(*groups, -1), divergence.reshape(groups))
+    return Targets(
+        t[:, None], x.reshape(*groups, -1), v.reshape(*groups, -1), divergence.reshape(groups)
+    )
 
 
 def _batches(targets: Targets, seed: int) -> Iterator[tuple[Targets, None]]:

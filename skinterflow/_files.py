@@ -1,8 +1,8 @@
 """Files of models: safetensors with a digest over every byte, written whole or not at all.
 
-A file is a tree of plain data, as JSON in the header, and the arrays that it names.  Nothing in it is ever run.  The header holds the
-SHA-256 digest of the whole file, with zeros in the digest's own place, so that no byte can change unseen.  Any reader of safetensors opens
-such a file, too.
+A file is a tree of plain data, as JSON in the header, and the arrays that it names.  Nothing in it
+is ever run.  The header holds the SHA-256 digest of the whole file, with zeros in the digest's own
+place, so that no byte can change unseen.  Any reader of safetensors opens such a file, too.
 """
 
 from __future__ import annotations
@@ -33,13 +33,16 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 FORMAT_VERSION = 1
-"""Version of what `pack` writes, and the last that `unpack` reads; raise it when older releases could not read a new file."""
+"""Version of what `pack` writes, and the last that `unpack` reads; raise it when older releases
+could not read a new file."""
 
 MAX_BYTES = 2**32
-"""Size of the largest file that is read unless a larger one is asked for: 4 GiB, where models of the default widths take a megabyte."""
+"""Size of the largest file that is read unless a larger one is asked for: 4 GiB, where models of
+the default widths take a megabyte."""
 
 _STALE_SECONDS = 10.0
-"""Age from which on an unlocked temporary file was left behind, and is not just about to be locked."""
+"""Age from which on an unlocked temporary file was left behind, and is not just about to be
+locked."""
 _FORMAT = "skinterflow"
 _LENGTH_BYTES = 8
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
@@ -47,7 +50,8 @@ _NO_DIGEST = "0" * 64
 
 
 class SavedModelError(ValueError):
-    """A file does not hold the model that it should: damaged, altered, of another class, or of a newer release.
+    """A file does not hold the model that it should: damaged, altered, of another class, or of a
+    newer release.
 
     Examples
     --------
@@ -78,7 +82,9 @@ def pack(tree: Any, arrays: Mapping[str, NDArray[Any]], kind: str) -> bytes:
     -------
     bytes, the same for the same input
     """
-    tensors = safetensors.numpy.save({name: np.array(array, order="C") for name, array in arrays.items()})
+    tensors = safetensors.numpy.save(
+        {name: np.array(array, order="C") for name, array in arrays.items()}
+    )
     start = _LENGTH_BYTES + int.from_bytes(tensors[:_LENGTH_BYTES], "little")
     metadata = {
         "format": _FORMAT,
@@ -91,7 +97,10 @@ def pack(tree: Any, arrays: Mapping[str, NDArray[Any]], kind: str) -> bytes:
         "sha256": _NO_DIGEST,
         "tree": json.dumps(tree, allow_nan=False, separators=(",", ":")),
     }
-    header = json.dumps({"__metadata__": metadata, **json.loads(tensors[_LENGTH_BYTES:start])}, separators=(",", ":")).encode()
+    header = json.dumps(
+        {"__metadata__": metadata, **json.loads(tensors[_LENGTH_BYTES:start])},
+        separators=(",", ":"),
+    ).encode()
     header += b" " * (-len(header) % _LENGTH_BYTES)
     data = len(header).to_bytes(_LENGTH_BYTES, "little") + header + tensors[start:]
     place = _place_of_digest(data)
@@ -117,14 +126,20 @@ def unpack(data: bytes, kind: str) -> tuple[Any, dict[str, NDArray[Any]]]:
     """
     place = _place_of_digest(data)
     if data[place] != _digest(data, place):
-        raise SavedModelError("The file is damaged or was altered: its content does not have the digest that it names; take another copy.")
+        raise SavedModelError(
+            "The file is damaged or was altered: its content does not have the digest that it "
+            "names; take another copy."
+        )
     try:
         metadata = _checked_metadata(_parsed(_header(data))["__metadata__"], kind)
         return _parsed(metadata["tree"]), safetensors.numpy.load(data)
     except SavedModelError:
         raise
     except Exception as error:  # whatever a hostile header meets
-        raise SavedModelError(f"The content of the file makes no sense ({type(error).__name__}: {error}); do not trust it.") from error
+        raise SavedModelError(
+            f"The content of the file makes no sense ({type(error).__name__}: {error}); do not "
+            "trust it."
+        ) from error
 
 
 def checked_path(path: Any, name: str) -> str:
@@ -139,7 +154,9 @@ def checked_path(path: Any, name: str) -> str:
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str):
-        raise TypeError(f"{name} must be a string or a path, such as 'model.safetensors', got {path!r}.")
+        raise TypeError(
+            f"{name} must be a string or a path, such as 'model.safetensors', got {path!r}."
+        )
     if not text or "\0" in text:
         raise ValueError(f"{name} must not be empty, nor have a null character, got {text!r}.")
     return text
@@ -158,37 +175,53 @@ def read_whole(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     IsADirectoryError
         If it is a directory.
     SavedModelError
-        If it is neither a file nor a directory, such as a pipe or a device, or larger than `max_bytes`.
+        If it is neither a file nor a directory, such as a pipe or a device, or larger than
+        `max_bytes`.
     OSError
         If it cannot be read, such as FileNotFoundError.
     """
     text = checked_path(path, "path")
-    _check_regular(os.stat(text), text)  # before it is opened, because opening a device may do something
+    _check_regular(
+        os.stat(text), text
+    )  # before it is opened, because opening a device may do something
     # A pipe that took its place since then would not be waited for, and is refused, too.
-    descriptor = os.open(text, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    descriptor = os.open(
+        text,
+        os.O_RDONLY
+        | getattr(os, "O_NONBLOCK", 0)
+        | getattr(os, "O_BINARY", 0)
+        | getattr(os, "O_CLOEXEC", 0),
+    )
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         _check_regular(status, text)
         if status.st_size > max_bytes:
             raise SavedModelError(
-                f"{text!r} has {status.st_size:,} bytes, and was not read, because the most are {max_bytes:,}; "
-                "raise max_bytes if it is a model that you expect to be so large."
+                f"{text!r} has {status.st_size:,} bytes, and was not read, because the most are "
+                f"{max_bytes:,}; raise max_bytes if it is a model that you expect to be so large."
             )
         return file.read(status.st_size)
 
 
 def _check_regular(status: os.stat_result, path: str) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(f"{path!r} is a directory; name the file in it that the model was saved to.")
+        raise IsADirectoryError(
+            f"{path!r} is a directory; name the file in it that the model was saved to."
+        )
     if not stat.S_ISREG(status.st_mode):
-        raise SavedModelError(f"{path!r} is neither a file nor a directory, but a pipe, a device or a socket, and was not read.")
+        raise SavedModelError(
+            f"{path!r} is neither a file nor a directory, but a pipe, a device or a socket, and "
+            "was not read."
+        )
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole, or leave what was there: by a temporary file beside it that takes its name when all is on the disk.
+    """Write a file whole, or leave what was there: by a temporary file beside it that takes its
+    name when all is on the disk.
 
-    The file has the permissions of the one that it replaces, or those of any new file.  What earlier writes of the same file left, because
-    their processes were killed, is removed; a temporary file is locked for as long as its process lives.
+    The file has the permissions of the one that it replaces, or those of any new file.  What
+    earlier writes of the same file left, because their processes were killed, is removed; a
+    temporary file is locked for as long as its process lives.
 
     Parameters
     ----------
@@ -209,11 +242,19 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     path = checked_path(path, "path")
     target = Path(os.path.realpath(path))
     if target.is_dir():
-        raise IsADirectoryError(f"{path!r} is a directory; name a file in it, such as {str(target / 'model.safetensors')!r}.")
+        raise IsADirectoryError(
+            f"{path!r} is a directory; name a file in it, such as "
+            f"{str(target / 'model.safetensors')!r}."
+        )
     if target.exists() and not target.is_file():
-        raise FileExistsError(f"{path!r} is neither a file nor a directory, and is not replaced by a file; choose another name.")
+        raise FileExistsError(
+            f"{path!r} is neither a file nor a directory, and is not replaced by a file; choose "
+            "another name."
+        )
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"The directory of {path!r} does not exist; create {str(target.parent)!r} first.")
+        raise FileNotFoundError(
+            f"The directory of {path!r} does not exist; create {str(target.parent)!r} first."
+        )
     _remove_stale(target)
     temporary = target.with_name(f"{_temporary_prefix(target)}{secrets.token_hex(8)}.tmp")
     try:
@@ -233,24 +274,30 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def _temporary_prefix(target: Path) -> str:
-    """How the names of temporary files of a target begin: of equal length for all, because names of files must not be long."""
+    """How the names of temporary files of a target begin: of equal length for all, because names of
+    files must not be long."""
     return f".skinterflow-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}-"
 
 
 def _lock(file: BinaryIO) -> None:
     """Lock a temporary file until it is closed, by its process or with it."""
     if fcntl is not None:
-        with contextlib.suppress(OSError):  # file systems without locks, where nothing is removed, either
+        with contextlib.suppress(
+            OSError
+        ):  # file systems without locks, where nothing is removed, either
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _remove_stale(target: Path) -> None:
-    """Remove temporary files of a target that no living process holds; what cannot be removed is no cause to fail."""
+    """Remove temporary files of a target that no living process holds; what cannot be removed is no
+    cause to fail."""
     if fcntl is None:
         return
     for left in target.parent.glob(f"{_temporary_prefix(target)}*.tmp"):
         with contextlib.suppress(OSError), left.open("rb") as file:
-            if time.time() - os.fstat(file.fileno()).st_mtime > _STALE_SECONDS:  # older than the moment before a new one is locked
+            if (
+                time.time() - os.fstat(file.fileno()).st_mtime > _STALE_SECONDS
+            ):  # older than the moment before a new one is locked
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its process lives
                 left.unlink()
 
@@ -263,7 +310,10 @@ def _place_of_digest(data: bytes) -> slice:
     """Where the header names the digest, counted from the first byte."""
     found = list(_DIGEST.finditer(_header(data)))
     if len(found) != 1:
-        raise SavedModelError("The file is not one that skinterflow saved, or it is damaged: its header has no digest.")
+        raise SavedModelError(
+            "The file is not one that skinterflow saved, or it is damaged: its header has no "
+            "digest."
+        )
     start, stop = found[0].span(1)
     return slice(_LENGTH_BYTES + start, _LENGTH_BYTES + stop)
 
@@ -281,11 +331,14 @@ def _checked_metadata(metadata: dict[str, str], kind: str) -> dict[str, str]:
         raise SavedModelError(f"The file is of the format {metadata['format']!r}, not {_FORMAT!r}.")
     if int(metadata["format_version"]) > FORMAT_VERSION:
         raise SavedModelError(
-            f"The file was written by skinterflow {metadata['skinterflow']} in version {metadata['format_version']} of the format, and "
-            f"this is skinterflow {__version__}, which reads versions up to {FORMAT_VERSION}; upgrade skinterflow."
+            f"The file was written by skinterflow {metadata['skinterflow']} in version "
+            f"{metadata['format_version']} of the format, and this is skinterflow {__version__}, "
+            f"which reads versions up to {FORMAT_VERSION}; upgrade skinterflow."
         )
     if metadata["kind"] != kind:
-        raise SavedModelError(f"The file holds {metadata['kind']}, not {kind}; load it as what it is.")
+        raise SavedModelError(
+            f"The file holds {metadata['kind']}, not {kind}; load it as what it is."
+        )
     return metadata
 
 

@@ -1,4 +1,5 @@
-"""A fitted model on one device and in one precision: what the estimators ask it, in the units of their rows.
+"""A fitted model on one device and in one precision: what the estimators ask it, in the units of
+their rows.
 
 Rows come and go as float64; the flow between the two scalings works in its own precision.
 """
@@ -27,7 +28,8 @@ class FittedFlow:
     Parameters
     ----------
     flow : Flow
-    quantities : LearnedQuantities of the path that the field was trained on; its base is None where the source is no Gaussian
+    quantities : LearnedQuantities of the path that the field was trained on
+        Its base is None where the source is no Gaussian.
     source : Scaling, float64: rows of the source, or standard normal latents, to flow units
     target : Scaling, float64: rows of the target to flow units
     dtype : torch.dtype of the flow
@@ -40,7 +42,8 @@ class FittedFlow:
     dtype: torch.dtype
 
     def push(self, z: Tensor, t: float) -> Measured:
-        """Rows of the source, carried to time `t`, in units of the target; the error is in flow units."""
+        """Rows of the source, carried to time `t`, in units of the target; the error is in flow
+        units."""
         u, error, unresolved = self.flow.transport(self.source(z).to(self.dtype), 0.0, t)
         return Measured(self.target.inverse(u.double()), error, unresolved)
 
@@ -51,15 +54,23 @@ class FittedFlow:
 
     def push_log_det(self, z: Tensor, t: float) -> Measured:
         """``log |det|`` of the map from rows of the source to those at time `t`."""
-        u, log_det = self._split(self.flow.transport_with_logdet(self.source(z).to(self.dtype), 0.0, t))
+        u, log_det = self._split(
+            self.flow.transport_with_logdet(self.source(z).to(self.dtype), 0.0, t)
+        )
         x = self.target.inverse(u.double())
-        return log_det._replace(value=self.source.log_abs_det(z) + log_det.value - self.target.log_abs_det(x))
+        return log_det._replace(
+            value=self.source.log_abs_det(z) + log_det.value - self.target.log_abs_det(x)
+        )
 
     def pull_log_det(self, x: Tensor, t: float) -> Measured:
         """``log |det|`` of the map from rows at time `t` to those of the source."""
-        u, log_det = self._split(self.flow.transport_with_logdet(self.target(x).to(self.dtype), t, 0.0))
+        u, log_det = self._split(
+            self.flow.transport_with_logdet(self.target(x).to(self.dtype), t, 0.0)
+        )
         z = self.source.inverse(u.double())
-        return log_det._replace(value=self.target.log_abs_det(x) + log_det.value - self.source.log_abs_det(z))
+        return log_det._replace(
+            value=self.target.log_abs_det(x) + log_det.value - self.source.log_abs_det(z)
+        )
 
     def log_prob(self, x: Tensor, t: float) -> Measured:
         """Log-density at time `t`, per unit of the target, where the source is standard normal."""
@@ -67,21 +78,30 @@ class FittedFlow:
         return measured._replace(value=measured.value + self.target.log_abs_det(x))
 
     def score(self, x: Tensor, t: float) -> Measured:
-        """Gradient of :meth:`log_prob` at time `t`, per unit of the target, carried along the flow."""
+        """Gradient of :meth:`log_prob` at time `t`, per unit of the target, carried along the
+        flow."""
         return self._in_units(x, self._density().score(self.target(x).to(self.dtype), t))
 
     def path_score(self, x: Tensor, t: float) -> Measured:
-        """Score of the path at time `t`, per unit of the target: the learned one, or that which follows from the drift."""
+        """Score of the path at time `t`, per unit of the target: the learned one, or that which
+        follows from the drift."""
         self.quantities.check_score()
         self.quantities.check_gain(t)
         u = self.target(x).to(self.dtype)
-        return self._in_units(x, without_error(self.quantities.score(torch.tensor(t, dtype=self.dtype, device=u.device), u)))
+        return self._in_units(
+            x,
+            without_error(
+                self.quantities.score(torch.tensor(t, dtype=self.dtype, device=u.device), u)
+            ),
+        )
 
     def _in_units(self, x: Tensor, measured: Measured) -> Measured:
         """Scores at rows `x` in units of the target, from those in flow units."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            total = (self.target(x) * measured.value.double()).sum() + self.target.log_abs_det(x).sum()
+            total = (self.target(x) * measured.value.double()).sum() + self.target.log_abs_det(
+                x
+            ).sum()
             return measured._replace(value=torch.autograd.grad(total, x)[0])
 
     def velocity(self, x: Tensor, t: float) -> Tensor:
@@ -91,8 +111,13 @@ class FittedFlow:
         return directional_derivative(self.target.inverse, u, v.double())[1]
 
     def trajectory(self, x: Tensor, times: Sequence[float]) -> Measured:
-        """Positions, shape (B, len(times), D), of rows that are at `x` at ``times[0]``, in units of the target; errors add up."""
-        u, error, unresolved = self.target(x).to(self.dtype), x.new_zeros(len(x)), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        """Positions, shape (B, len(times), D), of rows that are at `x` at ``times[0]``, in units of
+        the target; errors add up."""
+        u, error, unresolved = (
+            self.target(x).to(self.dtype),
+            x.new_zeros(len(x)),
+            torch.zeros(len(x), dtype=torch.bool, device=x.device),
+        )
         positions = [x]
         for t0, t1 in itertools.pairwise(times):
             step = self.flow.transport(u, t0, t1)
@@ -100,14 +125,34 @@ class FittedFlow:
             positions.append(self.target.inverse(u.double()))
         return Measured(torch.stack(positions, dim=1), error, unresolved)
 
-    def diffuse(self, z: Tensor, t: float, epsilon: NoiseLevel, solver: StochasticSolver, generator: torch.Generator) -> Tensor:
-        """Rows of the source, carried to time `t` by the diffusion of noise level `epsilon`, in units of the target."""
-        u = Diffusion(self.quantities, epsilon).push(self.source(z).to(self.dtype), 0.0, t, solver, generator)
+    def diffuse(
+        self,
+        z: Tensor,
+        t: float,
+        epsilon: NoiseLevel,
+        solver: StochasticSolver,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Rows of the source, carried to time `t` by the diffusion of noise level `epsilon`, in
+        units of the target."""
+        u = Diffusion(self.quantities, epsilon).push(
+            self.source(z).to(self.dtype), 0.0, t, solver, generator
+        )
         return self.target.inverse(u.double())
 
-    def diffuse_back(self, x: Tensor, t: float, epsilon: NoiseLevel, solver: StochasticSolver, generator: torch.Generator) -> Tensor:
-        """Rows in units of the target at time `t`, carried to the source by the backward diffusion."""
-        u = Diffusion(self.quantities, epsilon).push(self.target(x).to(self.dtype), t, 0.0, solver, generator)
+    def diffuse_back(
+        self,
+        x: Tensor,
+        t: float,
+        epsilon: NoiseLevel,
+        solver: StochasticSolver,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Rows in units of the target at time `t`, carried to the source by the backward
+        diffusion."""
+        u = Diffusion(self.quantities, epsilon).push(
+            self.target(x).to(self.dtype), t, 0.0, solver, generator
+        )
         return self.source.inverse(u.double())
 
     def _density(self) -> Pushforward:
@@ -120,4 +165,8 @@ class FittedFlow:
 
 def without_error(value: Tensor) -> Measured:
     """What needs no solve, shape (B, ...)."""
-    return Measured(value, value.new_zeros(len(value)), torch.zeros(len(value), dtype=torch.bool, device=value.device))
+    return Measured(
+        value,
+        value.new_zeros(len(value)),
+        torch.zeros(len(value), dtype=torch.bool, device=value.device),
+    )

@@ -1,13 +1,15 @@
 """Fitting a flow: which rows train and which judge, when to stop, and where the flow ends.
 
-Held-out *log-likelihood* judges, because a smaller velocity loss does not mean a better likelihood (paper 2, lemma 2.4).  A fit has one or
-more members, each a field trained on its own rows and judged on the others; they advance together, and their mean is the model.
-One member with a held-out part serves large data.  On small data a held-out part says little and costs much, so every row is
-held out from one of several members (cross-fitting), and averaging the fields pays for the rows that each of them lacks.  A path that is
-learned belongs to one field: there is one member then.
+Held-out *log-likelihood* judges, because a smaller velocity loss does not mean a better likelihood
+(paper 2, lemma 2.4).  A fit has one or more members, each a field trained on its own rows and
+judged on the others; they advance together, and their mean is the model.  One member with a
+held-out part serves large data.  On small data a held-out part says little and costs much, so every
+row is held out from one of several members (cross-fitting), and averaging the fields pays for the
+rows that each of them lacks.  A path that is learned belongs to one field: there is one member
+then.
 
-Everything that a step draws follows from the seed of the fit and the number of the step.  A fit that was cut off can so go on from what it
-had written down, to the same result.
+Everything that a step draws follows from the seed of the fit and the number of the step.  A fit
+that was cut off can so go on from what it had written down, to the same result.
 """
 
 from __future__ import annotations
@@ -46,18 +48,22 @@ END_TIMES = (1.0, 0.97, 0.93, 0.88, 0.8, 0.7, 0.6, 0.5, 0.3, 0.0)
 """End times that "auto" chooses from: the full flow first, the Gaussian last."""
 
 _CHECKED_END_TIMES = (1.0, 0.93, 0.8, 0.5)
-"""Those that a check looks at when cross-fitting: small data need the family, as memorising rows spoils the full flow first."""
+"""Those that a check looks at when cross-fitting: small data need the family, as memorising rows
+spoils the full flow first."""
 
 State = dict[str, Any]
 """Plain data and tensors: what a fit that is cut off needs to go on."""
 
 N_CHECKS = 10
 _JUDGED_ROW_TIMES = 512
-"""Held-out rows, times end times, that one check looks at over all members: the bound on its cost."""
+"""Held-out rows, times end times, that one check looks at over all members: the bound on its
+cost."""
 _LEAST_STEPS = 1_000
-"""Steps before patience may end a training that is hardly better than the Gaussian that it began with."""
+"""Steps before patience may end a training that is hardly better than the Gaussian that it began
+with."""
 _LEARNED = 0.05
-"""Held-out log-likelihood over the Gaussian's, in nats per row, that shows that something was learned."""
+"""Held-out log-likelihood over the Gaussian's, in nats per row, that shows that something was
+learned."""
 _CHECKED_PART = 0.3
 """Largest part of a budget of time that checks may take."""
 _CHECKS_AFTER = 5
@@ -66,11 +72,13 @@ _TROUBLE_ROWS = 256
 _LARGE_ROWS = 100.0
 """Size of rows, in flow units, at which the scaling is named as the trouble."""
 _LARGE_LOSS = 10.0
-"""Loss, relative to the mean square norm of the rows, at which a training has diverged; an untrained field has 0."""
+"""Loss, relative to the mean square norm of the rows, at which a training has diverged; an
+untrained field has 0."""
 _TIMED_ROWS = 64
 """Rows by which the time of a check is measured, and the fewest of one."""
 _CHECK_PART, _CALIBRATION_PART = 0.02, 0.25
-"""Largest parts of a limited time for one check, and for the calibration, which is left out if it would take more."""
+"""Largest parts of a limited time for one check, and for the calibration, which is left out if it
+would take more."""
 _CALIBRATION_ROW_TIMES = 700
 """Judged rows that take as long as the calibration."""
 STATISTICS_ROWS = 8_192
@@ -89,7 +97,9 @@ class Draw(IntEnum):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Resolved parameters, see `InterpolantFlowDensity`; None is an `end_time` for held-out rows to choose, a `max_iter` without end."""
+    """Resolved parameters, see
+    `InterpolantFlowDensity`; None is an `end_time` for held-out rows to choose, a `max_iter`
+    without end."""
 
     coupling: Coupling
     weight_decay: float
@@ -104,7 +114,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Fold:
-    """Rows that train one member, with what they are paired with, and those that judge it; the latter are empty if nothing is held out."""
+    """Rows that train one member, with what they are paired with, and those that judge it; the
+    latter are empty if nothing is held out."""
 
     source: RowSource
     train: RowSource
@@ -115,7 +126,8 @@ class Fold:
 
 @dataclass
 class History:
-    """What a fit did: steps, mean loss and held-out log-likelihood (nats per row) per check, and the best of the latter."""
+    """What a fit did: steps, mean loss and held-out log-likelihood (nats per row) per check, and
+    the best of the latter."""
 
     n_iter: int = 0
     steps: list[int] = field(default_factory=list)
@@ -128,7 +140,8 @@ class History:
 
 
 class Trained(NamedTuple):
-    """What a fit gives: the field, the path and the base that it was trained with, where its flow ends, and how it went."""
+    """What a fit gives: the field, the path and the base that it was trained with, where its flow
+    ends, and how it went."""
 
     field: VelocityField
     path: StochasticInterpolant
@@ -142,7 +155,8 @@ class Run:
 
     Parameters
     ----------
-    members : sequence of PathObjective, on the device; only a single one may have a path or a base with parameters
+    members : sequence of PathObjective
+        On the device; only a single one may have a path or a base with parameters.
     folds : sequence of Fold, one for each member
     recipe : Recipe
     seed : int
@@ -162,7 +176,12 @@ class Run:
         alone = len(members) == 1
         self.folds, self.recipe, self.budget = folds, recipe, budget or TimeBudget(None)
         self._whole = whole or folds[0]
-        self.history, self.best, self.waited, self.diverged = History(), copy.deepcopy(members), 0, False
+        self.history, self.best, self.waited, self.diverged = (
+            History(),
+            copy.deepcopy(members),
+            0,
+            False,
+        )
         self._learned = learned_parameters(members[0].path, members[0].base)
         self._training = Training(
             members[0] if alone else Ensemble(members),
@@ -193,7 +212,9 @@ class Run:
     def current(self) -> Sequence[PathObjective]:
         """Copies of the members with averaged weights."""
         averaged = self._training.averaged
-        members = averaged.objectives() if isinstance(averaged, Ensemble) else [copy.deepcopy(averaged)]
+        members = (
+            averaged.objectives() if isinstance(averaged, Ensemble) else [copy.deepcopy(averaged)]
+        )
         return [cast(PathObjective, member) for member in members]
 
     def part(self) -> float:
@@ -201,18 +222,23 @@ class Run:
         return max(self.history.n_iter / cast(int, self.recipe.max_iter), self.budget.part())
 
     def check_is_due(self) -> bool:
-        """Whether the run is to be looked at; checks that would take too much of a limited time are left out."""
+        """Whether the run is to be looked at; checks that would take too much of a limited time are
+        left out."""
         steps, passed = check_steps(cast(int, self.recipe.max_iter)), self.budget.part()
         if not self.budget.limited:
             return self.history.n_iter in steps
-        due = sum(self.history.n_iter >= step or passed >= (k / N_CHECKS) ** 2 for k, step in enumerate(steps, 1))
+        due = sum(
+            self.history.n_iter >= step or passed >= (k / N_CHECKS) ** 2
+            for k, step in enumerate(steps, 1)
+        )
         if due <= self._n_checks or self._check_seconds > _CHECKED_PART * self.budget.trained():
             return False
         self._n_checks = due
         return True
 
     def check(self) -> None:
-        """Look at the members as they are, and keep them if they are the best; see also :attr:`diverged`."""
+        """Look at the members as they are, and keep them if they are the best; see also
+        :attr:`diverged`."""
         self._check_seconds += timed(self._check)
 
     def _check(self) -> None:
@@ -238,24 +264,33 @@ class Run:
         self.waited = 0 if improved else self.waited + 1
 
     def is_over(self) -> bool:
-        """Whether to stop before the end: after checks without improvement, if something was learned before them.
+        """Whether to stop before the end: after checks without improvement, if something was
+        learned before them.
 
         In the warm-up the score of a field that is still near zero rises and falls by chance.
         """
         if self.diverged or self.waited < self.recipe.n_iter_no_change:
             return self.diverged
-        return self.history.n_iter >= _LEAST_STEPS or self.history.best_score > self._gaussian_score + _LEARNED
+        return (
+            self.history.n_iter >= _LEAST_STEPS
+            or self.history.best_score > self._gaussian_score + _LEARNED
+        )
 
     @cached_property
     def _gaussian_score(self) -> float:
-        """Held-out log-likelihood of the Gaussian that the flow starts from, on the rows that a check looks at."""
+        """Held-out log-likelihood of the Gaussian that the flow starts from, on the rows that a
+        check looks at."""
         n_times = len(_end_times_at_check(self.folds, self.recipe))
         return judge(self.best, self.folds, [0.0] * n_times, self._row_times)[0][0]
 
     def reserve_time(self, student_share: float = 0.0) -> None:
-        """Keep time for what follows the training, and look at fewer held-out rows where a check would take much of a short time."""
+        """Keep time for what follows the training, and look at fewer held-out rows where a check
+        would take much of a short time."""
         seconds, generators = cast(float, self.budget.seconds), self.generators(Draw.STATISTICS)
-        rows = [fold.train.batch(0, _TIMED_ROWS // len(self.folds) or 1, generators) for fold in self.folds]
+        rows = [
+            fold.train.batch(0, _TIMED_ROWS // len(self.folds) or 1, generators)
+            for fold in self.folds
+        ]
         folds = [
             replace(fold, judge=FlowRows(u, weight, torch.zeros_like(weight, dtype=torch.float64)))
             for fold, (u, weight) in zip(self.folds, rows, strict=True)
@@ -268,14 +303,18 @@ class Run:
         checks = _CHECKS_AFTER * per_row * self._row_times if choose else 0.0
         calibration = _CALIBRATION_ROW_TIMES * per_row
         self.budget.calibrates = calibration < _CALIBRATION_PART * seconds
-        after = student_share * self.budget.left() + (calibration if self.budget.calibrates else 0.0)
+        after = student_share * self.budget.left() + (
+            calibration if self.budget.calibrates else 0.0
+        )
         self.budget.reserved, self.budget.kept = checks + after, after
 
     def finish(self) -> Trained:
         """The best members so far as one model, and where its flow ends."""
         fields = [member.field for member in self.best]
         mean = fields[0] if len(fields) == 1 else AveragedField(fields)
-        end_time = _choose_end_time(self.best, self.folds, self.recipe, self.budget, self._row_times)
+        end_time = _choose_end_time(
+            self.best, self.folds, self.recipe, self.budget, self._row_times
+        )
         return Trained(mean, self.best[0].path, self.best[0].base, end_time, self.history)
 
     def report_trouble(self, trained: Trained) -> None:
@@ -291,21 +330,31 @@ class Run:
             raise FloatingPointError(f"{self.trouble()} Nothing was learned.")
         x, loss = self._square_of_rows(), history.loss_curve[-1] if history.loss_curve else 0.0
         if self.diverged or loss > _LARGE_LOSS * self.best[0].field.n_features * x:
-            kept = "The weights of the best check are kept." if self.judged else "The density is not to be trusted."
+            kept = (
+                "The weights of the best check are kept."
+                if self.judged
+                else "The density is not to be trusted."
+            )
             _warn(f"{self.trouble()} {kept}")
         elif x > _LARGE_ROWS**2:
             _warn(f"The fit came to little: {self._large_rows()}")
         elif trained.end_time == 0 and self.recipe.end_time is None:
             _warn(
-                f"The fit ended at end_time_=0, and the model is a Gaussian in the units of the flow: after {history.n_iter} steps "
-                "the held-out rows were no likelier under the flow.  That is right for data which are Gaussian after the scaling.  "
-                f"Otherwise raise max_iter={self.recipe.max_iter} (or max_time), or give more rows; end_time=1.0 keeps the flow."
+                "The fit ended at end_time_=0, and the model is a Gaussian in the units of the "
+                f"flow: after {history.n_iter} steps the held-out rows were no likelier under the "
+                "flow.  That is right for data which are Gaussian after the scaling.  Otherwise "
+                f"raise max_iter={self.recipe.max_iter} (or max_time), or give more rows; "
+                "end_time=1.0 keeps the flow."
             )
 
     def trouble(self) -> str:
         """What a training that diverged is to be told: the scaling, or the learning rate."""
         n_iter = self.history.n_iter
-        loss = f" with a loss of {self.history.loss_curve[-1]:.3g}, where an untrained field has 0" if self.history.loss_curve else ""
+        loss = (
+            f" with a loss of {self.history.loss_curve[-1]:.3g}, where an untrained field has 0"
+            if self.history.loss_curve
+            else ""
+        )
         said = f"The training diverged by step {n_iter}{loss}: "
         if self._square_of_rows() > _LARGE_ROWS**2:
             return said + self._large_rows()
@@ -320,7 +369,10 @@ class Run:
     def _square_of_rows(self) -> float:
         """Mean square of the entries of training rows, in flow units."""
         fold, generators = self.folds[0], self.generators(Draw.STATISTICS)
-        rows = [source.batch(0, _TROUBLE_ROWS, generators)[0].double() for source in (fold.source, fold.train)]
+        rows = [
+            source.batch(0, _TROUBLE_ROWS, generators)[0].double()
+            for source in (fold.source, fold.train)
+        ]
         return max(float(part.square().mean()) for part in rows)
 
     def state_dict(self) -> State:
@@ -328,7 +380,8 @@ class Run:
         return {
             "seed": self._seed,
             "training": self._training.state_dict(),
-            "history": asdict(self.history) | {"before": list(self.history.before) if self.history.before else None},
+            "history": asdict(self.history)
+            | {"before": list(self.history.before) if self.history.before else None},
             "best": [copy.deepcopy(dict(member.state_dict())) for member in self.best],
             "waited": self.waited,
             "seconds": self.budget.trained() if self.budget.limited else 0.0,
@@ -346,7 +399,8 @@ class Run:
             member.load_state_dict(weights)
 
     def go_on(self, state: State | None) -> None:
-        """Go on from an earlier fit, maybe with other rows: its model, the members at first, is the best so far.
+        """Go on from an earlier fit, maybe with other rows: its model, the members at first, is the
+        best so far.
 
         Without a state the training begins anew from that model.
         """
@@ -355,8 +409,9 @@ class Run:
         self.history.best_score = self._judge(self.best) if self.judged else -math.inf
         if self.history.n_iter >= cast(int, self.recipe.max_iter):
             warnings.warn(
-                f"There is nothing left to train: the fit that this one goes on from has taken n_iter_={self.history.n_iter} steps, and "
-                f"max_iter={self.recipe.max_iter}; raise max_iter.",
+                "There is nothing left to train: the fit that this one goes on from has taken "
+                f"n_iter_={self.history.n_iter} steps, and max_iter={self.recipe.max_iter}; raise "
+                "max_iter.",
                 stacklevel=6,
             )
 
@@ -379,10 +434,16 @@ class Run:
     def _load(self, state: State) -> None:
         self._training.load_state_dict(state["training"])
         before = state["history"]["before"]
-        self.history = History(**{**state["history"], "before": PathStatistics(*before) if before else None})
+        self.history = History(
+            **{**state["history"], "before": PathStatistics(*before) if before else None}
+        )
 
     def _judge(self, members: Sequence[PathObjective]) -> float:
-        return max(judge(members, self.folds, _end_times_at_check(self.folds, self.recipe), self._row_times))[0]
+        return max(
+            judge(
+                members, self.folds, _end_times_at_check(self.folds, self.recipe), self._row_times
+            )
+        )[0]
 
     def _note(self, loss: float, before: PathStatistics | None) -> None:
         self.history.steps.append(self.history.n_iter)
@@ -391,22 +452,33 @@ class Run:
         self._losses.clear()
 
     def generators(self, draw: int) -> Generators:
-        """Random numbers of one draw: of a step by its number, of others by those of :class:`Draw`."""
+        """Random numbers of one draw: of a step by its number, of others by those of
+        :class:`Draw`."""
         return seeded_generators(step_seed(self._seed, draw), self._device)
 
-    def statistics(self, model: PathObjective | Trained, n_rows: int = STATISTICS_ROWS) -> PathStatistics:
-        """Loss, action and length of the path that training rows travel; the same rows at each call."""
-        return statistics_of(model, self._whole, self.recipe, self.generators(Draw.STATISTICS), n_rows)
+    def statistics(
+        self, model: PathObjective | Trained, n_rows: int = STATISTICS_ROWS
+    ) -> PathStatistics:
+        """Loss, action and length of the path that training rows travel; the same rows at each
+        call."""
+        return statistics_of(
+            model, self._whole, self.recipe, self.generators(Draw.STATISTICS), n_rows
+        )
 
     def _batches(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-        """Batches ``(x0, x1, t, z), weight`` from the present step on, without `z` on a path without a latent.
+        """Batches ``(x0, x1, t, z), weight`` from the present step on, without `z` on a path
+        without a latent.
 
         Rows are of shape (B, D) for one fold, (K, B, D) for K folds.
         """
         for number in itertools.count(self.history.n_iter):
             generators = self.generators(number)
-            parts = [_pairs(fold, number - self._first, self.recipe, generators) for fold in self.folds]
-            x0, x1, weight = parts[0] if len(parts) == 1 else map(torch.stack, zip(*parts, strict=True))
+            parts = [
+                _pairs(fold, number - self._first, self.recipe, generators) for fold in self.folds
+            ]
+            x0, x1, weight = (
+                parts[0] if len(parts) == 1 else map(torch.stack, zip(*parts, strict=True))
+            )
             objective = cast(PathObjective | Ensemble, self._training.objective)
             yield (x0, x1, *objective.draw(x1, generators.device)), weight
 
@@ -433,7 +505,8 @@ def fit_field(
     Returns
     -------
     Trained
-        The mean of the members' fields as they were at their best check (at the end if nothing is held out), and where its flow ends.
+        The mean of the members' fields as they were at their best check (at the end if nothing is
+        held out), and where its flow ends.
 
     Raises
     ------
@@ -480,21 +553,31 @@ def _train(run: Run, checkpoint: Checkpoint | None, watch: Callable[[Run], bool]
 
 
 def check_steps(max_iter: int) -> list[int]:
-    """Numbers of the steps after which the fit looks at itself: denser early, because small data overfit soon."""
+    """Numbers of the steps after which the fit looks at itself: denser early, because small data
+    overfit soon."""
     return [math.ceil(max_iter * (k / N_CHECKS) ** 2) for k in range(1, N_CHECKS + 1)]
 
 
-def _pairs(fold: Fold, number: int, recipe: Recipe, generators: Generators) -> tuple[Tensor, Tensor, Tensor]:
+def _pairs(
+    fold: Fold, number: int, recipe: Recipe, generators: Generators
+) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs of rows with the products of their weights."""
-    (x0, weight0), (x1, weight1) = (source.batch(number, recipe.batch_size, generators) for source in (fold.source, fold.train))
+    (x0, weight0), (x1, weight1) = (
+        source.batch(number, recipe.batch_size, generators) for source in (fold.source, fold.train)
+    )
     partners = recipe.coupling.partners(x0, x1)
     return x0[partners], x1, weight0[partners] * weight1
 
 
 @torch.no_grad()
-def statistics_of(model: PathObjective | Trained, fold: Fold, recipe: Recipe, generators: Generators, n_rows: int) -> PathStatistics:
+def statistics_of(
+    model: PathObjective | Trained, fold: Fold, recipe: Recipe, generators: Generators, n_rows: int
+) -> PathStatistics:
     """Loss, action and length of the path that training rows travel."""
-    parts = [_pairs(fold, number, recipe, generators) for number in range(-(-n_rows // recipe.batch_size))]
+    parts = [
+        _pairs(fold, number, recipe, generators)
+        for number in range(-(-n_rows // recipe.batch_size))
+    ]
     x0, x1, _ = map(torch.cat, zip(*parts, strict=True))
     z = model.path.draw(x1, generators.device)
     return path_statistics(model.field, model.path, model.base(x0), x1, z)
@@ -513,10 +596,11 @@ def _choose_end_time(
     budget: TimeBudget,
     n_row_times: int,
 ) -> float:
-    """The end time asked for or, where "auto", the first maximum of the held-out log-likelihood on the way to the Gaussian.
+    """The end time asked for or, where "auto", the first maximum of the held-out log-likelihood on
+    the way to the Gaussian.
 
-    The Gaussian itself is looked at in any case, so that the flow is not worse than it on the held-out rows.
-    Where the time is limited, the search ends with it.
+    The Gaussian itself is looked at in any case, so that the flow is not worse than it on the
+    held-out rows. Where the time is limited, the search ends with it.
     """
     if recipe.end_time is not None or not len(folds[0].judge.u):
         return 1.0 if recipe.end_time is None else recipe.end_time
@@ -550,12 +634,19 @@ def judge(
 
 
 @torch.no_grad()
-def held_out_log_prob(density: Pushforward, fold: Fold, end_times: Sequence[float], n_row_times: int) -> tuple[Tensor, float]:
-    """Weighted sums of the log-densities of held-out rows in data units, one for each end time, and the sum of the weights."""
+def held_out_log_prob(
+    density: Pushforward, fold: Fold, end_times: Sequence[float], n_row_times: int
+) -> tuple[Tensor, float]:
+    """Weighted sums of the log-densities of held-out rows in data units, one for each end time, and
+    the sum of the weights."""
     rows, weight, log_det = (part[: max(1, n_row_times // len(end_times))] for part in fold.judge)
     weight = weight.double()
-    times = torch.tensor(end_times, dtype=rows.dtype, device=rows.device).repeat_interleave(len(rows))
-    log_prob = density.log_prob_at(rows.repeat(len(end_times), 1), times).reshape(len(end_times), len(rows))
+    times = torch.tensor(end_times, dtype=rows.dtype, device=rows.device).repeat_interleave(
+        len(rows)
+    )
+    log_prob = density.log_prob_at(rows.repeat(len(end_times), 1), times).reshape(
+        len(end_times), len(rows)
+    )
     return ((log_prob.double() + log_det) @ weight).cpu(), float(weight.sum())
 
 
@@ -566,8 +657,15 @@ def _warn(message: str) -> None:
 def _report(run: Run, first: int, started: float) -> None:
     history, max_iter = run.history, cast(int, run.recipe.max_iter)
     elapsed = time.monotonic() - started
-    remaining = min(elapsed * (max_iter - history.n_iter) / (history.n_iter - first), max(0.0, run.budget.left()))
-    held_out = f", held-out log-likelihood {history.validation_scores[-1]:.4f}" if history.validation_scores else ""
+    remaining = min(
+        elapsed * (max_iter - history.n_iter) / (history.n_iter - first),
+        max(0.0, run.budget.left()),
+    )
+    held_out = (
+        f", held-out log-likelihood {history.validation_scores[-1]:.4f}"
+        if history.validation_scores
+        else ""
+    )
     print(
         f"step {history.n_iter}/{max_iter}: loss {history.loss_curve[-1]:.4f}{held_out}, "
         f"{elapsed:.0f} s elapsed, at most {remaining:.0f} s remaining"

@@ -1,4 +1,5 @@
-"""What the two estimators of a flow share: training it, keeping it, and asking it block by block."""
+"""What the two estimators of a flow share: training it, keeping it, and asking it block by
+block."""
 
 from __future__ import annotations
 
@@ -45,7 +46,17 @@ from skinterflow._estimator import (
 )
 from skinterflow._fitted import FittedFlow
 from skinterflow._fitted_values import check_fitted_values
-from skinterflow._fitting import STATISTICS_ROWS, Draw, Fold, History, Recipe, Run, State, Trained, fit_field
+from skinterflow._fitting import (
+    STATISTICS_ROWS,
+    Draw,
+    Fold,
+    History,
+    Recipe,
+    Run,
+    State,
+    Trained,
+    fit_field,
+)
 from skinterflow._limits import Interruption, TimeBudget
 from skinterflow._rows import Reader
 from skinterflow._saving import Storable
@@ -88,7 +99,11 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "rtol": [Interval(Real, 0, 1e300, closed="both")],
     "divergence": [StrOptions({"exact"}), Interval(Integral, 1, 1_024, closed="both")],
     "device": [str, torch.device],
-    "n_jobs": [Interval(Integral, 1, 2**15, closed="both"), Interval(Integral, -(2**15), -1, closed="both"), None],
+    "n_jobs": [
+        Interval(Integral, 1, 2**15, closed="both"),
+        Interval(Integral, -(2**15), -1, closed="both"),
+        None,
+    ],
     "checkpoint": [str, os.PathLike, None],
 }
 """Constraints of the parameters that both estimators have."""
@@ -96,12 +111,14 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
 _READ_BY_PREDICTIONS = ("solver", "atol", "rtol", "divergence", "device", "n_jobs")
 
 _FARTHEST = {torch.float64: 1e100, torch.float32: 1e12}
-"""Distance from the centre, in units of the flow, from which on the arithmetic of a flow of that precision may overflow."""
+"""Distance from the centre, in units of the flow, from which on the arithmetic of a flow of that
+precision may overflow."""
 
 
 @dataclass(frozen=True)
 class Sitting:
-    """What surrounds one call of `fit`: its seed, whether it goes on from an earlier one, whom it tells, where it notes its progress."""
+    """What surrounds one call of `fit`: its seed, whether it goes on from an earlier one, whom it
+    tells, where it notes its progress."""
 
     seed: int
     warm: bool
@@ -111,7 +128,8 @@ class Sitting:
     interruption: Interruption = field(default_factory=Interruption)
 
     def end(self) -> None:
-        """The estimator is fitted: raise `KeyboardInterrupt` if there was a Ctrl-C, or else remove the checkpoint."""
+        """The estimator is fitted: raise `KeyboardInterrupt` if there was a Ctrl-C, or else remove
+        the checkpoint."""
         self.interruption.raise_if_noted()
         if self.checkpoint is not None:
             self.checkpoint.remove()
@@ -164,7 +182,18 @@ class FlowEstimator(CallbackSupportMixin, Storable):
     _batch_size: int = 512  # models of release 0.1 do not hold it
 
     _fitted_parts: ClassVar[frozenset[str]] = frozenset(
-        {"_source", "_target", "_path", "_trained", "_field", "_calibration", "_progress", "_n_features_out", "n_features_in_", "end_time_"}
+        {
+            "_source",
+            "_target",
+            "_path",
+            "_trained",
+            "_field",
+            "_calibration",
+            "_progress",
+            "_n_features_out",
+            "n_features_in_",
+            "end_time_",
+        }
     )
     _other_parts: ClassVar[frozenset[str]] = Storable._other_parts | {"_coupling", "_batch_size"}
     _gaussian_source: ClassVar[bool]
@@ -176,9 +205,15 @@ class FlowEstimator(CallbackSupportMixin, Storable):
     @classmethod
     def _check_fitted(cls, fitted: Mapping[str, Any]) -> None:
         super()._check_fitted(fitted)
-        widths = [fitted["n_features_in_"], fitted["_field"].n_features, fitted["_trained"].n_features]
+        widths = [
+            fitted["n_features_in_"],
+            fitted["_field"].n_features,
+            fitted["_trained"].n_features,
+        ]
         if len({*widths}) > 1:
-            raise ValueError(f"the rows and the fields should have as many features, but have {widths}")
+            raise ValueError(
+                f"the rows and the fields should have as many features, but have {widths}"
+            )
         check_fitted_values(fitted)
 
     def _reader(
@@ -206,16 +241,30 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         gaussianized: Sequence[int] | None = None,
     ) -> Scaling:
         """The scaling that the rows which are not held out want."""
-        columns, rows = columns or resolve_columns(None, None, [""] * reader.X.shape[1]), reader.training_numbers(held_out)
-        X, weight = (reader.X, reader.weight) if rows is None else (reader.X[rows], reader.weight[rows])
-        return columns.estimate_scaling(copy.deepcopy(self.scaling), X, weight, reader.widths, generator, gaussianized)
+        columns, rows = (
+            columns or resolve_columns(None, None, [""] * reader.X.shape[1]),
+            reader.training_numbers(held_out),
+        )
+        X, weight = (
+            (reader.X, reader.weight) if rows is None else (reader.X[rows], reader.weight[rows])
+        )
+        return columns.estimate_scaling(
+            copy.deepcopy(self.scaling), X, weight, reader.widths, generator, gaussianized
+        )
 
     def _new_path(self, n_features: int, warm: bool) -> StochasticInterpolant:
         """The path to train on: new, or a copy of what was learned."""
-        return copy.deepcopy(self._path) if warm else resolve_path(self.interpolant, self.gamma, n_features)
+        return (
+            copy.deepcopy(self._path)
+            if warm
+            else resolve_path(self.interpolant, self.gamma, n_features)
+        )
 
-    def _new_targets(self, path: StochasticInterpolant, base: Scaling | None, warm: bool) -> tuple[str, ...]:
-        """The quantities to learn, or those that were learned; `base` is None where the source is no Gaussian."""
+    def _new_targets(
+        self, path: StochasticInterpolant, base: Scaling | None, warm: bool
+    ) -> tuple[str, ...]:
+        """The quantities to learn, or those that were learned; `base` is None where the source is
+        no Gaussian."""
         if warm:
             return self._trained.targets if isinstance(self._trained, HeadedDrift) else ("b",)
         return resolve_targets(self.targets, path, base, resolve_coupling(self.coupling))
@@ -235,11 +284,19 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         if warm:
             fields = continued_fields(n, self._trained, path)
         else:
-            fields = new_fields(n, n_features, self.hidden_layer_sizes, self.activation, targets, path, generator)
-        return [PathObjective(field, path, resolve_time_law(self.time_beta), base).to(device) for field in fields]
+            fields = new_fields(
+                n, n_features, self.hidden_layer_sizes, self.activation, targets, path, generator
+            )
+        return [
+            PathObjective(field, path, resolve_time_law(self.time_beta), base).to(device)
+            for field in fields
+        ]
 
-    def _sitting(self, warm: bool, events: FitEvents, budget: TimeBudget, *data: NDArray[Any]) -> Sitting:
-        """What surrounds one call of `fit` on these arrays; a checkpoint of it may have a seed to go on with."""
+    def _sitting(
+        self, warm: bool, events: FitEvents, budget: TimeBudget, *data: NDArray[Any]
+    ) -> Sitting:
+        """What surrounds one call of `fit` on these arrays; a checkpoint of it may have a seed to
+        go on with."""
         seed = int(private_random_state(self.random_state).randint(2**31))
         if warm and self.random_state is None and self._progress is not None:
             seed = self._progress["seed"]  # so that the same rows are held out again
@@ -260,7 +317,8 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         whole: Fold | None = None,
         student_share: float = 0.0,
     ) -> Trained:
-        """Train, from the start or from where an earlier fit got to, and set the attributes that tell how it went."""
+        """Train, from the start or from where an earlier fit got to, and set the attributes that
+        tell how it went."""
         budget, interruption = sitting.budget, sitting.interruption
         run = Run(objectives, folds, recipe, sitting.seed, budget, whole)
         if budget.limited:
@@ -270,9 +328,13 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         if checkpoint is not None and checkpoint.state is not None:
             run.resume(checkpoint.state)
         elif sitting.warm:
-            run.go_on(earlier if earlier is not None and len(earlier["best"]) == len(folds) else None)
+            run.go_on(
+                earlier if earlier is not None and len(earlier["best"]) == len(folds) else None
+            )
         if checkpoint is not None:
-            checkpoint.write(run.state_dict())  # before the work, so that a disk which cannot be written shows itself
+            checkpoint.write(
+                run.state_dict()
+            )  # before the work, so that a disk which cannot be written shows itself
 
         self._progress = earlier
 
@@ -291,18 +353,28 @@ class FlowEstimator(CallbackSupportMixin, Storable):
     def _stopped(self, run: Run, ends: Ends) -> dict[str, Any]:
         """Attributes that the estimator would have, if the run stopped here."""
         trained = copy.deepcopy(run.finish())
-        return self._history_attributes(trained.history) | self._model_attributes(trained, trained.field, ends)
+        return self._history_attributes(trained.history) | self._model_attributes(
+            trained, trained.field, ends
+        )
 
-    def _keep(self, trained: Trained, field: VelocityField, ends: Ends, fold: Fold, sitting: Sitting) -> None:
+    def _keep(
+        self, trained: Trained, field: VelocityField, ends: Ends, fold: Fold, sitting: Sitting
+    ) -> None:
         """Set the attributes of the fitted model; `field` is the trained one or its student."""
         calibrates = sitting.budget.calibrates
-        calibration = self._calibrated(field, fold, trained.end_time, sitting.seed) if calibrates else None
+        calibration = (
+            self._calibrated(field, fold, trained.end_time, sitting.seed) if calibrates else None
+        )
         self.__dict__.update(self._model_attributes(trained, field, ends, calibration))
 
     def _tell(self, trained: Trained, run: Run, n_rows: int = STATISTICS_ROWS) -> None:
         """Set the attributes that tell how the training went."""
         after = run.statistics(trained, n_rows)
-        self.__dict__.update(self._history_attributes(trained.history), action_=after.action, path_length_=after.length)
+        self.__dict__.update(
+            self._history_attributes(trained.history),
+            action_=after.action,
+            path_length_=after.length,
+        )
         self._coupling, self._batch_size = run.recipe.coupling, run.recipe.batch_size
 
     def _history_attributes(self, history: History) -> dict[str, Any]:
@@ -317,7 +389,11 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         }
 
     def _model_attributes(
-        self, trained: Trained, field: VelocityField, ends: Ends, calibration: Calibration | None = None
+        self,
+        trained: Trained,
+        field: VelocityField,
+        ends: Ends,
+        calibration: Calibration | None = None,
     ) -> dict[str, Any]:
         """The fitted model, on the CPU; `field` is the trained one or its student."""
         return {
@@ -331,8 +407,11 @@ class FlowEstimator(CallbackSupportMixin, Storable):
             "_n_features_out": self.n_features_in_,
         }
 
-    def _calibrated(self, field: VelocityField, fold: Fold, end_time: float, seed: int) -> Calibration | None:
-        """Steps that tolerances need on rows of the data, or None where no steps are to be chosen."""
+    def _calibrated(
+        self, field: VelocityField, fold: Fold, end_time: float, seed: int
+    ) -> Calibration | None:
+        """Steps that tolerances need on rows of the data, or None where no steps are to be
+        chosen."""
         if end_time == 0 or self.solver in ADAPTIVE_METHODS:
             return None
         device = next(field.parameters()).device
@@ -341,20 +420,33 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         flow = Flow(on_device(field, rows.device, torch.float64), end_time=end_time)
         try:
             return flow.calibrate(rows.double(), self.solver)
-        except (FloatingPointError, ValueError) as error:  # the velocity or its divergence is too large to solve
+        except (
+            FloatingPointError,
+            ValueError,
+        ) as error:  # the velocity or its divergence is too large to solve
             raise FloatingPointError(
-                f"The trained flow cannot be solved: it takes training rows beyond the finite numbers.  The training diverged; lower "
-                f"learning_rate_init={self.learning_rate_init!r}, or set another scaling than {self.scaling!r}."
+                "The trained flow cannot be solved: it takes training rows beyond the finite "
+                "numbers.  The training diverged; lower "
+                f"learning_rate_init={self.learning_rate_init!r}, or set another scaling than "
+                f"{self.scaling!r}."
             ) from error
 
     def _names_in(self) -> list[str]:
-        """Names of the columns of the rows that were fitted; as scikit-learn makes them up, where there were none."""
-        return list(getattr(self, "feature_names_in_", [f"x{k}" for k in range(self.n_features_in_)]))
+        """Names of the columns of the rows that were fitted; as scikit-learn makes them up, where
+        there were none."""
+        return list(
+            getattr(self, "feature_names_in_", [f"x{k}" for k in range(self.n_features_in_)])
+        )
 
     def _contained(self, rows: NDArray[Any], original: Any, names: Sequence[str]) -> Any:
-        """Rows in the container that :meth:`set_output` asks for, with the index of the `original` frame, if it is one."""
+        """Rows in the container that :meth:`set_output` asks for, with the index of the `original`
+        frame, if it is one."""
         adapter = _get_container_adapter("transform", self)
-        return rows if adapter is None else adapter.create_container(rows, original, columns=np.asarray(names, dtype=object))
+        return (
+            rows
+            if adapter is None
+            else adapter.create_container(rows, original, columns=np.asarray(names, dtype=object))
+        )
 
     def _check_usable(self) -> None:
         """Raise unless the estimator is fitted, and the parameters that predictions read are valid.
@@ -383,11 +475,17 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         with sums_may_overflow():
             rows: NDArray[Any] = check_array(X, dtype=[np.float64, np.float32], input_name=name)
         if rows.shape[1] != self.n_features_in_:
-            raise ValueError(f"{name} has {rows.shape[1]} columns, but the {space} has {self.n_features_in_}, one for each feature.")
+            raise ValueError(
+                f"{name} has {rows.shape[1]} columns, but the {space} has {self.n_features_in_}, "
+                "one for each feature."
+            )
         return rows
 
-    def _by_blocks(self, X: NDArray[Any], work: Work, *, side: str = "target") -> tuple[NDArray[Any], NDArray[Any]]:
-        """Values and errors of `work` on the rows in blocks, so that memory is bounded; one warning counts all rows left unresolved.
+    def _by_blocks(
+        self, X: NDArray[Any], work: Work, *, side: str = "target"
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Values and errors of `work` on the rows in blocks, so that memory is bounded; one warning
+        counts all rows left unresolved.
 
         Parameters
         ----------
@@ -405,7 +503,8 @@ class FlowEstimator(CallbackSupportMixin, Storable):
     def _measured(
         self, X: NDArray[Any], work: Work, side: str = "target", *, refuse_far: bool = False
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """As :meth:`_by_blocks`, but rows that are too far outside may have a value of minus infinity, and an error of infinity."""
+        """As :meth:`_by_blocks`, but rows that are too far outside may have a value of minus
+        infinity, and an error of infinity."""
         device, dtype = resolve_device_or_cpu(self.device), _flow_dtype(X)
         model = self._fitted_flow(device, dtype)
         scaling = getattr(model, side)
@@ -414,13 +513,18 @@ class FlowEstimator(CallbackSupportMixin, Storable):
             far = _are_far(scaling, x, dtype)
             if not far.any():
                 return work(x, model)
-            # A point in the middle of the data takes their place, so that the flow meets numbers that it can bear.
-            value, error, unresolved = work(torch.where(far[:, None], scaling.inverse(torch.zeros_like(x)), x), model)
+            # A point in the middle of the data takes their place, so that the flow meets numbers
+            # that it can bear.
+            value, error, unresolved = work(
+                torch.where(far[:, None], scaling.inverse(torch.zeros_like(x)), x), model
+            )
             value[far], error[far] = -torch.inf, torch.inf
             return Measured(value, error, unresolved | far)
 
         parts = map_blocks(at_near_ones, X, device, self.n_jobs)
-        value, error, unresolved = (torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True))
+        value, error, unresolved = (
+            torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True)
+        )
         with np.errstate(over="ignore"):  # in float32
             value, error = value.astype(X.dtype), error.astype(X.dtype)
         if refuse_far:
@@ -448,7 +552,9 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         far = map_blocks(lambda x: _are_far(scaling, x, torch.float64), rows, device, n_jobs=1)
         _refuse_far(~torch.cat(far).cpu().numpy())
         # One generator draws for all blocks, one after the other.
-        parts = map_blocks(lambda x: diffuse(model, x, level, solver, generator), rows, device, n_jobs=1)
+        parts = map_blocks(
+            lambda x: diffuse(model, x, level, solver, generator), rows, device, n_jobs=1
+        )
         carried: NDArray[np.float64] = torch.cat(parts).cpu().numpy()
         _refuse_far(np.isfinite(carried))
         return carried
@@ -457,12 +563,21 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         drift, path = on_device(self._field, device, dtype), on_device(self._path, device, dtype)
         base = on_device(self._source, device, dtype) if self._gaussian_source else None
         field = drift if self.divergence == "exact" else Hutchinson(drift, int(self.divergence))
-        source, target = (on_device(scaling, device, torch.float64) for scaling in (self._source, self._target))
+        source, target = (
+            on_device(scaling, device, torch.float64) for scaling in (self._source, self._target)
+        )
         flow = Flow(field, self._solver(), self.end_time_)
-        return FittedFlow(flow, LearnedQuantities(drift, path, base, self._fitted_coupling()), source, target, dtype)
+        return FittedFlow(
+            flow,
+            LearnedQuantities(drift, path, base, self._fitted_coupling()),
+            source,
+            target,
+            dtype,
+        )
 
     def _fitted_coupling(self) -> Coupling:
-        """Coupling that the model was trained with; models of release 0.1 have it in their parameter alone."""
+        """Coupling that the model was trained with; models of release 0.1 have it in their
+        parameter alone."""
         return self._coupling if hasattr(self, "_coupling") else resolve_coupling(self.coupling)
 
     def _solver(self) -> Solver:
@@ -473,16 +588,19 @@ class FlowEstimator(CallbackSupportMixin, Storable):
 
 
 def _are_far(scaling: Scaling, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Which rows are too far outside for a flow of this precision, or have no place in its units: shape (B,)."""
+    """Which rows are too far outside for a flow of this precision, or have no place in its units:
+    shape (B,)."""
     return ~(scaling(x).norm(dim=1) < _FARTHEST[dtype])
 
 
 def _refuse_far(finite: NDArray[np.bool_]) -> None:
-    """Raise a ValueError with the count of rows, of shape (n, ...), of which something is not finite."""
+    """Raise a ValueError with the count of rows, of shape (n, ...), of which something is not
+    finite."""
     n_far = int((~finite.reshape(len(finite), -1).all(axis=1)).sum())
     if n_far:
         raise ValueError(
-            f"{n_far} of {len(finite)} rows are so far outside the fitted data that the arithmetic of the flow overflows; drop those rows."
+            f"{n_far} of {len(finite)} rows are so far outside the fitted data that the arithmetic "
+            "of the flow overflows; drop those rows."
         )
 
 

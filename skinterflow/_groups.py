@@ -31,16 +31,23 @@ def checked_groups(groups: ArrayLike, n_rows: int) -> Codes:
     """
     labels = np.asarray(groups)
     if labels.shape != (n_rows,):
-        raise ValueError(f"groups must hold one label for each of the {n_rows} rows of X, got an array of shape {labels.shape}.")
+        raise ValueError(
+            f"groups must hold one label for each of the {n_rows} rows of X, got an array of shape "
+            f"{labels.shape}."
+        )
     if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise ValueError(f"groups is NaN for {int(np.isnan(labels).sum())} of {n_rows} rows; give each row a label.")
+        raise ValueError(
+            f"groups is NaN for {int(np.isnan(labels).sum())} of {n_rows} rows; give each row a "
+            "label."
+        )
     return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
 def copies(X: NDArray[np.floating]) -> tuple[float, Codes | None]:
     """Part of the rows that are exact copies of others, and numbers that equal rows share.
 
-    Of very many rows only a part of the values is looked at, each with all of its copies, and there are no numbers.
+    Of very many rows only a part of the values is looked at, each with all of its copies, and there
+    are no numbers.
     """
     one_of = -(-len(X) // _MOST_HASHED)
     blocks = (_hashes(X[start : start + _BLOCK_ROWS]) for start in range(0, len(X), _BLOCK_ROWS))
@@ -55,10 +62,15 @@ def copies(X: NDArray[np.floating]) -> tuple[float, Codes | None]:
 def warn_copies(part: float, grouped: bool) -> None:
     """Warn of rows that are exact copies of others, if they are many."""
     if part > _MANY_COPIES:
-        held_out = "; copies are held out together" if grouped else ", and held-out rows may be copies of training rows"
+        held_out = (
+            "; copies are held out together"
+            if grouped
+            else ", and held-out rows may be copies of training rows"
+        )
         warnings.warn(
-            f"{part:.0%} of the rows are exact copies of other rows: a density grows without bound at repeated points{held_out}.  "
-            "Drop the copies (weights can stand for them), or name what belongs together in groups.",
+            f"{part:.0%} of the rows are exact copies of other rows: a density grows without bound "
+            f"at repeated points{held_out}.  Drop the copies (weights can stand for them), or name "
+            "what belongs together in groups.",
             DegenerateDataWarning,
             stacklevel=5,
         )
@@ -76,7 +88,8 @@ def grouped_folds(codes: Codes, n_folds: int, generator: torch.Generator) -> lis
 
 
 def grouped_part(codes: Codes, n_rows: int, generator: torch.Generator) -> Tensor:
-    """Row numbers of random whole groups, in random order: about `n_rows`, and at least one group."""
+    """Row numbers of random whole groups, in random order: about `n_rows`, and at least one
+    group."""
     sizes, total = _sizes(codes), 0
     taken = np.zeros(len(sizes), dtype=bool)
     for group in torch.randperm(len(sizes), generator=generator).numpy():
@@ -95,7 +108,8 @@ def _sizes(codes: Codes) -> NDArray[np.int64]:
     sizes = np.bincount(codes)
     if len(sizes) < 2:
         raise ValueError(
-            "groups has one label for all rows, which cannot be held out and train; give more groups, or set early_stopping=False."
+            "groups has one label for all rows, which cannot be held out and train; give more "
+            "groups, or set early_stopping=False."
         )
     return sizes
 

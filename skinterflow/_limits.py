@@ -16,8 +16,9 @@ _LEAST_SECONDS = 1e-3
 class Interruption:
     """Ctrl-C in a fit.
 
-    The first one ends the training; what makes a model of it is done all the same, and `KeyboardInterrupt` is raised when the
-    estimator is fitted.  A second one ends the fit where it is.
+    The first one ends the training; what makes a model of it is done all the same, and
+    `KeyboardInterrupt` is raised when the estimator is fitted.  A second one ends the fit where it
+    is.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,8 @@ class Interruption:
             return work()
 
     def raise_if_noted(self) -> None:
-        """Raise `KeyboardInterrupt` if there was a Ctrl-C: for whoever called the fit, such as a search."""
+        """Raise `KeyboardInterrupt` if there was a Ctrl-C: for whoever called the fit, such as a
+        search."""
         if self.message is not None:
             raise KeyboardInterrupt(self.message)
 
@@ -72,7 +74,8 @@ class TimeBudget:
         return self.seconds is not None
 
     def begin_training(self, earlier: float = 0.0) -> None:
-        """From here on the training takes its time; one that is resumed has taken some `earlier`."""
+        """From here on the training takes its time; one that is resumed has taken some
+        `earlier`."""
         self._training_from, self._earlier = clock(), earlier
 
     def trained(self) -> float:

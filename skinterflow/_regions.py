@@ -1,11 +1,13 @@
 r"""Regions of highest density: the smallest regions that hold a given fraction of the probability.
 
-The region of level ``p`` is where the density is at least ``f_p``, and ``f_p`` is the ``1 - p`` quantile of ``f(X)`` for ``X`` drawn from
-``f`` ([1]_, section 2).  So it is a quantile of the log-densities of samples, in any dimension, and has the Monte Carlo error of one.
+The region of level ``p`` is where the density is at least ``f_p``, and ``f_p`` is the ``1 - p``
+quantile of ``f(X)`` for ``X`` drawn from ``f`` ([1]_, section 2).  So it is a quantile of the
+log-densities of samples, in any dimension, and has the Monte Carlo error of one.
 
 References
 ----------
-.. [1] Hyndman, "Computing and Graphing Highest Density Regions", The American Statistician 50, 1996.
+.. [1] Hyndman, "Computing and Graphing Highest Density Regions", The American Statistician 50,
+    1996.
 """
 
 from __future__ import annotations
@@ -37,16 +39,19 @@ def checked_levels(level: ArrayLike) -> Array:
         levels = np.empty(0)
     if levels.dtype.kind not in "iuf" or not levels.size or not ((levels > 0) & (levels < 1)).all():
         raise ValueError(
-            f"level must be one or more numbers in (0, 1), the fraction of the probability in the region, got {reprlib.repr(level)}."
+            "level must be one or more numbers in (0, 1), the fraction of the probability in the "
+            f"region, got {reprlib.repr(level)}."
         )
     return levels.astype(np.float64)
 
 
 def density_thresholds(log_density: NDArray[Any], levels: Array) -> tuple[Array, Array]:
-    r"""Log-densities on the boundaries of the regions of highest density, and their standard errors.
+    r"""Log-densities on the boundaries of the regions of highest density, and their standard
+    errors.
 
-    The threshold is the ``q = 1 - level`` quantile of the log-densities of ``n`` samples.  The number of samples below the true one is
-    binomial, with mean ``n q`` and deviation ``sqrt(n q (1 - q))``; the error is half the distance between the order statistics at one
+    The threshold is the ``q = 1 - level`` quantile of the log-densities of ``n`` samples.  The
+    number of samples below the true one is binomial, with mean ``n q`` and deviation
+    ``sqrt(n q (1 - q))``; the error is half the distance between the order statistics at one
     deviation to either side, so that no density of the log-densities need be estimated.
 
     Parameters
@@ -67,11 +72,18 @@ def density_thresholds(log_density: NDArray[Any], levels: Array) -> tuple[Array,
     rarest = float(np.minimum(levels, 1 - levels).min())
     if round(n * rarest, 9) < 1:  # 1 - 0.9 is less than 0.1
         raise ValueError(
-            f"n_samples={n} is too few for a level at {rarest:.3g} from 0 or 1, because less than one sample is expected there; "
-            + (f"use at least {math.ceil(10 / rarest)}." if rarest > _RAREST else "take a level nearer to one half.")
+            f"n_samples={n} is too few for a level at {rarest:.3g} from 0 or 1, because less than "
+            "one sample is expected there; "
+            + (
+                f"use at least {math.ceil(10 / rarest)}."
+                if rarest > _RAREST
+                else "take a level nearer to one half."
+            )
         )
     q = 1 - levels.ravel()  # np.quantile takes no more than one axis
     deviation = np.sqrt(q * (1 - q) / n)
     # With one sample or more expected on either side, the deviation is less than q and 1 - q.
-    below, threshold, above = np.quantile(log_density.astype(np.float64), [q - deviation, q, q + deviation])
+    below, threshold, above = np.quantile(
+        log_density.astype(np.float64), [q - deviation, q, q + deviation]
+    )
     return threshold.reshape(levels.shape), ((above - below) / 2).reshape(levels.shape)

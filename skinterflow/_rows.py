@@ -1,7 +1,9 @@
-"""Rows on their way into the flow: read from the user's array a part at a time, in flow units, with weight and ``log |det|``.
+"""Rows on their way into the flow: read from the user's array a part at a time, in flow units, with
+weight and ``log |det|``.
 
-Data of moderate size are converted once and shuffled; larger data, above all a ``numpy.memmap``, stay where they are, and every batch is
-read when it is needed.  Memory then does not grow with the rows.
+Data of moderate size are converted once and shuffled; larger data, above all a ``numpy.memmap``,
+stay where they are, and every batch is read when it is needed.  Memory then does not grow with the
+rows.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ NOBODY = torch.empty(0, dtype=torch.int64)
 
 
 class FlowRows(NamedTuple):
-    """Rows in flow units, float32, shape (n, D), with weights and the scaling's ``log |det|`` in data units, shape (n,)."""
+    """Rows in flow units, float32, shape (n, D), with weights and the scaling's ``log |det|`` in
+    data units, shape (n,)."""
 
     u: Tensor
     weight: Tensor
@@ -52,7 +55,9 @@ class Reader:
     widths : array of shape (D,), spread that constant columns get, else zero
     scaling : Scaling
     device : torch.device
-    whole : array of shape (D,) of bool, columns of whole numbers, which are spread anew whenever they are read; None is no such column
+    whole : array of shape (D,) of bool
+        Columns of whole numbers, which are spread anew whenever they are read; None is no such
+        column.
     """
 
     X: NDArray[Any]
@@ -63,9 +68,11 @@ class Reader:
     whole: NDArray[np.bool_] | None = None
 
     def training_numbers(self, held_out: Tensor) -> NDArray[np.int64] | None:
-        """Evenly spaced numbers of many of the rows that train, which tell the scaling; None is all rows.
+        """Evenly spaced numbers of many of the rows that train, which tell the scaling; None is all
+        rows.
 
-        All rows, too, where a column has one value alone but for rows that are held out: it would have no scale.
+        All rows, too, where a column has one value alone but for rows that are held out: it would
+        have no scale.
         """
         if not len(held_out):
             return None
@@ -77,7 +84,8 @@ class Reader:
         return None if (constant & (self.widths == 0)).any() else rows
 
     def read(self, rows: Tensor, generator: torch.Generator) -> FlowRows:
-        """The rows of these numbers; constant columns and whole numbers are spread by a generator on the CPU.
+        """The rows of these numbers; constant columns and whole numbers are spread by a generator
+        on the CPU.
 
         Raises
         ------
@@ -89,30 +97,37 @@ class Reader:
 
     def _read(self, rows: NDArray[np.int64], generator: torch.Generator) -> FlowRows:
         spread = spread_constant_columns(self.X[rows], self.widths, generator)
-        x = torch.from_numpy(spread if self.whole is None else spread_whole_numbers(spread, self.whole, generator))
+        x = torch.from_numpy(
+            spread if self.whole is None else spread_whole_numbers(spread, self.whole, generator)
+        )
         u, log_det = self.scaling(x), self.scaling.log_abs_det(x)
         finite = torch.isfinite(u).all(dim=1) & torch.isfinite(log_det)
         if not finite.all():
-            raise ValueError(f"scaling={self.scaling!r} is not finite for {int((~finite).sum())} of {len(x)} rows; choose another scaling.")
+            raise ValueError(
+                f"scaling={self.scaling!r} is not finite for {int((~finite).sum())} of {len(x)} "
+                "rows; choose another scaling."
+            )
         far = int((u.abs().amax(dim=1) > _FARTHEST).sum())
         if far:
             raise ValueError(
-                f"{far} of {len(x)} rows are more than {_FARTHEST:g} units of the flow from its centre, where float32 overflows; "
-                "drop those rows, or choose another scaling."
+                f"{far} of {len(x)} rows are more than {_FARTHEST:g} units of the flow from its "
+                "centre, where float32 overflows; drop those rows, or choose another scaling."
             )
         weight = torch.from_numpy(self.weight[rows]).float()
         return FlowRows(u.float().to(self.device), weight.to(self.device), log_det.to(self.device))
 
 
 class RowSource(ABC):
-    """Batches of the rows that train, by their number: the same number gives the same batch, so that a fit can go on where it stopped.
+    """Batches of the rows that train, by their number: the same number gives the same batch, so
+    that a fit can go on where it stopped.
 
     What a batch draws afresh comes from generators that the fit seeds for every step.
     """
 
     @abstractmethod
     def batch(self, number: int, batch_size: int, generators: Generators) -> tuple[Tensor, Tensor]:
-        """Rows in flow units, shape (batch_size, D), in random order, and weights, shape (batch_size,); `number` counts from 0."""
+        """Rows in flow units, shape (batch_size, D), in random order, and weights, shape
+        (batch_size,); `number` counts from 0."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +197,8 @@ class StreamedRows(RowSource):
 
 
 class ShuffledPasses:
-    """Row numbers in shuffled passes, by the number of the batch; fewer rows than a batch are repeated within it.
+    """Row numbers in shuffled passes, by the number of the batch; fewer rows than a batch are
+    repeated within it.
 
     Parameters
     ----------
@@ -204,10 +220,14 @@ class ShuffledPasses:
         return self._order(shuffle, n_passes)[place * batch_size :][:batch_size]
 
     def _order(self, shuffle: int, n_passes: int) -> Tensor:
-        """As many passes as are shuffled together: the last ones are kept, because the next batch wants them, too."""
+        """As many passes as are shuffled together: the last ones are kept, because the next batch
+        wants them, too."""
         if self._shuffled[0] != (shuffle, n_passes):
             generator = torch.Generator(self.device).manual_seed(step_seed(self._seed, shuffle))
-            passes = [torch.randperm(self.n_rows, generator=generator, device=self.device) for _ in range(n_passes)]
+            passes = [
+                torch.randperm(self.n_rows, generator=generator, device=self.device)
+                for _ in range(n_passes)
+            ]
             self._shuffled = (shuffle, n_passes), torch.cat(passes)
         return self._shuffled[1]
 
@@ -220,17 +240,25 @@ def drawn_seed(generator: torch.Generator) -> int:
 def training_rows(reader: Reader, held_out: Tensor, generator: torch.Generator) -> RowSource:
     """All rows but those held out: in memory if they fit.
 
-    Few rows with whole numbers are held there many times, each time spread anew: as good as new noise for every batch, and twice as fast.
+    Few rows with whole numbers are held there many times, each time spread anew: as good as new
+    noise for every batch, and twice as fast.
     """
     spread = reader.whole is not None and bool(reader.whole.any())
-    n_times = min(_SPREAD_ROWS // (len(reader.X) - len(held_out)), _IN_MEMORY_ELEMENTS // reader.X.size) if spread else 1
+    n_times = (
+        min(_SPREAD_ROWS // (len(reader.X) - len(held_out)), _IN_MEMORY_ELEMENTS // reader.X.size)
+        if spread
+        else 1
+    )
     if reader.X.size > _IN_MEMORY_ELEMENTS or (spread and n_times < _LEAST_SPREADS):
         return StreamedRows(reader, held_out)
     kept = torch.ones(len(reader.X), dtype=torch.bool)
     kept[held_out] = False
-    return ShuffledRows(reader.read(kept.nonzero()[:, 0].repeat(n_times), generator), drawn_seed(generator))
+    return ShuffledRows(
+        reader.read(kept.nonzero()[:, 0].repeat(n_times), generator), drawn_seed(generator)
+    )
 
 
 def judging_rows(reader: Reader, generator: torch.Generator) -> FlowRows:
-    """Rows that were given to judge, in random order; so many of them that more would say no more."""
+    """Rows that were given to judge, in random order; so many of them that more would say no
+    more."""
     return reader.read(torch.randperm(len(reader.X), generator=generator)[:MAX_JUDGING], generator)

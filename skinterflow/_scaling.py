@@ -1,4 +1,5 @@
-"""Estimating a scaling from data: which invertible map makes the columns easy for a flow, and which columns have no density."""
+"""Estimating a scaling from data: which invertible map makes the columns easy for a flow, and which
+columns have no density."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from skinterflow.interflow.scaling import Compose, Scaling, Standardize, Whiten
 Array = NDArray[np.float64]
 
 _MAX_ROWS = 100_000
-"""Rows that are looked at, evenly spaced: quantiles and powers are then known to a third of a percent."""
+"""Rows that are looked at, evenly spaced: quantiles and powers are then known to a third of a
+percent."""
 _CONSTANT_WIDTH = 1e-3
 """Width given to a constant column, relative to its value (or to one, if that is zero)."""
 _QUANTILE_PAIRS = ((0.25, 0.75), (0.1, 0.9), (0.01, 0.99), (0.0, 1.0))
@@ -35,14 +37,16 @@ _N_CELLS = 16
 _TAIL, _TAIL_ROWS = 1e-3, 20
 """Mass of each outermost cell, or that of so many rows if it is more."""
 _OVERLAP = 2.0
-"""Deviation of a component relative to that of the rows of its cell: with less, the density would wave from cell to cell."""
+"""Deviation of a component relative to that of the rows of its cell: with less, the density would
+wave from cell to cell."""
 _NARROWEST = 0.02
 """Least deviation of a component, relative to that of the column."""
 _RIDGE = 1e-8
 
 
 class DegenerateDataWarning(UserWarning):
-    """Some columns have no density: constant, collinear, duplicated, integer-valued, or with many rows on a bound.
+    """Some columns have no density: constant, collinear, duplicated, integer-valued, or with many
+    rows on a bound.
 
     Examples
     --------
@@ -52,7 +56,9 @@ class DegenerateDataWarning(UserWarning):
     >>> import numpy as np
     >>> from skinterflow import DegenerateDataWarning, InterpolantFlowDensity
     >>> X = np.column_stack([np.linspace(0.0, 1.0, 20) ** 2, np.ones(20)])
-    >>> density = InterpolantFlowDensity(hidden_layer_sizes=(8,), max_iter=1, early_stopping=False, random_state=0)
+    >>> density = InterpolantFlowDensity(
+    ...     hidden_layer_sizes=(8,), max_iter=1, early_stopping=False, random_state=0
+    ... )
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always", DegenerateDataWarning)
     ...     density = density.fit(X)
@@ -78,7 +84,8 @@ def estimate_scaling(
     weight : array of shape (n,), positive
     widths : array of shape (D,), see :func:`constant_widths`
     generator : torch.Generator on the CPU, for the spread of constant columns
-    gaussianized : sequence of int, columns that "gaussianize" maps to the normal law; None is those that gain by it
+    gaussianized : sequence of int
+        Columns that "gaussianize" maps to the normal law; None is those that gain by it.
 
     Returns
     -------
@@ -98,7 +105,8 @@ def estimate_scaling(
 
 
 def estimate_bounds(bounds: Array, X: Array, weight: Array) -> Bounds:
-    """Map of bounded columns to the whole line; the scale of a single bound is the median distance from it.
+    """Map of bounded columns to the whole line; the scale of a single bound is the median distance
+    from it.
 
     Parameters
     ----------
@@ -122,9 +130,12 @@ def evenly_spaced(X: NDArray[Any], most: int = _MAX_ROWS) -> NDArray[Any]:
 
 
 def constant_widths(X: NDArray[Any]) -> Array:
-    """Spread that stands for the one that a constant column lacks, and zero for the others: shape (D,)."""
+    """Spread that stands for the one that a constant column lacks, and zero for the others: shape
+    (D,)."""
     lowest, highest = X.min(axis=0), X.max(axis=0)
-    constant = highest - lowest <= 4 * np.finfo(X.dtype).eps * np.maximum(np.abs(lowest), np.abs(highest))
+    constant = highest - lowest <= 4 * np.finfo(X.dtype).eps * np.maximum(
+        np.abs(lowest), np.abs(highest)
+    )
     return np.where(constant, _floored(np.zeros(X.shape[1]), X[0].astype(np.float64)), 0.0)
 
 
@@ -137,37 +148,49 @@ def spread_constant_columns(X: NDArray[Any], widths: Array, generator: torch.Gen
 
 
 def spread_whole_numbers(X: Array, whole: NDArray[np.bool_], generator: torch.Generator) -> Array:
-    """`X`, whose columns of whole numbers are spread in place, by uniform noise over the cells around them."""
+    """`X`, whose columns of whole numbers are spread in place, by uniform noise over the cells
+    around them."""
     if whole.any():
         shape = len(X), int(whole.sum())
         X[:, whole] += torch.rand(shape, generator=generator, dtype=torch.float64).numpy() - 0.5
     return X
 
 
-def warn_degenerate(X: NDArray[Any], widths: Array, names: Sequence[str], declared: NDArray[np.bool_]) -> None:
-    """Name the columns that have no density, by the looks of many rows; the fit goes on.  Those declared as whole numbers have one."""
+def warn_degenerate(
+    X: NDArray[Any], widths: Array, names: Sequence[str], declared: NDArray[np.bool_]
+) -> None:
+    """Name the columns that have no density, by the looks of many rows; the fit goes on.  Those
+    declared as whole numbers have one."""
     X, constant = evenly_spaced(X), widths > 0
     whole = ~constant & ~declared & (np.rint(X) == X).all(axis=0)
     for columns, what in (
         (constant, f"are constant and given a width of {_CONSTANT_WIDTH:g} times their value"),
         (
             _collinear_columns(X, ~constant & ~declared),
-            "are collinear or duplicated: the density is singular and its values are large; drop one of them",
+            "are collinear or duplicated: the density is singular and its values are large; drop "
+            "one of them",
         ),
         (
             whole,
-            "are integer-valued: the log-density grows without bound as the fit improves; name them in integer_features "
-            "(InterpolantFlowDensity), or add uniform noise to spread them",
+            "are integer-valued: the log-density grows without bound as the fit improves; name "
+            "them in integer_features (InterpolantFlowDensity), or add uniform noise to spread "
+            "them",
         ),
     ):
         warn_columns(names, columns, what, stacklevel=5)
 
 
-def warn_columns(names: Sequence[str], flagged: NDArray[np.bool_], what: str, stacklevel: int) -> None:
+def warn_columns(
+    names: Sequence[str], flagged: NDArray[np.bool_], what: str, stacklevel: int
+) -> None:
     """Say of the columns that are flagged, if any, what they are."""
     if flagged.any():
         columns = [name for name, flag in zip(names, flagged, strict=True) if flag]
-        warnings.warn(f"{len(columns)} column(s) {what}: {shown(columns)}.", DegenerateDataWarning, stacklevel=stacklevel)
+        warnings.warn(
+            f"{len(columns)} column(s) {what}: {shown(columns)}.",
+            DegenerateDataWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def shown(names: Sequence[str]) -> str:
@@ -219,7 +242,9 @@ def _powers(X: Array, weight: Array) -> YeoJohnson:
             variance = np.average((y - np.average(y, weights=weight)) ** 2, weights=weight)
             return float(0.5 * np.log(variance + np.finfo(float).tiny) - (value - 1.0) * slopes[j])
 
-        return float(minimize_scalar(negative_log_likelihood, bounds=(0.0, 2.0), method="bounded").x)
+        return float(
+            minimize_scalar(negative_log_likelihood, bounds=(0.0, 2.0), method="bounded").x
+        )
 
     return YeoJohnson(torch.tensor([power(j) for j in range(X.shape[1])], dtype=torch.float64))
 
@@ -231,10 +256,13 @@ def _standardize(X: Array, weight: Array) -> Standardize:
 
 
 def _whiten(X: Array, weight: Array) -> Whiten:
-    """Whitening of standardised columns by a covariance that is shrunk as Ledoit and Wolf (2004) do."""
+    """Whitening of standardised columns by a covariance that is shrunk as Ledoit and Wolf (2004)
+    do."""
     shrinkage = ledoit_wolf_shrinkage(X, assume_centered=True)
     covariance = (X * (weight / weight.sum())[:, None]).T @ X
-    covariance = (1.0 - shrinkage) * covariance + shrinkage * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    covariance = (1.0 - shrinkage) * covariance + shrinkage * np.trace(covariance) / len(
+        covariance
+    ) * np.eye(len(covariance))
     variances, directions = np.linalg.eigh(covariance)
     deviations = np.sqrt(np.maximum(variances, _COLLINEAR))
     # The symmetric root keeps each flow coordinate next to its column.
@@ -250,10 +278,12 @@ def gaussianized_columns(scaling: Scaling) -> set[int]:
 
 
 def _gaussianize(X: Array, weight: Array, chosen: Sequence[int] | None = None) -> Scaling:
-    """Maps to the normal law for those columns of standardised rows where they pay, and a new standardisation.
+    """Maps to the normal law for those columns of standardised rows where they pay, and a new
+    standardisation.
 
-    They pay where a Gaussian with the columns' covariance gains in likelihood by more than `_GAIN`.  That sets what a column gains for
-    itself against the linear relations with other columns that are lost.  Columns of few rows or few values tell too little of their law.
+    They pay where a Gaussian with the columns' covariance gains in likelihood by more than
+    `_GAIN`.  That sets what a column gains for itself against the linear relations with other
+    columns that are lost.  Columns of few rows or few values tell too little of their law.
     """
     p = weight / weight.sum()
     if chosen is None:
@@ -277,7 +307,8 @@ def _gaining_columns(X: Array, weight: Array) -> list[int]:
 
 
 def _mixture(x: Array, p: Array) -> tuple[Array, Array, Array]:
-    """Weights, means and deviations of a mixture with a component for every cell between quantiles, wide enough to overlap the next."""
+    """Weights, means and deviations of a mixture with a component for every cell between quantiles,
+    wide enough to overlap the next."""
     order = np.argsort(x)
     below = np.empty_like(x)
     below[order] = np.cumsum(p[order]) - 0.5 * p[order]
@@ -290,8 +321,11 @@ def _mixture(x: Array, p: Array) -> tuple[Array, Array, Array]:
     return weights.astype(np.float64), means, np.maximum(_OVERLAP * deviations, _NARROWEST)
 
 
-def _gain(mixture: tuple[Array, Array, Array], j: int, X: Array, p: Array, precision: Array) -> float:
-    """What a Gaussian gains in likelihood, in nats per row, if column `j` alone is mapped to the normal law."""
+def _gain(
+    mixture: tuple[Array, Array, Array], j: int, X: Array, p: Array, precision: Array
+) -> float:
+    """What a Gaussian gains in likelihood, in nats per row, if column `j` alone is mapped to the
+    normal law."""
     scaling = Gaussianize(torch.tensor([0]), *(torch.from_numpy(part[None]) for part in mixture))
     x = torch.from_numpy(np.ascontiguousarray(X[:, [j]]))
     u, log_slope = scaling(x)[:, 0].numpy(), scaling.log_abs_det(x).numpy()
@@ -299,14 +333,18 @@ def _gain(mixture: tuple[Array, Array, Array], j: int, X: Array, p: Array, preci
     # Variances of what the other columns do not explain.
     covariance = (p * u) @ X
     covariance[j] = 0.0
-    explained = covariance @ precision @ covariance - (precision[j] @ covariance) ** 2 / precision[j, j]
+    explained = (
+        covariance @ precision @ covariance - (precision[j] @ covariance) ** 2 / precision[j, j]
+    )
     unexplained = max(p @ u**2 - explained, np.finfo(float).tiny)
     return float(p @ log_slope - 0.5 * np.log(unexplained * precision[j, j]))
 
 
 def _floored(scale: Array, location: Array) -> Array:
     """`scale`, and where it is zero a small width relative to the location."""
-    return np.where(scale > 0, scale, _CONSTANT_WIDTH * np.where(location == 0, 1.0, np.abs(location)))
+    return np.where(
+        scale > 0, scale, _CONSTANT_WIDTH * np.where(location == 0, 1.0, np.abs(location))
+    )
 
 
 def _apply(part: Scaling, X: Array) -> Array:

@@ -1,9 +1,11 @@
-"""Objects as plain data and back: what pickles, skops and saved files of an estimator have in common.
+"""Objects as plain data and back: what pickles, skops and saved files of an estimator have in
+common.
 
-The data are a tree, of what JSON has, and arrays that it refers to by name.  Objects of the classes in `CLASSES` are built anew by their
-constructors, from arguments of the declared types, and given their weights: no other class can come out of a tree, and nothing else
-is run.  An object that occurs twice is one object after the way there and back, too.  What JSON lacks is a dict of one key, which says
-what it is: ``{"tuple": [...]}``, ``{"tensor": "name of the array"}``.
+The data are a tree, of what JSON has, and arrays that it refers to by name.  Objects of the classes
+in `CLASSES` are built anew by their constructors, from arguments of the declared types, and given
+their weights: no other class can come out of a tree, and nothing else is run.  An object that
+occurs twice is one object after the way there and back, too.  What JSON lacks is a dict of one key,
+which says what it is: ``{"tuple": [...]}``, ``{"tensor": "name of the array"}``.
 """
 
 from __future__ import annotations
@@ -27,14 +29,35 @@ from skinterflow._version import __version__
 from skinterflow.interflow.couplings import Independent, OptimalTransport
 from skinterflow.interflow.fields import AveragedField, ResidualMLP
 from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, SharedTrunk
-from skinterflow.interflow.interpolants import EncodingDecoding, Fourier, Linear, Mirror, Trigonometric, VariancePreserving
-from skinterflow.interflow.latent import Brownian, LearnedGamma, Normalized, Quadratic, Sigmoid, SineSquared, StochasticInterpolant
+from skinterflow.interflow.interpolants import (
+    EncodingDecoding,
+    Fourier,
+    Linear,
+    Mirror,
+    Trigonometric,
+    VariancePreserving,
+)
+from skinterflow.interflow.latent import (
+    Brownian,
+    LearnedGamma,
+    Normalized,
+    Quadratic,
+    Sigmoid,
+    SineSquared,
+    StochasticInterpolant,
+)
 from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
 from skinterflow.interflow.ode import Calibration
 from skinterflow.interflow.scaling import Compose, LearnedGaussian, Standardize, Whiten
 from skinterflow.interflow.times import Beta
 
-_WEIGHTED: tuple[type[nn.Module], ...] = (Fourier, LearnedGamma, LearnedGaussian, ResidualMLP, SharedTrunk)
+_WEIGHTED: tuple[type[nn.Module], ...] = (
+    Fourier,
+    LearnedGamma,
+    LearnedGaussian,
+    ResidualMLP,
+    SharedTrunk,
+)
 """Modules that make parameters of their own."""
 
 _GIVEN: tuple[type, ...] = (
@@ -66,9 +89,23 @@ _GIVEN: tuple[type, ...] = (
 """What is all that its constructor is given."""
 
 CLASSES: dict[str, type] = {cls.__name__: cls for cls in (*_WEIGHTED, *_GIVEN)}
-"""Classes whose objects can be written, by name.  Each keeps the arguments of its constructor as attributes of the same names."""
+"""Classes whose objects can be written, by name.  Each keeps the arguments of its constructor as
+attributes of the same names."""
 
-_DTYPES = {"bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}
+_DTYPES = {
+    "bool",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+}
 _TORCH_DTYPES = {str(getattr(torch, name)): getattr(torch, name) for name in (*_DTYPES, "bfloat16")}
 _N_WORDS = 624
 """Words in the state of a Mersenne twister."""
@@ -79,8 +116,10 @@ def encode(value: Any, *, keep_objects: bool = False) -> tuple[Any, dict[str, ND
 
     Parameters
     ----------
-    value : None, bool, int, float, str, torch.device, torch.dtype, NumPy scalar, RandomState, path, NumPy array of numbers or strings,
-        tensor, object of one of `CLASSES`; lists and tuples of them, and dicts with str or int keys
+    value : None
+        Bool, int, float, str, torch.device, torch.dtype, NumPy scalar, RandomState, path, NumPy
+        array of numbers or strings,. tensor, object of one of `CLASSES`; lists and tuples of them,
+        and dicts with str or int keys
     keep_objects : bool, default=False
         Leave other objects in the tree as they are, for pickle.
 
@@ -117,7 +156,10 @@ def decode(tree: Any, arrays: Mapping[str, NDArray[Any]], *, keep_objects: bool 
     except SavedModelError:
         raise
     except Exception as error:  # whatever a hostile tree meets
-        raise SavedModelError(f"An object cannot be built from the data ({type(error).__name__}: {error}); do not trust them.") from error
+        raise SavedModelError(
+            f"An object cannot be built from the data ({type(error).__name__}: {error}); do not "
+            "trust them."
+        ) from error
 
 
 class _Encoder:
@@ -137,22 +179,36 @@ class _Encoder:
             items = [self.encode(item, f"{name}.{k}") for k, item in enumerate(value)]
             return {"tuple": items} if kind is tuple else items
         if kind is dict and all(type(key) in (str, int) for key in value):
-            return {"dict": [[key, self.encode(item, f"{name}.{key}" if name else str(key))] for key, item in value.items()]}
+            return {
+                "dict": [
+                    [key, self.encode(item, f"{name}.{key}" if name else str(key))]
+                    for key, item in value.items()
+                ]
+            }
         if kind in CLASSES.values():
             return self._object(value, name)
         if kind is torch.device or (kind is torch.dtype and str(value) in _TORCH_DTYPES):
             return {kind.__name__: str(value)}
         if isinstance(value, PurePath):
             return {"path": str(value)}
-        if kind is np.random.RandomState and not self.keep_objects and value.get_state(legacy=False)["bit_generator"] == "MT19937":
+        if (
+            kind is np.random.RandomState
+            and not self.keep_objects
+            and value.get_state(legacy=False)["bit_generator"] == "MT19937"
+        ):
             return {"random_state": self.encode(value.get_state(legacy=False), name)}
         return self._array(value, name) or self._other(value, name)
 
     def _array(self, value: Any, name: str) -> Any:
-        """Reference to an array, a scalar or a tensor, or None if it is none of those or cannot be written."""
+        """Reference to an array, a scalar or a tensor, or None if it is none of those or cannot be
+        written."""
         if isinstance(value, torch.Tensor):
-            storable = str(value.dtype).removeprefix("torch.") in _DTYPES and value.layout == torch.strided
-            return {"tensor": self._stored(value.detach().cpu().numpy(), name)} if storable else None
+            storable = (
+                str(value.dtype).removeprefix("torch.") in _DTYPES and value.layout == torch.strided
+            )
+            return (
+                {"tensor": self._stored(value.detach().cpu().numpy(), name)} if storable else None
+            )
         if isinstance(value, np.str_):
             return str(value)
         if isinstance(value, np.generic) and value.dtype.name in _DTYPES:
@@ -181,22 +237,35 @@ class _Encoder:
         cls: Any = type(value)
         content: dict[str, Any] = {
             "name": cls.__name__,
-            "arguments": {key: self.encode(getattr(value, key), f"{name}.{key}") for key in _hints(cls)},
-            # They are not computed anew, because a path that was learned after it was looked at may have others.
-            "cached": {key: self.encode(vars(value)[key], f"{name}.{key}") for key in _cached(cls) if key in vars(value)},
+            "arguments": {
+                key: self.encode(getattr(value, key), f"{name}.{key}") for key in _hints(cls)
+            },
+            # They are not computed anew, because a path that was learned after it was looked at may
+            # have others.
+            "cached": {
+                key: self.encode(vars(value)[key], f"{name}.{key}")
+                for key in _cached(cls)
+                if key in vars(value)
+            },
         }
         if cls in _WEIGHTED:
-            content["weights"] = {key: self._stored(weight.cpu().numpy(), f"{name}.{key}") for key, weight in value.state_dict().items()}
-            content["fixed"] = [key for key, parameter in value.named_parameters() if not parameter.requires_grad]
+            content["weights"] = {
+                key: self._stored(weight.cpu().numpy(), f"{name}.{key}")
+                for key, weight in value.state_dict().items()
+            }
+            content["fixed"] = [
+                key for key, parameter in value.named_parameters() if not parameter.requires_grad
+            ]
         content["number"] = self.numbers[id(value)] = len(self.numbers)
         return {"object": content}
 
     def _other(self, value: Any, name: str) -> Any:
         if not self.keep_objects:
             raise TypeError(
-                f"{name or 'This'} is {value!r}, of the class {type(value).__module__}.{type(value).__qualname__}. A file holds plain data "
-                "and skinterflow's own objects alone, so that loading it runs no other code; use joblib.dump, and joblib.load where you "
-                "trust the file."
+                f"{name or 'This'} is {value!r}, of the class "
+                f"{type(value).__module__}.{type(value).__qualname__}. A file holds plain data and "
+                "skinterflow's own objects alone, so that loading it runs no other code; use "
+                "joblib.dump, and joblib.load where you trust the file."
             )
         return {"kept": value}
 
@@ -251,24 +320,46 @@ class _Decoder:
         fixed: Sequence[str] = (),
     ) -> Any:
         if name not in CLASSES:
-            raise SavedModelError(f"The data hold an object of the class {name!r}, which is none that skinterflow {__version__} can load.")
+            raise SavedModelError(
+                f"The data hold an object of the class {name!r}, which is none that skinterflow "
+                f"{__version__} can load."
+            )
         cls = CLASSES[name]
         given = {key: self.decode(tree) for key, tree in arguments.items()}
         check_types(given, _hints(cls))
         if cls in _WEIGHTED:
-            built: Any = _with_weights(cls, given, {key: self._tensor(array) for key, array in (weights or {}).items()}, fixed)
+            built: Any = _with_weights(
+                cls,
+                given,
+                {key: self._tensor(array) for key, array in (weights or {}).items()},
+                fixed,
+            )
         else:
             built = cls(**given)
         derived = {key: self.decode(tree) for key, tree in cached.items()}
-        check_types(derived, {key: typing.get_type_hints(method.func)["return"] for key, method in _cached(cls).items()})
+        check_types(
+            derived,
+            {
+                key: typing.get_type_hints(method.func)["return"]
+                for key, method in _cached(cls).items()
+            },
+        )
         vars(built).update(derived)
         self.objects[number] = built
         return built
 
 
-def _with_weights(cls: type, arguments: Mapping[str, Any], weights: Mapping[str, torch.Tensor], fixed: Sequence[str]) -> nn.Module:
-    """A module with these weights, those in `fixed` not to be learned: built without memory first, so that no size makes it take any."""
-    if any(len(value) > len(weights) for value in arguments.values() if isinstance(value, list | tuple)):
+def _with_weights(
+    cls: type,
+    arguments: Mapping[str, Any],
+    weights: Mapping[str, torch.Tensor],
+    fixed: Sequence[str],
+) -> nn.Module:
+    """A module with these weights, those in `fixed` not to be learned: built without memory first,
+    so that no size makes it take any."""
+    if any(
+        len(value) > len(weights) for value in arguments.values() if isinstance(value, list | tuple)
+    ):
         raise ValueError(f"a {cls.__name__} has more layers than weights")
     with torch.device("meta"):
         module: nn.Module = cls(**arguments)
@@ -291,7 +382,11 @@ def _code_points(strings: NDArray[Any]) -> NDArray[np.uint32]:
 
 
 def _from_code_points(points: NDArray[Any]) -> NDArray[Any]:
-    strings = np.frombuffer(points.astype("<u4").tobytes(), dtype=f"<U{points.shape[-1]}").reshape(points.shape[:-1]).copy()
+    strings = (
+        np.frombuffer(points.astype("<u4").tobytes(), dtype=f"<U{points.shape[-1]}")
+        .reshape(points.shape[:-1])
+        .copy()
+    )
     strings.tolist()  # raises for what is no character
     return strings
 
@@ -316,7 +411,9 @@ def check_types(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
     """
     for name, value in values.items():
         if name not in hints or not _fits(value, hints[name]):
-            raise TypeError(f"{name} should be {hints.get(name, 'absent')}, but is {str(value)[:100]!r}")
+            raise TypeError(
+                f"{name} should be {hints.get(name, 'absent')}, but is {str(value)[:100]!r}"
+            )
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -324,7 +421,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, UnionType):
         return any(_fits(value, choice) for choice in inner)
     if origin in (tuple, list, Sequence, Iterable):
-        return isinstance(value, list | tuple) and all(any(_fits(item, choice) for choice in inner) for item in value)
+        return isinstance(value, list | tuple) and all(
+            any(_fits(item, choice) for choice in inner) for item in value
+        )
     if hint in (int, float):
         return isinstance(value, Real if hint is float else int) and not isinstance(value, bool)
     return hint is Any or isinstance(value, origin or hint)
@@ -332,10 +431,20 @@ def _fits(value: Any, hint: Any) -> bool:
 
 @cache
 def _hints(cls: Any) -> dict[str, Any]:
-    """Types of the arguments of a constructor, but for a generator: it drew weights that are stored."""
-    return {name: hint for name, hint in typing.get_type_hints(cls.__init__).items() if name not in ("return", "generator")}
+    """Types of the arguments of a constructor, but for a generator: it drew weights that are
+    stored."""
+    return {
+        name: hint
+        for name, hint in typing.get_type_hints(cls.__init__).items()
+        if name not in ("return", "generator")
+    }
 
 
 @cache
 def _cached(cls: Any) -> dict[str, cached_property[Any]]:
-    return {name: value for base in cls.__mro__ for name, value in vars(base).items() if isinstance(value, cached_property)}
+    return {
+        name: value
+        for base in cls.__mro__
+        for name, value in vars(base).items()
+        if isinstance(value, cached_property)
+    }

@@ -36,8 +36,11 @@ def fitted(iris):
 
 @pytest.fixture(autouse=True)
 def global_state_is_untouched(request):
-    """After every test: global random states, default dtype and thread count are those before it."""
-    if request.function.__name__ == "test_common_checks":  # scikit-learn's checks draw from NumPy's global state themselves
+    """After every test: global random states, default dtype and thread count are those before
+    it."""
+    if (
+        request.function.__name__ == "test_common_checks"
+    ):  # scikit-learn's checks draw from NumPy's global state themselves
         yield
         return
     numpy_state, torch_state = np.random.get_state(), torch.random.get_rng_state()

@@ -6,12 +6,23 @@ import warnings
 import pytest
 import torch
 
-from skinterflow.interflow import Brownian, Linear, MixtureField, NormalMixture, StochasticInterpolant, bridge_defect
+from skinterflow.interflow import (
+    Brownian,
+    Linear,
+    MixtureField,
+    NormalMixture,
+    StochasticInterpolant,
+    bridge_defect,
+)
 
 
 def normal(mean, variances):
     one = torch.ones(1, dtype=torch.float64)
-    return NormalMixture(one, torch.tensor([mean], dtype=torch.float64), torch.tensor(variances, dtype=torch.float64).diag()[None])
+    return NormalMixture(
+        one,
+        torch.tensor([mean], dtype=torch.float64),
+        torch.tensor(variances, dtype=torch.float64).diag()[None],
+    )
 
 
 def defect(source, target, width, epsilon):
@@ -39,7 +50,10 @@ def test_bridge_between_round_gaussians(epsilon):
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 @pytest.mark.parametrize("epsilon", [0.02, 0.5])
 def test_other_noise_between_the_same_ends_is_no_bridge(epsilon, factor):
-    with pytest.warns(UserWarning, match=r"changes systematically along its own paths, by .* this is no bridge. Take a family of paths"):
+    with pytest.warns(
+        UserWarning,
+        match=r"changes systematically along its own paths, by .* this is no bridge. Take a family of paths",
+    ):
         assert defect(*ROUND, factor * 2.0 * math.hypot(0.5, epsilon), epsilon) > 0.3
 
 
@@ -48,4 +62,9 @@ def test_straight_lines_do_not_hold_the_bridge_between_gaussians_of_different_sh
     """Whatever the noise, which has one scale for both columns."""
     for width in (0.3, 1.0):
         with pytest.warns(UserWarning, match="this is no bridge"):
-            assert defect(normal([0.0, 0.0], [1.0, 0.04]), normal([0.0, 0.0], [0.04, 1.0]), width, epsilon) > 0.2
+            assert (
+                defect(
+                    normal([0.0, 0.0], [1.0, 0.04]), normal([0.0, 0.0], [0.04, 1.0]), width, epsilon
+                )
+                > 0.2
+            )

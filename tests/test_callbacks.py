@@ -15,7 +15,8 @@ from skinterflow._fitting import check_steps
 from .conftest import QUICK
 
 needs_callbacks = pytest.mark.skipif(
-    parse_version(sklearn.__version__) < parse_version("1.9"), reason="scikit-learn has callbacks from 1.9 on"
+    parse_version(sklearn.__version__) < parse_version("1.9"),
+    reason="scikit-learn has callbacks from 1.9 on",
 )
 PLAIN = QUICK | {"early_stopping": False, "end_time": 1.0}
 
@@ -36,7 +37,9 @@ class Recorder:
     def on_fit_task_begin(self, estimator, context):
         self.heard.append(f"begin {context.task_name}")
 
-    def on_fit_task_end(self, estimator, context, *, X=None, y=None, metadata=None, fitted_estimator=None):
+    def on_fit_task_end(
+        self, estimator, context, *, X=None, y=None, metadata=None, fitted_estimator=None
+    ):
         self.heard.append(f"end {context.task_name}")
         self.models.append(fitted_estimator)
         self.data.append((X, y, metadata))
@@ -46,15 +49,28 @@ class Recorder:
 @needs_callbacks
 @pytest.mark.parametrize("kind", [InterpolantFlowDensity, InterpolantTransport])
 def test_callback_hears_every_check(iris, kind):
-    recorder, rows = Recorder(), (iris,) if kind is InterpolantFlowDensity else (iris[:75], iris[75:])
+    recorder, rows = (
+        Recorder(),
+        (iris,) if kind is InterpolantFlowDensity else (iris[:75], iris[75:]),
+    )
     parameters = {name: value for name, value in PLAIN.items() if name in kind().get_params()}
     estimator = kind(**parameters).set_callbacks(recorder).fit(*rows)
     n_checks = len(check_steps(30))
-    assert recorder.heard == ["setup", "begin fit", *["begin check", "end check"] * n_checks, "end fit", "teardown"]
+    assert recorder.heard == [
+        "setup",
+        "begin fit",
+        *["begin check", "end check"] * n_checks,
+        "end fit",
+        "teardown",
+    ]
     assert [model.n_iter_ for model in recorder.models] == [*estimator.check_steps_, 30]
     without = kind(**parameters).fit(*rows)
-    np.testing.assert_array_equal(estimator.transform(rows[0]), without.transform(rows[0]))  # listening changes nothing
-    np.testing.assert_allclose(recorder.models[-1].transform(rows[0]), without.transform(rows[0]), atol=1e-2)  # on a grid of its own
+    np.testing.assert_array_equal(
+        estimator.transform(rows[0]), without.transform(rows[0])
+    )  # listening changes nothing
+    np.testing.assert_allclose(
+        recorder.models[-1].transform(rows[0]), without.transform(rows[0]), atol=1e-2
+    )  # on a grid of its own
 
 
 @needs_callbacks
@@ -70,7 +86,9 @@ def test_callback_stops_the_training(iris):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_patience_ends_the_stretch_that_it_cuts_off(iris):
     recorder = Recorder()
-    InterpolantFlowDensity(**QUICK | {"n_iter_no_change": 1, "learning_rate_init": 1.0}).set_callbacks(recorder).fit(iris)
+    InterpolantFlowDensity(
+        **QUICK | {"n_iter_no_change": 1, "learning_rate_init": 1.0}
+    ).set_callbacks(recorder).fit(iris)
     assert recorder.heard.count("begin check") == recorder.heard.count("end check")
 
 
@@ -95,28 +113,44 @@ def test_scoring_monitor_follows_the_likelihood(iris):
 
     frame = pd.DataFrame(iris, columns=list("abcd"))
     monitor = ScoringMonitor(scoring={"log_likelihood": lambda estimator, X, y: estimator.score(X)})
-    density = InterpolantFlowDensity(**QUICK | {"end_time": 1.0, "n_iter_no_change": 99}).set_callbacks(monitor)
+    density = InterpolantFlowDensity(
+        **QUICK | {"end_time": 1.0, "n_iter_no_change": 99}
+    ).set_callbacks(monitor)
     density.fit(frame[:100], X_val=frame[100:])
-    scores = [row["log_likelihood"] for row in monitor.get_logs().data if row.get("task_name", "check") == "check"]
+    scores = [
+        row["log_likelihood"]
+        for row in monitor.get_logs().data
+        if row.get("task_name", "check") == "check"
+    ]
     assert scores[-1] == pytest.approx(density.score(frame[100:]), abs=0.05)
 
 
 @needs_callbacks
 def test_progress_bar_in_a_search(iris, capsys):
     """It passes down from a search and a pipeline to the estimator."""
-    pytest.importorskip("rich", reason="scikit-learn's ProgressBar draws with rich, which is optional there")
+    pytest.importorskip(
+        "rich", reason="scikit-learn's ProgressBar draws with rich, which is optional there"
+    )
     from sklearn.callback import ProgressBar
 
-    search = GridSearchCV(make_pipeline(StandardScaler(), InterpolantFlowDensity(**PLAIN)), {"interpolantflowdensity__alpha": [1.0]}, cv=2)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), InterpolantFlowDensity(**PLAIN)),
+        {"interpolantflowdensity__alpha": [1.0]},
+        cv=2,
+    )
     search.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(iris)
     assert "InterpolantFlowDensity" in capsys.readouterr().out
 
 
 def test_rows_given_to_judge(iris):
-    density = InterpolantFlowDensity(**QUICK | {"n_iter_no_change": 99}).fit(iris[:100], X_val=iris[100:])
+    density = InterpolantFlowDensity(**QUICK | {"n_iter_no_change": 99}).fit(
+        iris[:100], X_val=iris[100:]
+    )
     assert len(density.validation_scores_) == len(check_steps(30))
     assert type(density._field).__name__ == "ResidualMLP"  # nothing is cross-fitted
-    other = InterpolantFlowDensity(**QUICK | {"n_iter_no_change": 99}).fit(iris[:100], X_val=iris[100:] + 10.0)
+    other = InterpolantFlowDensity(**QUICK | {"n_iter_no_change": 99}).fit(
+        iris[:100], X_val=iris[100:] + 10.0
+    )
     assert max(other.validation_scores_) < min(density.validation_scores_) - 10.0
 
 
@@ -124,22 +158,37 @@ def test_weights_of_the_rows_that_judge(iris):
     """A row without weight does not count: the scores are those of the others alone."""
     weight = np.r_[np.ones(25), np.zeros(25)]
     parameters = QUICK | {"n_iter_no_change": 99, "end_time": 1.0}
-    weighted = InterpolantFlowDensity(**parameters).fit(iris[:100], X_val=iris[100:], sample_weight_val=weight)
+    weighted = InterpolantFlowDensity(**parameters).fit(
+        iris[:100], X_val=iris[100:], sample_weight_val=weight
+    )
     alone = InterpolantFlowDensity(**parameters).fit(iris[:100], X_val=iris[100:125])
     np.testing.assert_allclose(weighted.validation_scores_, alone.validation_scores_, atol=0.2)
     assert not np.allclose(
-        weighted.validation_scores_, InterpolantFlowDensity(**parameters).fit(iris[:100], X_val=iris[100:]).validation_scores_
+        weighted.validation_scores_,
+        InterpolantFlowDensity(**parameters).fit(iris[:100], X_val=iris[100:]).validation_scores_,
     )
 
 
 @pytest.mark.parametrize(
     ("choice", "arguments", "message"),
     [
-        ({}, {"X_val": np.zeros((5, 3))}, "X has 3 features, but InterpolantFlowDensity is expecting 4"),
+        (
+            {},
+            {"X_val": np.zeros((5, 3))},
+            "X has 3 features, but InterpolantFlowDensity is expecting 4",
+        ),
         ({}, {"X_val": np.full((5, 4), np.nan)}, "contains NaN"),
-        ({}, {"sample_weight_val": np.ones(5)}, "sample_weight_val was given without X_val; give the held-out rows, too"),
+        (
+            {},
+            {"sample_weight_val": np.ones(5)},
+            "sample_weight_val was given without X_val; give the held-out rows, too",
+        ),
         ({}, {"X_val": np.ones((5, 4)), "sample_weight_val": np.zeros(5)}, "zero"),
-        ({"early_stopping": False}, {"X_val": np.ones((5, 4))}, "X_val was given, but early_stopping=False; set early_stopping=True"),
+        (
+            {"early_stopping": False},
+            {"X_val": np.ones((5, 4))},
+            "X_val was given, but early_stopping=False; set early_stopping=True",
+        ),
     ],
 )
 def test_held_out_rows_that_cannot_be_used(iris, choice, arguments, message):
@@ -150,7 +199,11 @@ def test_held_out_rows_that_cannot_be_used(iris, choice, arguments, message):
 def test_pipeline_transforms_the_rows_that_judge(iris):
     with sklearn.config_context(enable_metadata_routing=True):
         density = InterpolantFlowDensity(**QUICK).set_fit_request(X_val=True)
-        scaled = make_pipeline(StandardScaler(), density, transform_input=["X_val"]).fit(iris[:100], X_val=iris[100:])
+        scaled = make_pipeline(StandardScaler(), density, transform_input=["X_val"]).fit(
+            iris[:100], X_val=iris[100:]
+        )
     scaler = StandardScaler().fit(iris[:100])
-    alone = InterpolantFlowDensity(**QUICK).fit(scaler.transform(iris[:100]), X_val=scaler.transform(iris[100:]))
+    alone = InterpolantFlowDensity(**QUICK).fit(
+        scaler.transform(iris[:100]), X_val=scaler.transform(iris[100:])
+    )
     assert scaled[-1].validation_scores_ == alone.validation_scores_

@@ -25,7 +25,8 @@ INF = np.inf
 
 
 def quick(**parameters):
-    """One field on all rows, which a bounded column needs no longer, because it is nearly normal after its map."""
+    """One field on all rows, which a bounded column needs no longer, because it is nearly normal
+    after its map."""
     return InterpolantFlowDensity(**(QUICK | {"early_stopping": False} | parameters))
 
 
@@ -60,7 +61,12 @@ def mixed_density(mixed):
 
 @pytest.mark.parametrize(
     ("law", "pair"),
-    [(stats.beta(2, 5), (0, 1)), (stats.uniform(-1, 4), (-1.0, 3)), (stats.expon(), (0, None)), (stats.expon(), (0, INF))],
+    [
+        (stats.beta(2, 5), (0, 1)),
+        (stats.uniform(-1, 4), (-1.0, 3)),
+        (stats.expon(), (0, None)),
+        (stats.expon(), (0, INF)),
+    ],
     ids=["beta", "uniform", "exponential", "exponential, open by infinity"],
 )
 def test_nothing_leaks_out_of_the_bounds(law, pair):
@@ -68,7 +74,9 @@ def test_nothing_leaks_out_of_the_bounds(law, pair):
     low, high = law.support()
     n, end = 1000, min(high, 15.0)
     inside = low + (np.arange(n) + 0.5) / n * (end - low)
-    assert np.exp(density.score_samples(inside[:, None])).mean() * (end - low) == pytest.approx(1.0, abs=2e-3)
+    assert np.exp(density.score_samples(inside[:, None])).mean() * (end - low) == pytest.approx(
+        1.0, abs=2e-3
+    )
     assert kl(law, density) < 0.02
     outside = np.array([[low - 1e-9], [high + 1.0]])[: 1 + np.isfinite(high)]
     value, error = density.score_samples(outside, return_error=True)
@@ -86,11 +94,15 @@ def test_rows_outside_do_not_disturb_the_others(mixed, mixed_density):
         warnings.simplefilter("error")
         scores = mixed_density.score_samples(rows)
     assert (scores[2:5] == -INF).all()
-    np.testing.assert_allclose(scores[[0, 1, 5, 6]], mixed_density.score_samples(mixed[:4]), rtol=1e-12)
+    np.testing.assert_allclose(
+        scores[[0, 1, 5, 6]], mixed_density.score_samples(mixed[:4]), rtol=1e-12
+    )
     assert (mixed_density.score_samples(rows[2:5]) == -INF).all()
     assert mixed_density.score(rows) == -INF
     weight = [1, 1, 0, 0, 0, 1, 1]
-    assert mixed_density.score(rows, sample_weight=weight) == pytest.approx(mixed_density.score(mixed[:4]))
+    assert mixed_density.score(rows, sample_weight=weight) == pytest.approx(
+        mixed_density.score(mixed[:4])
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,20 +145,26 @@ def test_score_is_the_gradient_of_the_log_density():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_rows_come_back_within_their_bounds(mixed, mixed_density, dtype):
     """However far out the latent is, whatever the rounding."""
-    density = tiny(bounds=[(0.7, 1.1)], end_time=0.5).fit(np.random.default_rng(0).uniform(0.7, 1.1, size=(100, 1)).astype(dtype))
+    density = tiny(bounds=[(0.7, 1.1)], end_time=0.5).fit(
+        np.random.default_rng(0).uniform(0.7, 1.1, size=(100, 1)).astype(dtype)
+    )
     latent = np.linspace(-50, 50, 101)[:, None].astype(dtype)
     back = density.inverse_transform(latent)
     assert back.dtype == dtype
     assert (back.astype(np.float64) >= 0.7).all()
     assert (back.astype(np.float64) <= 1.1).all()
     assert np.isfinite(density.score_samples(back)).all()
-    assert np.isfinite(density.score_samples(np.array([[0.7], [1.1]], dtype=dtype))).all()  # float32 rounds both to the outside
+    assert np.isfinite(
+        density.score_samples(np.array([[0.7], [1.1]], dtype=dtype))
+    ).all()  # float32 rounds both to the outside
     rows = mixed_density.inverse_transform(mixed_density.transform(mixed.astype(dtype)))
     assert rows.dtype == dtype
     np.testing.assert_allclose(rows, mixed, atol=1e-3)
 
 
-@pytest.mark.parametrize(("method", "t"), [("ode", None), ("ode", 0.5), ("ode", 0.0), ("sde", None)])
+@pytest.mark.parametrize(
+    ("method", "t"), [("ode", None), ("ode", 0.5), ("ode", 0.0), ("sde", None)]
+)
 def test_samples_are_whole_and_inside_at_every_time(mixed_density, method, t):
     samples = mixed_density.sample(300, random_state=0, method=method, t=t, n_steps=20)
     assert ((samples[:, 0] >= 0) & (samples[:, 0] <= 1)).all()
@@ -189,9 +207,13 @@ def test_masses_of_a_table_sum_to_one():
 def test_density_times_mass_adds_up_to_one():
     rng = np.random.default_rng(0)
     x = rng.beta(2.0, 2.0, size=300)
-    density = tiny(integer_features=[1], bounds=[(0, 1), (0, None)]).fit(np.column_stack([x, rng.poisson(1.0 + 3.0 * x)]))
+    density = tiny(integer_features=[1], bounds=[(0, 1), (0, None)]).fit(
+        np.column_stack([x, rng.poisson(1.0 + 3.0 * x)])
+    )
     n, counts = 50, 20
-    grid = np.stack(np.meshgrid((np.arange(n) + 0.5) / n, np.arange(counts), indexing="ij"), axis=-1).reshape(-1, 2)
+    grid = np.stack(
+        np.meshgrid((np.arange(n) + 0.5) / n, np.arange(counts), indexing="ij"), axis=-1
+    ).reshape(-1, 2)
     assert np.exp(density.score_samples(grid)).sum() / n == pytest.approx(1.0, abs=0.01)
 
 
@@ -211,7 +233,9 @@ def test_rules_integrate_over_the_cell(n_columns, level):
 @pytest.mark.parametrize("n_rows", [6, 6000])
 def test_training_hardly_sees_the_same_noise_twice(n_rows):
     X = np.arange(2.0 * n_rows).reshape(n_rows, 2)
-    reader = Reader(X, np.ones(n_rows), np.zeros(2), Compose([]), torch.device("cpu"), np.array([False, True]))
+    reader = Reader(
+        X, np.ones(n_rows), np.zeros(2), Compose([]), torch.device("cpu"), np.array([False, True])
+    )
     generators = seeded_generators(0, torch.device("cpu"))
     source = training_rows(reader, torch.tensor([3]), generators.cpu)
     u = torch.cat([source.batch(number, 500, generators)[0] for number in range(40)]).numpy()
@@ -228,7 +252,9 @@ def test_latents_are_of_the_middle_of_the_cells_and_points_in_them(mixed, mixed_
     centre = mixed_density.transform(rows)
     rows[:, 1] += 0.3
     np.testing.assert_array_less(0.0, np.abs(mixed_density.transform(rows) - centre).max(axis=1))
-    np.testing.assert_allclose(mixed_density.inverse_transform(mixed_density.transform(rows))[:, 1], mixed[:5, 1])
+    np.testing.assert_allclose(
+        mixed_density.inverse_transform(mixed_density.transform(rows))[:, 1], mixed[:5, 1]
+    )
 
 
 def test_diagnosis_spreads_whole_numbers():
@@ -241,7 +267,9 @@ def test_diagnosis_spreads_whole_numbers():
 def wave(x):
     """Smooth for cells of the second column around 2, and steep in those around 7."""
     steep = -80.0 * (x[:, 1] - 7.0) * ((x[:, 1] - 7.0).abs() < 1.0)
-    return Measured(torch.sin(2.0 * x[:, 1]) + x[:, 0] + steep, 0.1 * torch.ones(len(x)), x[:, 1] > 20.0)
+    return Measured(
+        torch.sin(2.0 * x[:, 1]) + x[:, 0] + steep, 0.1 * torch.ones(len(x)), x[:, 1] > 20.0
+    )
 
 
 def test_mass_is_an_integral_and_its_error_that_of_a_coarser_rule():
@@ -253,9 +281,13 @@ def test_mass_is_an_integral_and_its_error_that_of_a_coarser_rule():
         n_seen.append(len(rows))
         return wave(rows)
 
-    value, error, unresolved = columns.log_mass(log_density, x, lambda value: torch.full_like(value[:, 0], 1e-3))
+    value, error, unresolved = columns.log_mass(
+        log_density, x, lambda value: torch.full_like(value[:, 0], 1e-3)
+    )
     offsets = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000 - 0.5
-    cells = torch.stack([row + torch.stack([torch.zeros_like(offsets), offsets], dim=1) for row in x])
+    cells = torch.stack(
+        [row + torch.stack([torch.zeros_like(offsets), offsets], dim=1) for row in x]
+    )
     expected = torch.stack([wave(cell).value.logsumexp(0) for cell in cells]) - np.log(20_000)
     assert ((value - expected).abs() <= error - 0.1 + 1e-6).all()
     assert (error - 0.1 < 1e-3).all()
@@ -269,20 +301,29 @@ def test_cell_that_no_rule_resolves_is_counted():
     x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
 
     def jumping(rows):
-        return Measured(torch.where(rows[:, 0] < 0.313, 5e3 * rows[:, 0], 0.0), torch.zeros(len(rows)), torch.zeros(len(rows), dtype=bool))
+        return Measured(
+            torch.where(rows[:, 0] < 0.313, 5e3 * rows[:, 0], 0.0),
+            torch.zeros(len(rows)),
+            torch.zeros(len(rows), dtype=bool),
+        )
 
-    _, error, unresolved = columns.log_mass(jumping, x, lambda value: torch.full_like(value[:, 0], 1e-3))
+    _, error, unresolved = columns.log_mass(
+        jumping, x, lambda value: torch.full_like(value[:, 0], 1e-3)
+    )
     assert unresolved.tolist() == [True, False]
     assert error[0] > 0.1
 
 
 @pytest.mark.slow
 def test_masses_beside_a_continuous_column():
-    """Levels 0, 1, 2: outer cells hold the edges of the noise, which nine midpoints missed by up to 3.2 nats."""
+    """Levels 0, 1, 2: outer cells hold the edges of the noise, which nine midpoints missed by up to
+    3.2 nats."""
     rng = np.random.default_rng(0)
     level = rng.choice(3, 1_000, p=[0.3, 0.5, 0.2]).astype(float)
     X = np.column_stack([level, level + rng.standard_normal(1_000)])
-    density = quick(integer_features=[0], max_iter=500, batch_size=128, learning_rate_init=0.01, alpha=1.0).fit(X)
+    density = quick(
+        integer_features=[0], max_iter=500, batch_size=128, learning_rate_init=0.01, alpha=1.0
+    ).fit(X)
     axis = np.linspace(-5, 8, 66)
     grid = np.stack(np.meshgrid(np.arange(-1.0, 4.0), axis, indexing="ij"), axis=-1).reshape(-1, 2)
     value, error = density.score_samples(grid, return_error=True)
@@ -291,7 +332,10 @@ def test_masses_beside_a_continuous_column():
     within = copy.deepcopy(density).set_params(atol=1e-4)
     within.integer_features_ = np.zeros(2, dtype=bool)
     nodes = (np.arange(400) + 0.5) / 400 - 0.5
-    truth = [np.log(np.exp(within.score_samples(place + nodes[:, None] * [1.0, 0.0])).mean()) for place in places]
+    truth = [
+        np.log(np.exp(within.score_samples(place + nodes[:, None] * [1.0, 0.0])).mean())
+        for place in places
+    ]
     value, error = density.score_samples(places, return_error=True)
     assert (np.abs(value - truth) <= error + 1e-3).all()
     assert (error < 0.05).all()
@@ -299,13 +343,21 @@ def test_masses_beside_a_continuous_column():
 
 def test_names_and_numbers_and_masks_mean_the_same(mixed):
     frame = pd.DataFrame(mixed, columns=["share", "count", "rest"])
-    by_name = tiny(bounds={"share": (0, 1), "count": (0, None)}, integer_features=["count"]).fit(frame)
-    by_number = tiny(bounds=[(0, 1), (0, INF), None], integer_features=np.array([False, True, False])).fit(mixed)
-    np.testing.assert_array_equal(by_name.score_samples(frame[:9]), by_number.score_samples(mixed[:9]))
+    by_name = tiny(bounds={"share": (0, 1), "count": (0, None)}, integer_features=["count"]).fit(
+        frame
+    )
+    by_number = tiny(
+        bounds=[(0, 1), (0, INF), None], integer_features=np.array([False, True, False])
+    ).fit(mixed)
+    np.testing.assert_array_equal(
+        by_name.score_samples(frame[:9]), by_number.score_samples(mixed[:9])
+    )
     np.testing.assert_array_equal(by_name.bounds_, [[0, 1], [0, INF], [-INF, INF]])
     np.testing.assert_array_equal(by_number.integer_features_, [False, True, False])
     by_array = tiny(bounds=by_name.bounds_, integer_features=(1,)).fit(mixed)
-    np.testing.assert_array_equal(by_array.score_samples(mixed[:9]), by_number.score_samples(mixed[:9]))
+    np.testing.assert_array_equal(
+        by_array.score_samples(mixed[:9]), by_number.score_samples(mixed[:9])
+    )
     with pytest.raises(ValueError, match=r"share \(1 of 1 rows outside \[0, 1\]\)"):
         by_name.transform(frame.iloc[:1].assign(share=2.0))
 
@@ -313,24 +365,51 @@ def test_names_and_numbers_and_masks_mean_the_same(mixed):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"bounds": {"price": (0, 1)}}, "bounds names 'price', but the columns of X are column 0, column 1, column 2, or 0 to 2 by number"),
+        (
+            {"bounds": {"price": (0, 1)}},
+            "bounds names 'price', but the columns of X are column 0, column 1, column 2, or 0 to "
+            "2 by number",
+        ),
         ({"bounds": {3: (0, 1)}}, "bounds names 3, but"),
         ({"bounds": {-1: (0, 1)}}, "bounds names -1, but"),
-        ({"bounds": {0: (0, 1), "column 0": (0, 2)}}, r"bounds name a column twice, by name and by number: \[0, 'column 0'\]"),
-        ({"bounds": [(0, 1)]}, "bounds has 1 entries, but X has 3 columns; give a pair or None for each, or a dict"),
-        ({"bounds": {1: (1, 1)}}, r"bounds of column 1 must be \(low, high\) with low < high, got \(1, 1\)"),
+        (
+            {"bounds": {0: (0, 1), "column 0": (0, 2)}},
+            r"bounds name a column twice, by name and by number: \[0, 'column 0'\]",
+        ),
+        (
+            {"bounds": [(0, 1)]},
+            "bounds has 1 entries, but X has 3 columns; give a pair or None for each, or a dict",
+        ),
+        (
+            {"bounds": {1: (1, 1)}},
+            r"bounds of column 1 must be \(low, high\) with low < high, got \(1, 1\)",
+        ),
         ({"bounds": {1: (2, 1)}}, "with low < high"),
         ({"bounds": {1: (np.nan, 1)}}, "with low < high"),
-        ({"bounds": {1: (0, 1, 2)}}, r"bounds of column 1 must be a pair \(low, high\) of numbers, with None .* got \(0, 1, 2\)"),
+        (
+            {"bounds": {1: (0, 1, 2)}},
+            r"bounds of column 1 must be a pair \(low, high\) of numbers, with None .* got \(0, 1, "
+            r"2\)",
+        ),
         ({"bounds": {1: 7}}, "must be a pair .* got 7"),
         ({"bounds": {1: "ab"}}, "must be a pair .* got 'ab'"),
-        ({"bounds": {1: (0.2, 0.8)}, "integer_features": [1]}, r"bounds of column 1 hold no whole number, got \(0.2, 0.8\); widen"),
+        (
+            {"bounds": {1: (0.2, 0.8)}, "integer_features": [1]},
+            r"bounds of column 1 hold no whole number, got \(0.2, 0.8\); widen",
+        ),
         ({"bounds": "unit"}, "'bounds' parameter.*Got 'unit'"),
         ({"integer_features": ["n"]}, "integer_features names 'n', but the columns"),
         ({"integer_features": [True]}, "integer_features is a mask of 1 columns, but X has 3"),
         ({"integer_features": "n"}, "'integer_features' parameter.*Got 'n'"),
-        ({"integer_features": [0, 2]}, r"integer_features does not allow in column 0 \(200 of 200 rows not whole\), column 2 \(200 of"),
-        ({"bounds": {0: (0, 1), 2: (0, None)}}, r"bounds does not allow in column 2 \(\d+ of 200 rows outside \[0, inf\]\); drop"),
+        (
+            {"integer_features": [0, 2]},
+            r"integer_features does not allow in column 0 \(200 of 200 rows not whole\), column 2 "
+            r"\(200 of",
+        ),
+        (
+            {"bounds": {0: (0, 1), 2: (0, None)}},
+            r"bounds does not allow in column 2 \(\d+ of 200 rows outside \[0, inf\]\); drop",
+        ),
     ],
 )
 def test_parameters_that_do_not_fit_the_columns(mixed, parameters, message):
@@ -341,7 +420,10 @@ def test_parameters_that_do_not_fit_the_columns(mixed, parameters, message):
 def test_point_mass_on_a_bound_is_named():
     X = np.random.default_rng(0).uniform(size=(100, 3))
     X[:10, 1], X[:3, 2] = 1.0, 0.0
-    with pytest.warns(DegenerateDataWarning, match=r"1 column\(s\) have more than 5% of their rows on a bound, .*: column 1\.$"):
+    with pytest.warns(
+        DegenerateDataWarning,
+        match=r"1 column\(s\) have more than 5% of their rows on a bound, .*: column 1\.$",
+    ):
         density = tiny(bounds=[(0, 1)] * 3).fit(X)
     assert np.isfinite(density.score_samples(X)).all()
 
@@ -368,7 +450,10 @@ def test_declared_columns_are_not_degenerate():
         tiny().fit(count)
 
 
-@pytest.mark.parametrize("scaling", ["whiten", "standardize", None, Standardize(torch.zeros(2).double(), torch.ones(2).double())])
+@pytest.mark.parametrize(
+    "scaling",
+    ["whiten", "standardize", None, Standardize(torch.zeros(2).double(), torch.ones(2).double())],
+)
 def test_bounds_come_before_any_scaling(scaling):
     X = np.random.default_rng(0).exponential(size=(100, 2))
     density = tiny(scaling=scaling, bounds={1: (0, None)}).fit(X)
@@ -391,7 +476,9 @@ def test_pickled_model_knows_its_columns(mixed, mixed_density):
     again = pickle.loads(pickle.dumps(mixed_density))
     rows = np.vstack([mixed[:3], [[2.0, 0.0, 0.0]]])
     np.testing.assert_array_equal(again.score_samples(rows), mixed_density.score_samples(rows))
-    np.testing.assert_array_equal(again.sample(5, random_state=0), mixed_density.sample(5, random_state=0))
+    np.testing.assert_array_equal(
+        again.sample(5, random_state=0), mixed_density.sample(5, random_state=0)
+    )
 
 
 def test_warm_start_keeps_the_bounds_of_the_scaling():

@@ -11,7 +11,11 @@ from skinterflow.interflow.couplings import Independent, OptimalTransport
 
 from .test_fields import points
 
-COUPLINGS = {"independent": Independent, "optimal transport": OptimalTransport, "in groups": lambda: OptimalTransport(3)}
+COUPLINGS = {
+    "independent": Independent,
+    "optimal transport": OptimalTransport,
+    "in groups": lambda: OptimalTransport(3),
+}
 over_registry = pytest.mark.parametrize("make", COUPLINGS.values(), ids=COUPLINGS)
 
 

@@ -5,13 +5,19 @@ import threading
 import pytest
 import torch
 
-from skinterflow.interflow.derivatives import directional_derivative, directional_slopes, values_and_rates
+from skinterflow.interflow.derivatives import (
+    directional_derivative,
+    directional_slopes,
+    values_and_rates,
+)
 from skinterflow.interflow.interpolants import Interpolant, Linear, Trigonometric
 from skinterflow.interflow.latent import Brownian
 
 
 def bent(x):
-    return torch.sin(x @ torch.tensor([[1.0, 2.0], [0.5, -1.0]], dtype=x.dtype)) * x.square().sum(-1, keepdim=True)
+    return torch.sin(x @ torch.tensor([[1.0, 2.0], [0.5, -1.0]], dtype=x.dtype)) * x.square().sum(
+        -1, keepdim=True
+    )
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (4, 1)])
@@ -35,13 +41,20 @@ def test_directional_derivative_is_the_product_with_the_jacobian():
 def test_slopes_along_the_axes_are_the_diagonal_of_the_jacobian():
     x = torch.randn(7, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     jacobians = torch.func.vmap(torch.func.jacrev(lambda row: bent(row[None])[0]))(x)
-    torch.testing.assert_close(directional_slopes(bent, x, torch.eye(2, dtype=x.dtype))[1], jacobians.diagonal(dim1=1, dim2=2))
+    torch.testing.assert_close(
+        directional_slopes(bent, x, torch.eye(2, dtype=x.dtype))[1],
+        jacobians.diagonal(dim1=1, dim2=2),
+    )
 
 
 def test_parameters_of_a_path_are_differentiated_through_its_rate():
     power = torch.tensor(2.0, requires_grad=True)
-    (_,), (rate,) = values_and_rates([lambda t: t**power], torch.tensor([0.5]))  # p t^(p - 1), by p: t + p t log t
-    assert torch.autograd.grad(rate.sum(), power)[0].item() == pytest.approx(0.5 + 2 * 0.5 * torch.tensor(0.5).log().item())
+    (_,), (rate,) = values_and_rates(
+        [lambda t: t**power], torch.tensor([0.5])
+    )  # p t^(p - 1), by p: t + p t log t
+    assert torch.autograd.grad(rate.sum(), power)[0].item() == pytest.approx(
+        0.5 + 2 * 0.5 * torch.tensor(0.5).log().item()
+    )
 
 
 class Wavy(Interpolant):
@@ -51,7 +64,11 @@ class Wavy(Interpolant):
 
 def test_derivatives_of_many_threads_do_not_meet():
     """Forward mode gave numbers of other threads, or raised, and left the process unusable."""
-    t, x0, x1 = torch.rand(64, generator=torch.Generator().manual_seed(0)), torch.zeros(64, 3), torch.ones(64, 3)
+    t, x0, x1 = (
+        torch.rand(64, generator=torch.Generator().manual_seed(0)),
+        torch.zeros(64, 3),
+        torch.ones(64, 3),
+    )
     works = [
         lambda: Linear().path(t, x0, x1)[1],
         lambda: Trigonometric().path(t, x0, x1)[1],

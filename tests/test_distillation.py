@@ -45,19 +45,27 @@ def test_student_is_the_model_and_keeps_the_likelihood(taught):
     held_out = moons(1000, seed=1)
     assert taught.score(held_out) == pytest.approx(teacher.score(held_out), abs=0.2)
     assert abs(taught.distillation_loss_) < 0.2
-    assert not np.allclose(taught.transform(held_out[:5]), teacher.transform(held_out[:5]), atol=1e-4)
+    assert not np.allclose(
+        taught.transform(held_out[:5]), teacher.transform(held_out[:5]), atol=1e-4
+    )
 
 
 @pytest.mark.slow
 def test_student_is_normalised(taught):
     x, y = np.linspace(-3, 4, 106), np.linspace(-2.5, 3, 101)
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    total = np.exp(copy.deepcopy(taught).set_params(atol=0.2, n_jobs=1).score_samples(grid)).sum() * (x[1] - x[0]) * (y[1] - y[0])
+    total = (
+        np.exp(copy.deepcopy(taught).set_params(atol=0.2, n_jobs=1).score_samples(grid)).sum()
+        * (x[1] - x[0])
+        * (y[1] - y[0])
+    )
     assert total == pytest.approx(1.0, abs=1e-2)
 
 
 def test_teacher_can_be_kept(iris):
-    density = InterpolantFlowDensity(**QUICK, early_stopping=True, student_layer_sizes=None).fit(iris)
+    density = InterpolantFlowDensity(**QUICK, early_stopping=True, student_layer_sizes=None).fit(
+        iris
+    )
     assert density._field.hidden_layer_sizes == (16, 16)
     assert density._field is density._trained
     assert density.distillation_loss_ is None
@@ -70,9 +78,16 @@ def test_bad_student_leaves_the_teacher_with_a_warning(trouble, iris, monkeypatc
 
     monkeypatch.setattr(_distillation, "distil", spoilt)
     reason = {"loses": r"lost \d.* nats per row", "diverges": "diverged"}[trouble]
-    with pytest.warns(DistillationWarning, match=rf"The student {reason}.* so the trained field stays the model.*student_layer_sizes=None"):
-        density = InterpolantFlowDensity(**QUICK, end_time=1.0, early_stopping=True, student_layer_sizes=(8, 8)).fit(iris)
-    kept = InterpolantFlowDensity(**QUICK, end_time=1.0, early_stopping=True, student_layer_sizes=None).fit(iris)
+    with pytest.warns(
+        DistillationWarning,
+        match=rf"The student {reason}.* so the trained field stays the model.*student_layer_sizes=None",
+    ):
+        density = InterpolantFlowDensity(
+            **QUICK, end_time=1.0, early_stopping=True, student_layer_sizes=(8, 8)
+        ).fit(iris)
+    kept = InterpolantFlowDensity(
+        **QUICK, end_time=1.0, early_stopping=True, student_layer_sizes=None
+    ).fit(iris)
     np.testing.assert_allclose(density.score_samples(iris), kept.score_samples(iris), atol=0.05)
     assert density._field.hidden_layer_sizes == (16, 16)
 
@@ -84,13 +99,19 @@ def test_student_of_impossible_shape_is_refused(sizes, iris):
 
 
 def test_targets_are_the_teacher_on_the_path():
-    """At end time 0.6, all times are before it, points are interpolated, and velocity and divergence are the teacher's."""
+    """At end time 0.6, all times are before it, points are interpolated, and velocity and
+    divergence are the teacher's."""
     with torch.random.fork_rng():
         teacher = perturbed(ResidualMLP(2, (5, 5, 5)), size=0.2)
     x1 = points(50, 2)
     rows = ShuffledRows(FlowRows(x1, torch.ones(50), torch.zeros(50)), seed=0)
-    path, generators = StochasticInterpolant(Trigonometric()), seeded_generators(0, torch.device("cpu"))
-    targets = compute_targets(teacher, rows, 0.6, path, Compose([]), Beta(1.0, 0.5), 4000, generators)
+    path, generators = (
+        StochasticInterpolant(Trigonometric()),
+        seeded_generators(0, torch.device("cpu")),
+    )
+    targets = compute_targets(
+        teacher, rows, 0.6, path, Compose([]), Beta(1.0, 0.5), 4000, generators
+    )
     assert targets.x.shape == targets.v.shape == (250, 16, 2)
     assert targets.t.shape == (250, 1)
     assert targets.t.max() <= 0.6
@@ -106,7 +127,10 @@ def test_targets_are_the_teacher_on_the_path():
 def test_student_that_is_the_teacher_has_no_loss():
     with torch.random.fork_rng():
         field = perturbed(ResidualMLP(3, (4, 4)))
-    t, x = torch.rand(5, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64), points(10, 3).reshape(5, 2, 3)
+    t, x = (
+        torch.rand(5, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+        points(10, 3).reshape(5, 2, 3),
+    )
     v, divergence = field.value_and_divergence(t, x)
     loss = DistillationObjective(field, 2.0)(t, x, v + 1.0, divergence - 3.0)
     torch.testing.assert_close(loss, torch.full((5, 2), 3 * 1.0 + 2.0 * 9.0, dtype=torch.float64))
@@ -114,7 +138,9 @@ def test_student_that_is_the_teacher_has_no_loss():
 
 def test_distillation_goes_on_from_the_teacher_when_warm(iris):
     """A warm start continues the trained field, not its student."""
-    density = InterpolantFlowDensity(**QUICK, early_stopping=False, warm_start=True, student_layer_sizes=(8, 8)).fit(iris)
+    density = InterpolantFlowDensity(
+        **QUICK, early_stopping=False, warm_start=True, student_layer_sizes=(8, 8)
+    ).fit(iris)
     shapes = [p.shape for p in density._trained.parameters()]
     density.set_params(max_iter=60).fit(iris)
     assert [p.shape for p in density._trained.parameters()] == shapes

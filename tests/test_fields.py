@@ -18,7 +18,9 @@ def perturbed(field, seed=0, size=0.4):
     field = field.double()
     with torch.no_grad():
         for parameter in field.parameters():
-            parameter.copy_(size * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+            parameter.copy_(
+                size * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            )
     return field
 
 
@@ -28,7 +30,9 @@ FIELDS = {
     "two, unequal": lambda d: perturbed(ResidualMLP(d, (6, 5))),
     "three, residual": lambda d: perturbed(ResidualMLP(d, (6, 6, 6))),
     "four, unequal": lambda d: perturbed(ResidualMLP(d, (6, 5, 5, 4))),
-    "averaged": lambda d: AveragedField([perturbed(ResidualMLP(d, (5, 5, 5)), k) for k in range(3)]),
+    "averaged": lambda d: AveragedField(
+        [perturbed(ResidualMLP(d, (5, 5, 5)), k) for k in range(3)]
+    ),
     "mixture": lambda d: mixture(d),
 }
 over_registry = pytest.mark.parametrize("make", FIELDS.values(), ids=FIELDS)
@@ -40,11 +44,18 @@ def points(n, d, seed=0):
 
 def trace_of_jacobian(field, t, x):
     """The divergence by reverse-mode autodiff, row by row."""
-    return torch.stack([torch.func.jacrev(lambda row: field(t, row[None])[0])(row).trace() for row in x])
+    return torch.stack(
+        [torch.func.jacrev(lambda row: field(t, row[None])[0])(row).trace() for row in x]
+    )
 
 
 @over_registry
-@given(n=st.integers(1, 4), d=st.integers(1, 4), time=st.sampled_from([0.0, 0.37, 1.0]), seed=st.integers(0, 9))
+@given(
+    n=st.integers(1, 4),
+    d=st.integers(1, 4),
+    time=st.sampled_from([0.0, 0.37, 1.0]),
+    seed=st.integers(0, 9),
+)
 def test_divergence_is_the_trace_of_the_jacobian(make, n, d, time, seed):
     with torch.random.fork_rng():
         field = make(d)
@@ -60,7 +71,9 @@ def test_divergence_for_every_activation(activation):
     for sizes in ((4, 4), (4, 4, 4)):
         with torch.random.fork_rng():
             field = perturbed(ResidualMLP(3, sizes, activation))
-        torch.testing.assert_close(field.value_and_divergence(t, x)[1], trace_of_jacobian(field, t, x))
+        torch.testing.assert_close(
+            field.value_and_divergence(t, x)[1], trace_of_jacobian(field, t, x)
+        )
 
 
 @pytest.mark.parametrize("sizes", [(5, 5), (5, 5, 5)])
@@ -78,7 +91,8 @@ def test_rows_may_have_their_own_times(sizes):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("sizes", [(5,), (5, 5), (5, 3)])
 def test_rows_that_share_a_time_are_solved_alike_without_gradients(sizes, activation, monkeypatch):
-    """The path that scoring takes, with premultiplied weights and rows in blocks, is the law's closed form."""
+    """The path that scoring takes, with premultiplied weights and rows in blocks, is the law's
+    closed form."""
     with torch.random.fork_rng():
         field = perturbed(ResidualMLP(3, sizes, activation))
     x, t = points(7, 3), torch.tensor(0.4, dtype=torch.float64)
@@ -98,7 +112,11 @@ def test_tangents_are_chunked(monkeypatch):
     sizes = []
     deep = ResidualMLP._deep
     monkeypatch.setattr(fields, "_TANGENT_ELEMENTS", 3 * 8 * 4)
-    monkeypatch.setattr(ResidualMLP, "_deep", lambda self, modulations, x: sizes.append(len(x)) or deep(self, modulations, x))
+    monkeypatch.setattr(
+        ResidualMLP,
+        "_deep",
+        lambda self, modulations, x: sizes.append(len(x)) or deep(self, modulations, x),
+    )
     torch.testing.assert_close(field.value_and_divergence(t, x), whole)
     assert sizes == [4, 4, 2]
 
@@ -115,19 +133,26 @@ def test_average_of_one_field_is_that_field():
     with torch.random.fork_rng():
         field = perturbed(ResidualMLP(2, (5, 5)))
     x, t = points(4, 2), torch.tensor(0.2, dtype=torch.float64)
-    torch.testing.assert_close(AveragedField([field]).value_and_divergence(t, x), field.value_and_divergence(t, x))
+    torch.testing.assert_close(
+        AveragedField([field]).value_and_divergence(t, x), field.value_and_divergence(t, x)
+    )
 
 
 def test_hutchinson_is_unbiased():
-    """The mean over many probes is within four standard errors of the exact divergence, and the value is the field's."""
+    """The mean over many probes is within four standard errors of the exact divergence, and the
+    value is the field's."""
     with torch.random.fork_rng():
         field = perturbed(ResidualMLP(6, (8, 8)))
     x, t, n_probes = points(3, 6), torch.tensor(0.5, dtype=torch.float64), 2000
     value, estimate = Hutchinson(field, n_probes).value_and_divergence(t, x)
     exact = trace_of_jacobian(field, t, x)
-    jacobian = torch.stack([torch.func.jacrev(lambda row: field(t, row[None])[0])(row) for row in x])
+    jacobian = torch.stack(
+        [torch.func.jacrev(lambda row: field(t, row[None])[0])(row) for row in x]
+    )
     symmetric = (jacobian + jacobian.mT) / 2
-    variance = 2 * (symmetric.square().sum((1, 2)) - symmetric.diagonal(dim1=1, dim2=2).square().sum(-1))
+    variance = 2 * (
+        symmetric.square().sum((1, 2)) - symmetric.diagonal(dim1=1, dim2=2).square().sum(-1)
+    )
     torch.testing.assert_close(value, field(t, x))
     assert estimate.shape == (3, n_probes)
     assert ((estimate.mean(1) - exact).abs() < 4 * (variance / n_probes).sqrt()).all()
@@ -140,5 +165,7 @@ def test_hutchinson_probes_are_the_same_every_time():
 
 
 def test_unknown_activations_are_refused():
-    with pytest.raises(ValueError, match="activation must be one of 'silu', 'tanh', 'softplus', 'elu', got 'relu'"):
+    with pytest.raises(
+        ValueError, match="activation must be one of 'silu', 'tanh', 'softplus', 'elu', got 'relu'"
+    ):
         ResidualMLP(2, (3,), "relu")

@@ -13,12 +13,17 @@ import pytest
 from skinterflow import SavedModelError, _files
 from skinterflow._files import MAX_BYTES, pack, read_whole, unpack, write_atomically
 
-ARRAYS = {"a": np.arange(6.0).reshape(2, 3), "b.c": np.array(True), "none": np.zeros((0, 3), dtype=np.float32)}
+ARRAYS = {
+    "a": np.arange(6.0).reshape(2, 3),
+    "b.c": np.array(True),
+    "none": np.zeros((0, 3), dtype=np.float32),
+}
 TREE = {"a": [1, 2.5, None, "x\ud800"], "\N{GREEK SMALL LETTER GAMMA}": {"true": True}}
 
 
 def with_header(change, arrays=ARRAYS, tree=TREE):
-    """A file whose header is changed and whose digest is right again, as somebody with bad intent would write it."""
+    """A file whose header is changed and whose digest is right again, as somebody with bad intent
+    would write it."""
     data = pack(tree, arrays, "thing")
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
@@ -143,7 +148,14 @@ def test_atomic_write(tmp_path):
 
 
 @pytest.mark.parametrize("function", ["fsync", "rename"])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), PermissionError(13, "Permission denied"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        PermissionError(13, "Permission denied"),
+        KeyboardInterrupt(),
+    ],
+)
 def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch, function, error):
     def fail(*args, **kwargs):
         raise error
@@ -151,7 +163,11 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch, function, 
     path = tmp_path / "model"
     path.write_bytes(b"old")
     monkeypatch.setattr(os, {"rename": "replace"}.get(function, function), fail)
-    message = None if isinstance(error, KeyboardInterrupt) else r"Nothing was written.*(space left|denied).*model'$"
+    message = (
+        None
+        if isinstance(error, KeyboardInterrupt)
+        else r"Nothing was written.*(space left|denied).*model'$"
+    )
     with pytest.raises(type(error), match=message):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
@@ -249,7 +265,10 @@ def test_only_regular_files_are_read(tmp_path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
         for path in (tmp_path / "pipe", tmp_path / "socket", Path("/dev/zero"), Path("/dev/null")):
-            with pytest.raises(SavedModelError, match="neither a file nor a directory, but a pipe, a device or a socket"):
+            with pytest.raises(
+                SavedModelError,
+                match="neither a file nor a directory, but a pipe, a device or a socket",
+            ):
                 read_whole(path, MAX_BYTES)
     with pytest.raises(IsADirectoryError, match="is a directory; name the file in it"):
         read_whole(tmp_path, MAX_BYTES)
@@ -277,7 +296,9 @@ def test_files_that_are_too_large_are_not_read(tmp_path):
     path = tmp_path / "sparse"
     with path.open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(SavedModelError, match=r"has 1,099,511,627,776 bytes, and was not read.*raise max_bytes"):
+    with pytest.raises(
+        SavedModelError, match=r"has 1,099,511,627,776 bytes, and was not read.*raise max_bytes"
+    ):
         read_whole(path, MAX_BYTES)
 
 

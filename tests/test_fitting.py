@@ -33,10 +33,23 @@ UNLIMITED = TimeBudget(None)
 
 
 def folds_of(n_rows, **choice):
-    reader = Reader(np.arange(float(n_rows))[:, None].repeat(2, 1), np.ones(n_rows), np.zeros(2), Compose([]), torch.device("cpu"))
+    reader = Reader(
+        np.arange(float(n_rows))[:, None].repeat(2, 1),
+        np.ones(n_rows),
+        np.zeros(2),
+        Compose([]),
+        torch.device("cpu"),
+    )
     source, generator = NormalRows(2, torch.device("cpu")), torch.Generator().manual_seed(0)
-    parts = held_out_rows(n_rows, **({"early_stopping": "auto", "validation_fraction": 0.1} | choice), generator=generator)
-    return [fitting.Fold(source, training_rows(reader, part, generator), reader.read(part, generator)) for part in parts]
+    parts = held_out_rows(
+        n_rows,
+        **({"early_stopping": "auto", "validation_fraction": 0.1} | choice),
+        generator=generator,
+    )
+    return [
+        fitting.Fold(source, training_rows(reader, part, generator), reader.read(part, generator))
+        for part in parts
+    ]
 
 
 @given(n_rows=st.integers(2, 60))
@@ -68,25 +81,43 @@ def test_size_of_the_held_out_parts(n_rows, choice, sizes):
 @pytest.mark.parametrize(
     ("scores", "chosen"),
     [
-        ({1.0: -3.0, 0.97: -2.0, 0.93: -1.0, 0.88: -1.5, 0.8: 9.0, 0.0: -4.0}, 0.93),  # the first maximum on the way
+        (
+            {1.0: -3.0, 0.97: -2.0, 0.93: -1.0, 0.88: -1.5, 0.8: 9.0, 0.0: -4.0},
+            0.93,
+        ),  # the first maximum on the way
         ({1.0: -3.0, 0.97: -3.5, 0.0: -2.0}, 0.0),  # but never worse than the Gaussian
         ({1.0: -1.0, 0.97: -2.0, 0.0: -4.0}, 1.0),
     ],
 )
 def test_end_time_is_chosen_by_held_out_log_likelihood(monkeypatch, scores, chosen):
-    monkeypatch.setattr(fitting, "judge", lambda members, folds, times, n: [(scores[time], time) for time in times])
+    monkeypatch.setattr(
+        fitting, "judge", lambda members, folds, times, n: [(scores[time], time) for time in times]
+    )
     assert fitting._choose_end_time([], folds_of(20), RECIPE, UNLIMITED, 512) == chosen
-    assert fitting._choose_end_time([], folds_of(20), replace(RECIPE, end_time=0.4), UNLIMITED, 512) == 0.4
-    assert fitting._choose_end_time([], folds_of(20, early_stopping=False), RECIPE, UNLIMITED, 512) == 1.0
+    assert (
+        fitting._choose_end_time([], folds_of(20), replace(RECIPE, end_time=0.4), UNLIMITED, 512)
+        == 0.4
+    )
+    assert (
+        fitting._choose_end_time([], folds_of(20, early_stopping=False), RECIPE, UNLIMITED, 512)
+        == 1.0
+    )
 
 
 def test_pairs_carry_the_product_of_their_weights():
-    """Row k of either side has value and weight k + 1: the weight of a pair tells who was paired."""
+    """Row k of either side has value and weight k + 1: the weight of a pair tells who was
+    paired."""
     numbers = torch.arange(1.0, 9.0)
-    rows = [ShuffledRows(FlowRows(numbers[:, None].repeat(1, 2), numbers, torch.zeros(8)), seed) for seed in (0, 1)]
+    rows = [
+        ShuffledRows(FlowRows(numbers[:, None].repeat(1, 2), numbers, torch.zeros(8)), seed)
+        for seed in (0, 1)
+    ]
     fold = fitting.Fold(*rows, FlowRows(torch.empty(0, 2), torch.empty(0), torch.empty(0)))
     x0, x1, weight = fitting._pairs(
-        fold, 0, replace(RECIPE, coupling=OptimalTransport(), batch_size=8), seeded_generators(0, torch.device("cpu"))
+        fold,
+        0,
+        replace(RECIPE, coupling=OptimalTransport(), batch_size=8),
+        seeded_generators(0, torch.device("cpu")),
     )
     torch.testing.assert_close(weight, x0[:, 0] * x1[:, 0])
     torch.testing.assert_close(x0, x1)  # of two equal sets, each row meets itself

@@ -68,9 +68,19 @@ def test_killed_fit_goes_on_to_the_same_result(iris, tmp_path, monkeypatch, choi
     assert not hasattr(broken, "n_iter_")
     resumed = InterpolantFlowDensity(**parameters, checkpoint=str(path)).fit(iris)
     assert torch.equal(weights(resumed), weights(whole))
-    for name in ("end_time_", "n_iter_", "loss_curve_", "check_steps_", "validation_scores_", "best_validation_score_", "initial_action_"):
+    for name in (
+        "end_time_",
+        "n_iter_",
+        "loss_curve_",
+        "check_steps_",
+        "validation_scores_",
+        "best_validation_score_",
+        "initial_action_",
+    ):
         assert getattr(resumed, name) == getattr(whole, name)
-    np.testing.assert_array_equal(resumed.sample(5, random_state=0), whole.sample(5, random_state=0))
+    np.testing.assert_array_equal(
+        resumed.sample(5, random_state=0), whole.sample(5, random_state=0)
+    )
     assert not path.exists()  # the fit is done
 
 
@@ -81,11 +91,18 @@ def test_killed_transport_goes_on_to_the_same_result(iris, tmp_path, monkeypatch
         killed_after(patch, 12)
         with pytest.raises(Killed):
             InterpolantTransport(**parameters, checkpoint=tmp_path / "fit").fit(*sides)
-    assert torch.equal(weights(InterpolantTransport(**parameters, checkpoint=tmp_path / "fit").fit(*sides)), weights(whole))
+    assert torch.equal(
+        weights(InterpolantTransport(**parameters, checkpoint=tmp_path / "fit").fit(*sides)),
+        weights(whole),
+    )
 
 
 def test_fit_without_a_seed_goes_on_with_that_of_its_file(iris, tmp_path, monkeypatch):
-    parameters = TINY | {"random_state": None, "early_stopping": False, "checkpoint": tmp_path / "fit"}
+    parameters = TINY | {
+        "random_state": None,
+        "early_stopping": False,
+        "checkpoint": tmp_path / "fit",
+    }
     with monkeypatch.context() as patch:
         killed_after(patch, 9)
         with pytest.raises(Killed):
@@ -110,7 +127,8 @@ def last_write(path):
 
 @pytest.mark.slow
 def test_processes_killed_at_random_moments(iris, tmp_path):
-    """Ten kills, wherever they fall, even in a write; a process forked from a server that has no threads starts at once."""
+    """Ten kills, wherever they fall, even in a write; a process forked from a server that has no
+    threads starts at once."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in another order differ in the last bit
     whole = weights(InterpolantFlowDensity(**LONGER).fit(iris))
@@ -123,7 +141,9 @@ def test_processes_killed_at_random_moments(iris, tmp_path):
         process.start()
         if kill < 10:
             started, deadline = last_write(path), time.monotonic() + 60
-            while last_write(path) == started and process.is_alive() and time.monotonic() < deadline:
+            while (
+                last_write(path) == started and process.is_alive() and time.monotonic() < deadline
+            ):
                 time.sleep(0.005)
             time.sleep(random.uniform(0.0, 0.1))
             process.kill()
@@ -134,7 +154,12 @@ def test_processes_killed_at_random_moments(iris, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "rows"),
-    [({"alpha": 1.0}, slice(None)), ({"random_state": 1}, slice(None)), ({}, slice(1, None)), ({"base": "learned"}, slice(None))],
+    [
+        ({"alpha": 1.0}, slice(None)),
+        ({"random_state": 1}, slice(None)),
+        ({}, slice(1, None)),
+        ({"base": "learned"}, slice(None)),
+    ],
 )
 def test_checkpoint_of_another_fit(iris, tmp_path, monkeypatch, change, rows):
     with monkeypatch.context() as patch:
@@ -142,14 +167,19 @@ def test_checkpoint_of_another_fit(iris, tmp_path, monkeypatch, change, rows):
         with pytest.raises(Killed):
             InterpolantFlowDensity(**LONGER, checkpoint=tmp_path / "fit").fit(iris)
     other = InterpolantFlowDensity(**LONGER | change, checkpoint=tmp_path / "fit")
-    with pytest.raises(ValueError, match=r"fit' belongs to another fit: .* Delete the file to begin anew, or name another one"):
+    with pytest.raises(
+        ValueError,
+        match=r"fit' belongs to another fit: .* Delete the file to begin anew, or name another one",
+    ):
         other.fit(iris[rows])
     assert (tmp_path / "fit").exists()
 
 
 def test_checkpoint_that_was_damaged(iris, tmp_path):
     (tmp_path / "fit").write_bytes(b"not a checkpoint")
-    with pytest.raises(SavedModelError, match="fit' cannot be resumed: The file is not one that skinterflow saved"):
+    with pytest.raises(
+        SavedModelError, match="fit' cannot be resumed: The file is not one that skinterflow saved"
+    ):
         InterpolantFlowDensity(**QUICK, checkpoint=tmp_path / "fit").fit(iris)
 
 
@@ -177,7 +207,10 @@ def test_disk_that_fails_later_costs_the_checkpoint_not_the_fit(iris, tmp_path, 
 
     monkeypatch.setattr(_checkpoint, "_SECONDS", 0.0)
     monkeypatch.setattr(_checkpoint, "write_atomically", full)
-    with pytest.warns(UserWarning, match=r"The fit goes on, but its progress could not be written to checkpoint=.*No space left"):
+    with pytest.warns(
+        UserWarning,
+        match=r"The fit goes on, but its progress could not be written to checkpoint=.*No space left",
+    ):
         density = InterpolantFlowDensity(**QUICK, checkpoint=tmp_path / "fit").fit(iris)
     assert torch.equal(weights(density), weights(InterpolantFlowDensity(**QUICK).fit(iris)))
 
@@ -231,7 +264,8 @@ def test_warm_start_continues_the_optimiser_and_the_schedule(iris, monkeypatch, 
 
 @needs_callbacks
 def test_warm_start_is_bitwise_one_fit(iris):
-    """With the schedule of the whole, in two parts: the second takes up the moments, the average and the random numbers of the first."""
+    """With the schedule of the whole, in two parts: the second takes up the moments, the average
+    and the random numbers of the first."""
     whole = InterpolantFlowDensity(**LONGER).fit(iris)
     density = InterpolantFlowDensity(**LONGER, warm_start=True)
     density.set_callbacks(Recorder(stop_after=25)).fit(iris)
@@ -244,14 +278,19 @@ def test_warm_start_is_bitwise_one_fit(iris):
 def test_warm_start_with_nothing_left(iris):
     density = InterpolantFlowDensity(**QUICK | {"early_stopping": False}, warm_start=True).fit(iris)
     before = weights(density).clone()
-    with pytest.warns(UserWarning, match=r"nothing left to train: .* n_iter_=30 steps, and max_iter=30; raise max_iter"):
+    with pytest.warns(
+        UserWarning,
+        match=r"nothing left to train: .* n_iter_=30 steps, and max_iter=30; raise max_iter",
+    ):
         density.fit(iris)
     assert torch.equal(weights(density), before)
 
 
 def test_warm_start_never_ends_worse_than_it_began(iris):
     """The fitted model is the first that held-out rows judge."""
-    density = InterpolantFlowDensity(**QUICK | {"max_iter": 200, "early_stopping": True}, warm_start=True).fit(iris)
+    density = InterpolantFlowDensity(
+        **QUICK | {"max_iter": 200, "early_stopping": True}, warm_start=True
+    ).fit(iris)
     before, best = weights(density).clone(), density.best_validation_score_
     with pytest.warns(ConvergenceWarning, match="learning_rate_init=10 is too high"):
         density.set_params(max_iter=400, learning_rate_init=10.0, n_iter_no_change=1).fit(iris)
@@ -278,7 +317,9 @@ def test_state_of_the_training_is_kept_for_warm_starts_only(iris):
 def test_stream():
     """Rows in parts: a step for each batch, and the density follows where they go."""
     random = np.random.default_rng(0)
-    density = InterpolantFlowDensity(**QUICK | {"learning_rate_init": 0.03}).partial_fit(random.normal(size=(96, 2)))
+    density = InterpolantFlowDensity(**QUICK | {"learning_rate_init": 0.03}).partial_fit(
+        random.normal(size=(96, 2))
+    )
     assert density.n_iter_ == 3
     before = density.score(random.normal([2.0, -1.0], 0.5, (500, 2)))
     for part in range(2, 41):
@@ -287,22 +328,35 @@ def test_stream():
         assert density.n_samples_seen_ == 96 * part
     assert density.check_steps_ == list(range(3, 121, 3))
     assert density.score(random.normal([2.0, -1.0], 0.5, (500, 2))) > before + 1.0
-    with pytest.raises(ValueError, match="X has 3 features, but InterpolantFlowDensity is expecting 2"):
+    with pytest.raises(
+        ValueError, match="X has 3 features, but InterpolantFlowDensity is expecting 2"
+    ):
         density.partial_fit(np.zeros((5, 3)))
 
 
 def test_stream_is_repeatable_and_weighted(iris):
-    first, second = (InterpolantFlowDensity(**QUICK).partial_fit(iris[:75]).partial_fit(iris[75:]) for _ in range(2))
+    first, second = (
+        InterpolantFlowDensity(**QUICK).partial_fit(iris[:75]).partial_fit(iris[75:])
+        for _ in range(2)
+    )
     assert torch.equal(weights(first), weights(second))
     assert first.n_samples_seen_ == 150
     assert "n_samples_seen_" not in vars(first.fit(iris))
-    weighted = InterpolantFlowDensity(**QUICK).partial_fit(iris[:75], sample_weight=np.arange(1.0, 76.0))
-    assert not torch.equal(weights(weighted), weights(InterpolantFlowDensity(**QUICK).partial_fit(iris[:75])))
+    weighted = InterpolantFlowDensity(**QUICK).partial_fit(
+        iris[:75], sample_weight=np.arange(1.0, 76.0)
+    )
+    assert not torch.equal(
+        weights(weighted), weights(InterpolantFlowDensity(**QUICK).partial_fit(iris[:75]))
+    )
 
 
 def test_stream_goes_on_after_a_fit(iris):
     density = InterpolantFlowDensity(**QUICK, warm_start=True).fit(iris)
-    before, n_iter, n_fields = weights(density).clone(), density.n_iter_, len(density._field.members)
+    before, n_iter, n_fields = (
+        weights(density).clone(),
+        density.n_iter_,
+        len(density._field.members),
+    )
     density.partial_fit(iris)
     assert density.n_iter_ > n_iter
     assert len(density._field.members) == n_fields

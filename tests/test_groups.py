@@ -1,4 +1,5 @@
-"""Rows that are held out together, and from everything: the scaling of a fold never sees its held-out rows."""
+"""Rows that are held out together, and from everything: the scaling of a fold never sees its
+held-out rows."""
 
 import numpy as np
 import pytest
@@ -19,7 +20,11 @@ def generator():
     return torch.Generator().manual_seed(0)
 
 
-@given(labels=st.lists(st.integers(0, 6), min_size=4, max_size=40).filter(lambda labels: len(set(labels)) > 1))
+@given(
+    labels=st.lists(st.integers(0, 6), min_size=4, max_size=40).filter(
+        lambda labels: len(set(labels)) > 1
+    )
+)
 def test_no_group_is_on_both_sides(labels):
     codes = checked_groups(labels, len(labels))
     folds = grouped_folds(codes, 4, generator())
@@ -54,9 +59,13 @@ def test_groups_that_cannot_be_used(iris, groups, message):
 @pytest.mark.parametrize("early_stopping", ["auto", True])
 def test_fit_holds_groups_out(iris, monkeypatch, early_stopping):
     seen, choose = [], density.held_out_rows
-    monkeypatch.setattr(density, "held_out_rows", lambda *args: seen.append(choose(*args)) or seen[-1])
+    monkeypatch.setattr(
+        density, "held_out_rows", lambda *args: seen.append(choose(*args)) or seen[-1]
+    )
     labels, weight = np.array([f"patient {k % 12}" for k in range(150)]), np.r_[0.0, np.ones(149)]
-    InterpolantFlowDensity(**QUICK | {"early_stopping": early_stopping, "end_time": 1.0}).fit(iris, sample_weight=weight, groups=labels)
+    InterpolantFlowDensity(**QUICK | {"early_stopping": early_stopping, "end_time": 1.0}).fit(
+        iris, sample_weight=weight, groups=labels
+    )
     for rows in seen[0]:
         held_out = labels[1:][rows.numpy()]
         assert not set(held_out) & set(np.delete(labels[1:], rows.numpy()))
@@ -88,8 +97,13 @@ def test_copies_are_counted_and_numbered(monkeypatch):
 def test_many_copies_are_held_out_together_with_a_warning(monkeypatch):
     X = np.repeat(np.random.default_rng(0).normal(size=(60, 2)), 4, axis=0)
     seen, choose = [], density.held_out_rows
-    monkeypatch.setattr(density, "held_out_rows", lambda *args: seen.append(choose(*args)) or seen[-1])
-    with pytest.warns(DegenerateDataWarning, match=r"75% of the rows are exact copies .* held out together.  Drop .* groups"):
+    monkeypatch.setattr(
+        density, "held_out_rows", lambda *args: seen.append(choose(*args)) or seen[-1]
+    )
+    with pytest.warns(
+        DegenerateDataWarning,
+        match=r"75% of the rows are exact copies .* held out together.  Drop .* groups",
+    ):
         InterpolantFlowDensity(**QUICK | {"end_time": 1.0}).fit(X)
     for rows in seen[0]:
         assert (np.bincount(rows.numpy() // 4)[np.unique(rows.numpy() // 4)] == 4).all()
@@ -97,7 +111,8 @@ def test_many_copies_are_held_out_together_with_a_warning(monkeypatch):
 
 @pytest.mark.parametrize("early_stopping", ["auto", True])
 def test_scaling_has_not_seen_the_held_out_rows(monkeypatch, early_stopping):
-    """A held-out row that is moved far away leaves the scaling of its fold as it was, to the last bit."""
+    """A held-out row that is moved far away leaves the scaling of its fold as it was, to the last
+    bit."""
     X, folds = np.random.default_rng(0).normal(size=(100, 3)), []
     train = flow_estimator.FlowEstimator._train
 
@@ -107,7 +122,9 @@ def test_scaling_has_not_seen_the_held_out_rows(monkeypatch, early_stopping):
 
     monkeypatch.setattr(flow_estimator.FlowEstimator, "_train", noted)
     choose, held_out = density.held_out_rows, []
-    monkeypatch.setattr(density, "held_out_rows", lambda *args: held_out.append(choose(*args)) or held_out[-1])
+    monkeypatch.setattr(
+        density, "held_out_rows", lambda *args: held_out.append(choose(*args)) or held_out[-1]
+    )
     parameters = QUICK | {"early_stopping": early_stopping, "end_time": 1.0}
     InterpolantFlowDensity(**parameters).fit(X)
     moved = X.copy()
@@ -126,5 +143,7 @@ def test_held_out_log_likelihood_is_that_of_new_rows():
     rng = np.random.default_rng(1)
     root = rng.normal(size=(3, 20))
     X, new = (rng.normal(size=(n, 3)) @ root + 0.5 * rng.normal(size=(n, 20)) for n in (60, 2000))
-    estimator = InterpolantFlowDensity(hidden_layer_sizes=(32, 32), max_iter=300, random_state=0).fit(X)
+    estimator = InterpolantFlowDensity(
+        hidden_layer_sizes=(32, 32), max_iter=300, random_state=0
+    ).fit(X)
     assert estimator.best_validation_score_ < estimator.score(new) + 1.5

@@ -70,7 +70,9 @@ def ends(shape, seed):
 def test_path_starts_at_the_base_and_ends_at_the_data(make, shape, seed):
     x0, x1 = ends(shape, seed)
     for t, end in ((0.0, x0), (1.0, x1)):
-        torch.testing.assert_close(make()(torch.full(shape[:1], t, dtype=torch.float64), x0, x1), end)
+        torch.testing.assert_close(
+            make()(torch.full(shape[:1], t, dtype=torch.float64), x0, x1), end
+        )
         torch.testing.assert_close(make()(torch.tensor(t, dtype=torch.float64), x0, x1), end)
 
 
@@ -81,18 +83,23 @@ def test_rate_equals_finite_differences(make, shape, seed, time):
     t, h = torch.full(shape[:1], time, dtype=torch.float64), 1e-6
     point, rate = make().path(t, x0, x1)
     torch.testing.assert_close(point, make()(t, x0, x1))
-    torch.testing.assert_close(rate, (make()(t + h, x0, x1) - make()(t - h, x0, x1)) / (2 * h), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(
+        rate, (make()(t + h, x0, x1) - make()(t - h, x0, x1)) / (2 * h), rtol=1e-6, atol=1e-5
+    )
 
 
 @over_registry
 @given(n=st.integers(1, 4), seed=st.integers(0, 99))
 def test_each_row_has_its_own_time(make, n, seed):
-    """Also where the number of rows equals the number of features, as a wrong broadcast would go unseen otherwise."""
+    """Also where the number of rows equals the number of features, as a wrong broadcast would go
+    unseen otherwise."""
     x0, x1 = ends((n, n), seed)
     t = torch.linspace(0, 1, n, dtype=torch.float64)
     together = make()(t, x0, x1)
     for row in range(n):
-        torch.testing.assert_close(together[row], make()(t[row : row + 1], x0[row : row + 1], x1[row : row + 1])[0])
+        torch.testing.assert_close(
+            together[row], make()(t[row : row + 1], x0[row : row + 1], x1[row : row + 1])[0]
+        )
 
 
 @pytest.mark.parametrize("make", [Trigonometric, VariancePreserving])
@@ -107,7 +114,9 @@ def test_expected_ends_of_a_single_pair_are_its_ends(make, shape, seed, time):
     """Where only one path passes, the point and its rate tell both ends."""
     x0, x1 = ends(shape, seed)
     t = torch.full(shape[:1], time, dtype=torch.float64)
-    torch.testing.assert_close(make().expected_ends(t, *make().path(t, x0, x1)), (x0, x1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        make().expected_ends(t, *make().path(t, x0, x1)), (x0, x1), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_rate_of_the_variance_preserving_path_is_finite_at_its_end():

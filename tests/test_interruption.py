@@ -1,4 +1,5 @@
-"""Ctrl-C: the estimator is fitted, whoever called the fit is interrupted, and a second Ctrl-C ends at once."""
+"""Ctrl-C: the estimator is fitted, whoever called the fit is interrupted, and a second Ctrl-C ends
+at once."""
 
 import signal
 import subprocess
@@ -41,7 +42,9 @@ def interrupted_at(monkeypatch):
 def test_interrupted_fit_raises_and_leaves_a_fitted_estimator(iris, interrupted_at, choice):
     interrupted_at(11)
     density = InterpolantFlowDensity(**PLAIN | choice)
-    with pytest.raises(KeyboardInterrupt, match=r"interrupted after 11 of 30 steps; the estimator is fitted"):
+    with pytest.raises(
+        KeyboardInterrupt, match=r"interrupted after 11 of 30 steps; the estimator is fitted"
+    ):
         density.fit(iris)
     assert density.n_iter_ == 11
     assert np.isfinite(density.score(iris))
@@ -98,7 +101,9 @@ def test_interrupt_after_the_training_finishes_the_fit(iris, monkeypatch, place)
     whole = InterpolantFlowDensity(**PLAIN).fit(iris)
     monkeypatch.setattr(target, name, interrupted)
     density = InterpolantFlowDensity(**PLAIN)
-    with pytest.raises(KeyboardInterrupt, match="interrupted after its training; the estimator is fitted"):
+    with pytest.raises(
+        KeyboardInterrupt, match="interrupted after its training; the estimator is fitted"
+    ):
         density.fit(iris)
     np.testing.assert_array_equal(density.score_samples(iris), whole.score_samples(iris))
     before, times[0] = dict(vars(density)), 2
@@ -113,7 +118,9 @@ def test_interrupt_while_the_student_is_distilled_keeps_the_teacher(iris, monkey
 
     monkeypatch.setattr(_distillation, "distil", interrupted)
     density = InterpolantFlowDensity(**PLAIN, student_layer_sizes=(8, 8))
-    with pytest.raises(KeyboardInterrupt, match="while it distilled the student; the trained field is the model"):
+    with pytest.raises(
+        KeyboardInterrupt, match="while it distilled the student; the trained field is the model"
+    ):
         density.fit(iris)
     assert density._field is density._trained
     assert density.distillation_loss_ is None
@@ -137,7 +144,13 @@ def test_second_interrupt_ends_at_once():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("search", ["cross_val_score(density, X, cv=50)", "GridSearchCV(density, {'alpha': range(50)}, cv=2).fit(X)"])
+@pytest.mark.parametrize(
+    "search",
+    [
+        "cross_val_score(density, X, cv=50)",
+        "GridSearchCV(density, {'alpha': range(50)}, cv=2).fit(X)",
+    ],
+)
 def test_signal_ends_a_search_in_a_process(search):
     """A real SIGINT, once the first fit trains."""
     program = f"""
@@ -160,7 +173,9 @@ def test_signal_ends_a_search_in_a_process(search):
     {search}
     """
     command = [sys.executable, "-u", "-c", textwrap.dedent(program)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "training\n"
         assert process.stdout.readline().startswith("step ")
         process.send_signal(signal.SIGINT)

@@ -1,4 +1,5 @@
-"""Paths with a latent: their scale, their quantities against closed forms, learned heads, diffusions both ways, bridges."""
+"""Paths with a latent: their scale, their quantities against closed forms, learned heads,
+diffusions both ways, bridges."""
 
 import math
 
@@ -10,8 +11,21 @@ from hypothesis import strategies as st
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ResidualMLP, VelocityField
 from skinterflow.interflow.flows import Diffusion, Flow, Pushforward
-from skinterflow.interflow.heads import HeadedDrift, Heads, SeparateHeads, SharedTrunk, check_targets
-from skinterflow.interflow.interpolants import EncodingDecoding, Fourier, Linear, Mirror, Trigonometric, check_endpoints
+from skinterflow.interflow.heads import (
+    HeadedDrift,
+    Heads,
+    SeparateHeads,
+    SharedTrunk,
+    check_targets,
+)
+from skinterflow.interflow.interpolants import (
+    EncodingDecoding,
+    Fourier,
+    Linear,
+    Mirror,
+    Trigonometric,
+    check_endpoints,
+)
 from skinterflow.interflow.latent import (
     QUANTITIES,
     Brownian,
@@ -58,8 +72,12 @@ GAMMAS = {
 over_gammas = pytest.mark.parametrize("make", GAMMAS.values(), ids=GAMMAS)
 PATHS = {
     "linear": lambda: StochasticInterpolant(Linear(), Brownian(2.0)),
-    "trigonometric, unit variance": lambda: StochasticInterpolant(Normalized(Trigonometric(), Brownian()), Brownian()),
-    "linear, unit variance": lambda: StochasticInterpolant(Normalized(Linear(), Quadratic()), Quadratic()),
+    "trigonometric, unit variance": lambda: StochasticInterpolant(
+        Normalized(Trigonometric(), Brownian()), Brownian()
+    ),
+    "linear, unit variance": lambda: StochasticInterpolant(
+        Normalized(Linear(), Quadratic()), Quadratic()
+    ),
     "encoding-decoding": lambda: StochasticInterpolant(EncodingDecoding(), SineSquared()),
     "learned": lambda: StochasticInterpolant(Linear(), bent_gamma()),
     "mirror": lambda: StochasticInterpolant(Mirror(), Brownian()),
@@ -74,7 +92,12 @@ def time(t):
 
 def two_sided(path):
     """Exact quantities between two mixtures, or of a mixture with itself on a mirror path."""
-    return mixture(2, path.interpolant, path.gamma, normal_mixture(2, seed=3 if isinstance(path.interpolant, Mirror) else 5))
+    return mixture(
+        2,
+        path.interpolant,
+        path.gamma,
+        normal_mixture(2, seed=3 if isinstance(path.interpolant, Mirror) else 5),
+    )
 
 
 def draw(field, n, seed=0):
@@ -91,7 +114,9 @@ def test_scale_is_zero_at_the_ends_and_its_rate_is_the_derivative(make):
     check_gamma(scale)
     t, h = torch.linspace(0.05, 0.95, 19, dtype=torch.float64), 1e-6
     value, rate, product = scale.at(t)
-    torch.testing.assert_close(rate, (scale.at(t + h).value - scale.at(t - h).value) / (2 * h), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        rate, (scale.at(t + h).value - scale.at(t - h).value) / (2 * h), rtol=1e-6, atol=1e-6
+    )
     torch.testing.assert_close(product, value * rate)
     assert torch.isfinite(scale.at(torch.tensor([0.0, 1.0], dtype=torch.float64)).product).all()
 
@@ -107,15 +132,21 @@ def test_scales_are_those_of_the_paper():
     torch.testing.assert_close(Sigmoid(f).at(t).value, expected.abs())
     torch.testing.assert_close(LearnedGamma().square(t), Brownian().square(t))
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(Brownian(3.0).at(ends).product, torch.tensor([1.5, -1.5], dtype=torch.float64))
+    torch.testing.assert_close(
+        Brownian(3.0).at(ends).product, torch.tensor([1.5, -1.5], dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("interpolant", [Trigonometric(), Linear()], ids=repr)
 @pytest.mark.parametrize("scale", [Brownian(), Quadratic()], ids=repr)
 def test_normalized_paths_keep_the_variance(interpolant, scale):
     path, t = Normalized(interpolant, scale), torch.linspace(0, 1, 21, dtype=torch.float64)
-    torch.testing.assert_close(path.alpha(t) ** 2 + path.beta(t) ** 2 + scale.square(t), torch.ones_like(t))
-    torch.testing.assert_close(path.alpha(t) * interpolant.beta(t), path.beta(t) * interpolant.alpha(t))
+    torch.testing.assert_close(
+        path.alpha(t) ** 2 + path.beta(t) ** 2 + scale.square(t), torch.ones_like(t)
+    )
+    torch.testing.assert_close(
+        path.alpha(t) * interpolant.beta(t), path.beta(t) * interpolant.alpha(t)
+    )
     check_endpoints(path, 2)
 
 
@@ -125,18 +156,26 @@ def test_path_leaves_the_ends_where_they_are(make, seed, rows):
     path, x1, z = make(), points(rows, 2, seed), points(rows, 2, seed + 1)
     x0 = x1 if isinstance(path.interpolant, Mirror) else points(rows, 2, seed + 2)
     for t, end in ((0.0, x0), (1.0, x1)):
-        torch.testing.assert_close(path(torch.full((rows,), t, dtype=torch.float64), x0, x1, z), end, atol=1e-7, rtol=0)
+        torch.testing.assert_close(
+            path(torch.full((rows,), t, dtype=torch.float64), x0, x1, z), end, atol=1e-7, rtol=0
+        )
     t = torch.linspace(0.1, 0.9, rows, dtype=torch.float64)
     point, targets = path.regression(QUANTITIES, t, x0, x1, z)
     torch.testing.assert_close(point, path(t, x0, x1, z))
     h = 1e-6
-    torch.testing.assert_close(targets["b"], (path(t + h, x0, x1, z) - path(t - h, x0, x1, z)) / (2 * h), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        targets["b"],
+        (path(t + h, x0, x1, z) - path(t - h, x0, x1, z)) / (2 * h),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 @over_paths
 @pytest.mark.parametrize("t", [0.1, 0.45, 0.8])
 def test_oracle_solves_the_continuity_equation(make, t):
-    """``d/dt log rho = -div b - b s``, with `s` the gradient of ``log rho``, and the divergence that of `b`."""
+    """``d/dt log rho = -div b - b s``, with
+    `s` the gradient of ``log rho``, and the divergence that of `b`."""
     field, x, h = two_sided(make()), points(6, 2), 1e-5
     drift, score = field.drift_and_score(time(t), x)
     torch.testing.assert_close(score, true_score(field, t, x))
@@ -152,8 +191,15 @@ def test_oracle_has_the_densities_of_both_ends():
     field, x = two_sided(PATHS["linear"]()), points(6, 2)
     for t, end in ((0.0, field.source), (1.0, field.target)):
         torch.testing.assert_close(field.log_prob(time(t), x), end.log_prob(x))
-    one = NormalMixture(torch.ones(1, dtype=torch.float64), points(1, 2), torch.eye(2, dtype=torch.float64)[None] * 2.0)
-    torch.testing.assert_close(one.log_prob(x), torch.distributions.MultivariateNormal(one.means[0], one.covariances[0]).log_prob(x))
+    one = NormalMixture(
+        torch.ones(1, dtype=torch.float64),
+        points(1, 2),
+        torch.eye(2, dtype=torch.float64)[None] * 2.0,
+    )
+    torch.testing.assert_close(
+        one.log_prob(x),
+        torch.distributions.MultivariateNormal(one.means[0], one.covariances[0]).log_prob(x),
+    )
     drawn = one.sample(20_000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn.mean(0), one.means[0], rtol=0, atol=0.05)
     torch.testing.assert_close(torch.cov(drawn.T), one.covariances[0], rtol=0, atol=0.1)
@@ -162,7 +208,8 @@ def test_oracle_has_the_densities_of_both_ends():
 @over_paths
 @pytest.mark.parametrize("t", [0.2, 0.7])
 def test_quantities_are_the_conditional_expectations_of_their_targets(make, t):
-    """The gradients of all losses are zero at the truth, within four standard errors, and not for a quantity that is a little wrong."""
+    """The gradients of all losses are zero at the truth, within four standard errors, and not for a
+    quantity that is a little wrong."""
     path = make()
     field = two_sided(path) if path.gamma is not None else mixture(2, path.interpolant)
     n = 20_000
@@ -174,7 +221,9 @@ def test_quantities_are_the_conditional_expectations_of_their_targets(make, t):
         "s": field.score(time(t), x),
         "eta": field.denoiser(time(t), x),
     }
-    if not isinstance(path.interpolant, EncodingDecoding) or t > 0.5:  # nothing of the data is on its first half
+    if (
+        not isinstance(path.interpolant, EncodingDecoding) or t > 0.5
+    ):  # nothing of the data is on its first half
         truths["x1"] = field.denoised(time(t), x)
     for name, truth in truths.items():
         residual = truth - targets.get(name, x1)
@@ -217,7 +266,12 @@ class Exact(Heads):
         self.field, self.targets, self.n_features = field, targets, field.n_features
 
     def forward(self, t, x):
-        exact = {"b": self.field.drift, "v": self.field.velocity, "s": self.field.score, "eta": self.field.denoiser}
+        exact = {
+            "b": self.field.drift,
+            "v": self.field.velocity,
+            "s": self.field.score,
+            "eta": self.field.denoiser,
+        }
         return tuple(exact[name](t, x) for name in self.targets)
 
     def combined(self, t, x, weights):
@@ -246,7 +300,9 @@ LEARNABLE = [
 def test_every_quantity_follows_from_those_that_were_learned(name, targets, t):
     path = PATHS[name]()
     field = two_sided(path) if path.gamma is not None else mixture(2, path.interpolant)
-    learned = LearnedQuantities(HeadedDrift(Exact(field, targets), targets, path), path, None if path.gamma else Compose([]))
+    learned = LearnedQuantities(
+        HeadedDrift(Exact(field, targets), targets, path), path, None if path.gamma else Compose([])
+    )
     x = points(5, 2)
     value, divergence = learned.field.value_and_divergence(time(t), x)
     torch.testing.assert_close(value, field(time(t), x))
@@ -254,16 +310,23 @@ def test_every_quantity_follows_from_those_that_were_learned(name, targets, t):
     torch.testing.assert_close(learned.drift(time(t), x), field(time(t), x))
     if {"s", "eta"} & set(targets) or path.gamma is None:
         for quantity in ("velocity", "score", "denoiser", "denoised"):
-            torch.testing.assert_close(getattr(learned, quantity)(time(t), x), getattr(field, quantity)(time(t), x))
+            torch.testing.assert_close(
+                getattr(learned, quantity)(time(t), x), getattr(field, quantity)(time(t), x)
+            )
 
 
-@pytest.mark.parametrize(("name", "targets"), [("linear", ("v", "eta")), ("linear", ("b", "eta")), ("no latent", ("eta",))])
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [("linear", ("v", "eta")), ("linear", ("b", "eta")), ("no latent", ("eta",))],
+)
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_formulas_that_divide_are_read_at_the_nearest_time_inside(name, targets, t):
     path = PATHS[name]()
     truth = two_sided(path) if path.gamma is not None else mixture(2, path.interpolant)
     field, x = HeadedDrift(Exact(truth, targets), targets, path), points(3, 2)
-    drift, score = LearnedQuantities(field, path, None if path.gamma else Compose([])).drift_and_score(time(t), x)
+    drift, score = LearnedQuantities(
+        field, path, None if path.gamma else Compose([])
+    ).drift_and_score(time(t), x)
     torch.testing.assert_close(score, truth.score(time(min(max(t, path.core[0]), path.core[1])), x))
     torch.testing.assert_close(drift, truth.drift(time(t), x), rtol=0.2, atol=0.3)
     torch.testing.assert_close(field.value_and_divergence(time(t), x)[0], drift)
@@ -279,14 +342,21 @@ def test_drift_is_read_everywhere_where_the_scale_is_steady(scale, t):
     field = HeadedDrift(Exact(truth, ("v", "eta")), ("v", "eta"), path)
     torch.testing.assert_close(field(time(t), x), truth(time(t), x))
     with torch.random.fork_rng():
-        objective = PathObjective(HeadedDrift(SharedTrunk(2, 2, (4,)), ("b", "s"), path), path, Beta())
+        objective = PathObjective(
+            HeadedDrift(SharedTrunk(2, 2, (4,)), ("b", "s"), path), path, Beta()
+        )
         assert torch.isfinite(objective(points(8, 2).float(), points(8, 2, 1).float())).all()
     assert torch.isfinite(LearnedQuantities(field, path).score(time(t), x)).all()
 
 
-@pytest.mark.parametrize("path", [(Linear(), Brownian(8.0)), (EncodingDecoding(), Brownian())], ids=str)
+@pytest.mark.parametrize(
+    "path", [(Linear(), Brownian(8.0)), (EncodingDecoding(), Brownian())], ids=str
+)
 def test_paths_without_variance_to_scale_are_refused(path):
-    with pytest.raises(ValueError, match=r"cannot be scaled to unit variance with Brownian\(a=[18]\.0\): at t=0\.\d+ gamma is not below 1"):
+    with pytest.raises(
+        ValueError,
+        match=r"cannot be scaled to unit variance with Brownian\(a=[18]\.0\): at t=0\.\d+ gamma is not below 1",
+    ):
         Normalized(*path)
 
 
@@ -301,7 +371,9 @@ def test_score_follows_from_the_drift_of_a_gaussian_base(scale, t):
     path, base, x = StochasticInterpolant(Linear(), scale), learned_gaussian(), points(5, 2)
     base.requires_grad_(False)
     root = base(torch.eye(2, dtype=torch.float64)) - base.mean
-    source = NormalMixture(torch.ones(1, dtype=torch.float64), base.mean[None], (root.T @ root)[None])
+    source = NormalMixture(
+        torch.ones(1, dtype=torch.float64), base.mean[None], (root.T @ root)[None]
+    )
     for given_base, start in ((base, source), (Compose([]), None)):
         field = MixtureField(normal_mixture(), path, start)
         score = LearnedQuantities(field, path, given_base).score(time(t), x)
@@ -324,11 +396,15 @@ def test_divergence_of_combined_heads_is_the_trace_of_the_jacobian(kind, sizes, 
     for weights in ([time(0.7), time(-2.0)], [None, time(1.5)]):
 
         def total(t, row, weights=weights):
-            return sum(w * f for w, f in zip(weights, several(t, row[None]), strict=True) if w is not None)[0]
+            return sum(
+                w * f for w, f in zip(weights, several(t, row[None]), strict=True) if w is not None
+            )[0]
 
         value, divergence = several.combined(time(0.4), x, weights)
         torch.testing.assert_close(value, torch.stack([total(time(0.4), row) for row in x]))
-        jacobian = torch.stack([torch.func.jacrev(lambda row: total(time(0.4), row))(row) for row in x])
+        jacobian = torch.stack(
+            [torch.func.jacrev(lambda row: total(time(0.4), row))(row) for row in x]
+        )
         torch.testing.assert_close(divergence, jacobian.diagonal(dim1=1, dim2=2).sum(-1))
     t = torch.linspace(0.2, 0.8, rows, dtype=torch.float64)
     value, divergence = several.combined(t, x, [t, 1 - t])
@@ -345,15 +421,22 @@ def test_heads_share_what_they_say():
 
 
 def error_of(field, truth, path):
-    """Mean squared error of what was learned, relative to the mean square of the truth, over the path."""
+    """Mean squared error of what was learned, relative to the mean square of the truth, over the
+    path."""
     x0, x1, z = draw(truth, 500, seed=7)
     learned, errors = LearnedQuantities(field, path, None), []
     for t in (0.2, 0.5, 0.8):
         x = path(torch.full((500,), t, dtype=torch.float64), x0, x1, z)
         exact = dict(zip(("b", "s"), truth.drift_and_score(time(t), x), strict=True))
         with torch.no_grad():
-            got = dict(zip(("b", "s"), learned.drift_and_score(torch.tensor(t), x.float()), strict=True))
-        errors.append(sum(float((got[q] - exact[q]).square().mean() / exact[q].square().mean()) for q in exact))
+            got = dict(
+                zip(("b", "s"), learned.drift_and_score(torch.tensor(t), x.float()), strict=True)
+            )
+        errors.append(
+            sum(
+                float((got[q] - exact[q]).square().mean() / exact[q].square().mean()) for q in exact
+            )
+        )
     return sum(errors)
 
 
@@ -365,34 +448,58 @@ def test_error_of_a_trained_net_falls(kind, targets):
     truth = two_sided(path)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        several = SharedTrunk(2, 2, (32, 32)) if kind is SharedTrunk else SeparateHeads([ResidualMLP(2, (32, 32)) for _ in range(2)])
+        several = (
+            SharedTrunk(2, 2, (32, 32))
+            if kind is SharedTrunk
+            else SeparateHeads([ResidualMLP(2, (32, 32)) for _ in range(2)])
+        )
         field = HeadedDrift(several, targets, path)
         before = error_of(field, truth, path)
         objective = PathObjective(field, path, Beta())
-        pairs = (([part.float() for part in draw(truth, 256, seed)[:2]], None) for seed in range(250))
-        *_, last = train(objective, pairs, max_iter=250, learning_rate=0.01, hidden_weights=field.hidden_weights())
+        pairs = (
+            ([part.float() for part in draw(truth, 256, seed)[:2]], None) for seed in range(250)
+        )
+        *_, last = train(
+            objective,
+            pairs,
+            max_iter=250,
+            learning_rate=0.01,
+            hidden_weights=field.hidden_weights(),
+        )
     after = error_of(last.averaged.field, truth, path)
     assert before > 3.0
     assert after < 0.35 * before
 
 
-DIFFUSIONS = [("linear", 0.0), ("linear", 0.5), ("linear", 1.0), ("linear", 2.5), ("trigonometric, unit variance", 1.0), ("mirror", 1.0)]
+DIFFUSIONS = [
+    ("linear", 0.0),
+    ("linear", 0.5),
+    ("linear", 1.0),
+    ("linear", 2.5),
+    ("trigonometric, unit variance", 1.0),
+    ("mirror", 1.0),
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "epsilon"), DIFFUSIONS, ids=str)
 @pytest.mark.parametrize("forward", [True, False], ids=["forward", "backward"])
 def test_diffusions_have_the_law_of_their_end(name, epsilon, forward):
-    """Two moments within four standard errors and an energy distance like that of fresh samples, in both directions."""
+    """Two moments within four standard errors and an energy distance like that of fresh samples, in
+    both directions."""
     field, n = two_sided(PATHS[name]()), 10_000
     start, end = (field.source, field.target) if forward else (field.target, field.source)
     generator = torch.Generator().manual_seed(2)
     x, fresh, other = start.sample(n, generator), end.sample(n, generator), end.sample(n, generator)
     solver = StochasticSolver(n_steps=int(80 * max(1.0, epsilon)))
-    moved = Diffusion(field, lambda t: epsilon).push(x, 1.0 - forward, float(forward), solver, generator)
+    moved = Diffusion(field, lambda t: epsilon).push(
+        x, 1.0 - forward, float(forward), solver, generator
+    )
     for power in (1, 2):
         difference = (moved**power).mean(0) - (fresh**power).mean(0)
-        assert (difference.abs() < 4 * ((moved**power).var(0) / n + (fresh**power).var(0) / n).sqrt()).all()
+        assert (
+            difference.abs() < 4 * ((moved**power).var(0) / n + (fresh**power).var(0) / n).sqrt()
+        ).all()
     assert energy_distance(moved, fresh) < energy_distance(fresh, other).abs() + 0.003
 
 
@@ -400,11 +507,22 @@ def test_diffusions_have_the_law_of_their_end(name, epsilon, forward):
 def test_last_step_is_to_the_expected_end(name):
     """A diffusion that stops where scores diverge, and one denoising step from there."""
     path = PATHS[name]()
-    field, n, late = (two_sided(path) if path.gamma is not None else mixture(2, path.interpolant)), 2_000, 1.0 - 1e-3
+    field, n, late = (
+        (two_sided(path) if path.gamma is not None else mixture(2, path.interpolant)),
+        2_000,
+        1.0 - 1e-3,
+    )
     generator = torch.Generator().manual_seed(4)
-    x, fresh, other = (end.sample(n, generator) for end in (field.source, field.target, field.target))
-    near = Diffusion(field, lambda t: 0.5).push(x, 0.0, late, StochasticSolver(n_steps=80), generator)
-    assert energy_distance(field.denoised(time(late), near), fresh) < energy_distance(fresh, other).abs() + 0.005
+    x, fresh, other = (
+        end.sample(n, generator) for end in (field.source, field.target, field.target)
+    )
+    near = Diffusion(field, lambda t: 0.5).push(
+        x, 0.0, late, StochasticSolver(n_steps=80), generator
+    )
+    assert (
+        energy_distance(field.denoised(time(late), near), fresh)
+        < energy_distance(fresh, other).abs() + 0.005
+    )
     step = field.denoised(time(late), near) - near
     assert 0.0 < step.norm(dim=1).median() < 0.1
 
@@ -417,10 +535,17 @@ def test_flow_of_a_path_with_a_latent_has_the_density_of_the_target():
 
 
 def test_mirror_flow_comes_back_and_its_diffusion_does_not():
-    field, x = two_sided(PATHS["mirror"]()), normal_mixture().sample(200, torch.Generator().manual_seed(0))
+    field, x = (
+        two_sided(PATHS["mirror"]()),
+        normal_mixture().sample(200, torch.Generator().manual_seed(0)),
+    )
     torch.testing.assert_close(Flow(field, Solver(atol=1e-4)).push(x), x, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(field.velocity(time(0.3), x), torch.zeros_like(x), atol=1e-12, rtol=0)
-    moved = Diffusion(field, lambda t: 0.5).push(x, 0.0, 1.0, StochasticSolver(n_steps=100), torch.Generator().manual_seed(1))
+    torch.testing.assert_close(
+        field.velocity(time(0.3), x), torch.zeros_like(x), atol=1e-12, rtol=0
+    )
+    moved = Diffusion(field, lambda t: 0.5).push(
+        x, 0.0, 1.0, StochasticSolver(n_steps=100), torch.Generator().manual_seed(1)
+    )
     assert (moved - x).norm(dim=1).median() > 0.1
 
 
@@ -444,21 +569,28 @@ def test_log_density_by_random_paths(epsilon):
 def test_learned_scores_fade_where_they_are_divided():
     path = StochasticInterpolant(Linear(), Brownian())
     with torch.random.fork_rng():
-        learned = {name: LearnedQuantities(HeadedDrift(SharedTrunk(2, 2, (4,)), ("b", name), path), path) for name in ("s", "eta")}
+        learned = {
+            name: LearnedQuantities(HeadedDrift(SharedTrunk(2, 2, (4,)), ("b", name), path), path)
+            for name in ("s", "eta")
+        }
     assert [learned["s"].trust(t) for t in (0.0, 0.5, 1.0)] == [1.0, 1.0, 1.0]
     assert [learned["eta"].trust(t) for t in (0.0, 0.5, 1.0)] == [0.0, 1.0, 0.0]
     assert learned["eta"].trust(0.01) == pytest.approx(math.sqrt(0.01 * 0.99) / 0.2)
-    # The drift of a Brownian latent carries the score itself, at t = 1 too; without one, beta over alpha are left of its errors.
+    # The drift of a Brownian latent carries the score itself, at t = 1 too; without one, beta over
+    # alpha are left of its errors.
     assert LearnedQuantities(mixture(2, Linear(), Brownian()), path, Compose([])).trust(1.0) == 1.0
     straight = StochasticInterpolant(Linear())
-    assert LearnedQuantities(mixture(2, Linear()), straight, Compose([])).trust(0.99) == pytest.approx(5.0 * 0.01 / 0.99)
+    assert LearnedQuantities(mixture(2, Linear()), straight, Compose([])).trust(
+        0.99
+    ) == pytest.approx(5.0 * 0.01 / 0.99)
 
 
 BRIDGE_ENDS = {"spread": 1.0, "narrow": 0.5}
 
 
 def bridge(epsilon, d=1):
-    """Exact bridge from N(-1, 1) to N(1, 1/4): straight, with a latent of this width (the entropic coupling of two Gaussians)."""
+    """Exact bridge from N(-1, 1) to N(1, 1/4): straight, with a latent of this width (the entropic
+    coupling of two Gaussians)."""
     identity, one = torch.eye(d, dtype=torch.float64)[None], torch.ones(1, d, dtype=torch.float64)
     width = 2.0 * math.sqrt((BRIDGE_ENDS["spread"] * BRIDGE_ENDS["narrow"]) ** 2 + epsilon**2)
     source, target = (
@@ -490,7 +622,11 @@ def test_gaussian_bridge_is_learned_within_two_per_cent(epsilon):
         path = StochasticInterpolant(Linear(), scale)
         objective = BridgeObjective(field, path, Beta(), epsilon)
         pool = [part.float() for part in draw(truth, 2**17)[:2]]
-        pairs = ((ends, None) for ends in zip(*(part.split(512) for part in pool), strict=True) for _ in range(4))
+        pairs = (
+            (ends, None)
+            for ends in zip(*(part.split(512) for part in pool), strict=True)
+            for _ in range(4)
+        )
         *_, last = train(
             objective,
             pairs,
@@ -510,7 +646,9 @@ def test_gaussian_bridge_is_learned_within_two_per_cent(epsilon):
         x = truth.path(t, x0, x1, z)
         drift, score = truth.drift_and_score(t, x)
         with torch.no_grad():
-            errors.append((learned.field(t.float(), x.float()) - drift - epsilon * score).square().mean())
+            errors.append(
+                (learned.field(t.float(), x.float()) - drift - epsilon * score).square().mean()
+            )
         squares.append((drift + epsilon * score).square().mean())
     assert math.sqrt(sum(errors) / sum(squares)) < 0.02
 
@@ -539,8 +677,14 @@ class Given(Gamma):
     [
         (lambda t: 1 + t, r"must be zero at t=0, but the square of Given\(\) is 1 there"),
         (lambda t: t, r"must be zero at t=1, but the square of Given\(\) is 1 there"),
-        (lambda t: t * (1 - t) * (t - 0.5), r"must be positive and finite between the ends, but .* is -\d.* at t=0\.01"),
-        (lambda t: t * (1 - t) / (t - 0.5).abs(), r"positive and finite between the ends, but .* is inf at t=0\.5"),
+        (
+            lambda t: t * (1 - t) * (t - 0.5),
+            r"must be positive and finite between the ends, but .* is -\d.* at t=0\.01",
+        ),
+        (
+            lambda t: t * (1 - t) / (t - 0.5).abs(),
+            r"positive and finite between the ends, but .* is inf at t=0\.5",
+        ),
         (lambda t: torch.zeros(()), r"one square for each time, shape \(101,\), but gives \(\)"),
     ],
 )
@@ -552,7 +696,11 @@ def test_impossible_scales_are_refused(square, message):
 @pytest.mark.parametrize(
     ("path", "targets", "message"),
     [
-        ("linear", ("v",), r"targets=\('v',\) are too few or too many .* learn one of \('b',\), .*\('s', 'v'\)"),
+        (
+            "linear",
+            ("v",),
+            r"targets=\('v',\) are too few or too many .* learn one of \('b',\), .*\('s', 'v'\)",
+        ),
         ("linear", ("eta",), r"targets=\('eta',\) are too few"),
         ("linear", ("b", "x"), r"some of 'b', 'v', 's', 'eta', each once, got \('b', 'x'\)"),
         ("linear", ("b", "b"), r"each once, got \('b', 'b'\)"),
@@ -581,23 +729,34 @@ def test_learned_path_is_known_to_its_drift():
     """One set of parameters, wherever the path is kept."""
     path = StochasticInterpolant(Fourier(2), bent_gamma())
     with torch.random.fork_rng():
-        objective = PathObjective(HeadedDrift(SharedTrunk(2, 2, (4,)), ("b", "s"), path), path, Beta())
+        objective = PathObjective(
+            HeadedDrift(SharedTrunk(2, 2, (4,)), ("b", "s"), path), path, Beta()
+        )
     names = [name for name, _ in objective.named_parameters()]
     assert sum("modes" in name for name in names) == 3
 
 
 def test_closed_form_takes_a_time_for_each_row():
     """As many rows as columns, where a wrong broadcast would not show itself."""
-    target = NormalMixture(torch.tensor([0.3, 0.7]), torch.tensor([[1.0, 2.0], [-1.0, 0.5]]), torch.eye(2).expand(2, 2, 2) * 0.4)
+    target = NormalMixture(
+        torch.tensor([0.3, 0.7]),
+        torch.tensor([[1.0, 2.0], [-1.0, 0.5]]),
+        torch.eye(2).expand(2, 2, 2) * 0.4,
+    )
     field = MixtureField(target, StochasticInterpolant(Linear(), Brownian()))
     t, x = torch.tensor([0.2, 0.9]), torch.tensor([[0.5, -1.0], [2.0, 0.3]])
     for function in (field.value_and_divergence, field.drift_and_score):
         row_by_row = [function(*row) for row in zip(t, x[:, None], strict=True)]
         for together, alone in zip(function(t, x), zip(*row_by_row, strict=True), strict=True):
             torch.testing.assert_close(together, torch.cat(alone))
-    torch.testing.assert_close(field.log_prob(t, x), torch.cat([field.log_prob(*row) for row in zip(t, x[:, None], strict=True)]))
+    torch.testing.assert_close(
+        field.log_prob(t, x),
+        torch.cat([field.log_prob(*row) for row in zip(t, x[:, None], strict=True)]),
+    )
 
 
 def test_probes_for_a_field_without_parameters():
     field = MixtureField(NormalMixture(torch.ones(1), torch.ones(1, 2), torch.eye(2)[None]))
-    assert Hutchinson(field, 3).value_and_divergence(torch.tensor(0.5), torch.ones(4, 2))[1].shape == (4, 3)
+    assert Hutchinson(field, 3).value_and_divergence(torch.tensor(0.5), torch.ones(4, 2))[
+        1
+    ].shape == (4, 3)

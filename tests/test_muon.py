@@ -26,10 +26,15 @@ def test_no_gradient_is_no_direction():
 
 def test_matrices_of_one_shape_do_not_mix():
     """Two parameters trained together or apart end at the same place."""
-    gradients = [torch.randn(4, 3, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    gradients = [
+        torch.randn(4, 3, generator=torch.Generator().manual_seed(seed)) for seed in range(2)
+    ]
     together = [torch.nn.Parameter(torch.ones(4, 3)) for _ in range(2)]
     apart = [torch.nn.Parameter(torch.ones(4, 3)) for _ in range(2)]
-    optimizers = [Muon(together, lr=0.1, weight_decay=0.5), *(Muon([p], lr=0.1, weight_decay=0.5) for p in apart)]
+    optimizers = [
+        Muon(together, lr=0.1, weight_decay=0.5),
+        *(Muon([p], lr=0.1, weight_decay=0.5) for p in apart),
+    ]
     for _ in range(3):
         for parameter, other, gradient in zip(together, apart, gradients, strict=True):
             parameter.grad, other.grad = gradient.clone(), gradient.clone()

@@ -43,7 +43,8 @@ def seeded():
 @pytest.mark.parametrize("interpolant", [Trigonometric(), Linear()], ids=repr)
 @pytest.mark.usefixtures("seeded")
 def test_loss_is_stationary_at_the_true_velocity(interpolant):
-    """Its derivative along the scale of the field is zero within four standard errors, and not so for a wrong field."""
+    """Its derivative along the scale of the field is zero within four standard errors, and not so
+    for a wrong field."""
     field = Scaled(mixture(2, interpolant))
     n = 2000
     x1 = draws_of_mixture(field.field, n)
@@ -130,7 +131,9 @@ def test_weights_scale_the_loss():
 @pytest.mark.usefixtures("seeded")
 def test_averaged_weights_lag_behind():
     objective = PathObjective(ResidualMLP(2, (4,)), Trigonometric(), Beta())
-    for step in train(objective, batches(torch.randn(20, 2) + 3, 16), max_iter=50, learning_rate=0.05):
+    for step in train(
+        objective, batches(torch.randn(20, 2) + 3, 16), max_iter=50, learning_rate=0.05
+    ):
         averaged = step.averaged
     live, mean = objective.field.out.bias.detach(), averaged.field.out.bias.detach()
     assert (mean.abs() < live.abs()).all()
@@ -139,7 +142,8 @@ def test_averaged_weights_lag_behind():
 
 @pytest.mark.usefixtures("seeded")
 def test_ensemble_computes_what_its_members_do():
-    """Same loss and same gradient as the objectives one by one, for times that do not depend on the draw."""
+    """Same loss and same gradient as the objectives one by one, for times that do not depend on the
+    draw."""
 
     class AtHalf(Beta):
         def quantile(self, u):
@@ -156,6 +160,8 @@ def test_ensemble_computes_what_its_members_do():
     losses.sum().backward()
     expected.sum().backward()
     for name, stack in zip(together.names, together.stacked, strict=True):
-        torch.testing.assert_close(stack.grad, torch.stack([member.get_parameter(name).grad for member in members]))
+        torch.testing.assert_close(
+            stack.grad, torch.stack([member.get_parameter(name).grad for member in members])
+        )
     for copy, member in zip(together.objectives(), members, strict=True):
         torch.testing.assert_close(copy.state_dict(), member.state_dict())

@@ -27,7 +27,11 @@ DENSITIES = {
     "denoiser": {"targets": "eta", "end_time": 0.9},
     "velocity and score": {"targets": ("v", "s"), "gamma": "brownian"},
     "encoding-decoding": {"interpolant": "encoding_decoding", "gamma": "sine_squared"},
-    "bounded, learned path": {"interpolant": "fourier", "base": "learned", "bounds": {1: (-9.0, None)}},
+    "bounded, learned path": {
+        "interpolant": "fourier",
+        "base": "learned",
+        "bounds": {1: (-9.0, None)},
+    },
     "estimated divergence": {"divergence": 2},
 }
 PREDICTIONS = {
@@ -68,27 +72,45 @@ def density_of(rows):
 def test_jobs_change_no_prediction_of_a_density(density_of, rows, choice):
     """Forward-mode derivatives gave up to 32,768 velocities of other rows."""
     density = density_of(choice)
-    predictions = PREDICTIONS if choice == "default scaling" else {name: PREDICTIONS[name] for name in ("score_samples", "velocity")}
+    predictions = (
+        PREDICTIONS
+        if choice == "default scaling"
+        else {name: PREDICTIONS[name] for name in ("score_samples", "velocity")}
+    )
     for name, predict in predictions.items():
         alone = predict(density.set_params(n_jobs=1), rows)
         for n_jobs in (2, 3):
-            np.testing.assert_equal(predict(density.set_params(n_jobs=n_jobs), rows), alone, err_msg=f"{name}, {n_jobs} jobs")
+            np.testing.assert_equal(
+                predict(density.set_params(n_jobs=n_jobs), rows),
+                alone,
+                err_msg=f"{name}, {n_jobs} jobs",
+            )
 
 
 @pytest.mark.slow
 def test_jobs_change_no_prediction_of_a_transport(rows):
-    transport = InterpolantTransport(**TINY_TRANSPORT, gamma="brownian").fit(rows[:2_000], rows[:2_000] + 1.0)
+    transport = InterpolantTransport(**TINY_TRANSPORT, gamma="brownian").fit(
+        rows[:2_000], rows[:2_000] + 1.0
+    )
     for name, predict in TRANSPORT_PREDICTIONS.items():
         alone = predict(transport.set_params(n_jobs=1), rows)
         for n_jobs in (2, 3):
-            np.testing.assert_equal(predict(transport.set_params(n_jobs=n_jobs), rows), alone, err_msg=f"{name}, {n_jobs} jobs")
+            np.testing.assert_equal(
+                predict(transport.set_params(n_jobs=n_jobs), rows),
+                alone,
+                err_msg=f"{name}, {n_jobs} jobs",
+            )
 
 
 @pytest.mark.parametrize("choice", DENSITIES)
 def test_predictions_in_threads_of_the_user(density_of, rows, choice):
     density, X = density_of(choice), rows[:200]
     X = X[:60] if density.divergence != "exact" else X
-    predictions = {name: predict for name, predict in PREDICTIONS.items() if "sample" not in name and name != "diffusion"}
+    predictions = {
+        name: predict
+        for name, predict in PREDICTIONS.items()
+        if "sample" not in name and name != "diffusion"
+    }
     predictions["scores"] = PREDICTIONS["score_samples"]
     alone = {name: predict(density, X) for name, predict in predictions.items()}
     wrong = []

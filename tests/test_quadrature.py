@@ -26,4 +26,6 @@ def test_rules_are_nested():
 def test_steep_ends_are_resolved():
     nodes, weights = fejer(160)
     value = float((weights * torch.exp(-200.0 * (nodes + 0.5))).sum())
-    assert value == pytest.approx(quad(lambda x: np.exp(-200.0 * (x + 0.5)), -0.5, 0.5)[0], rel=1e-6)
+    assert value == pytest.approx(
+        quad(lambda x: np.exp(-200.0 * (x + 0.5)), -0.5, 0.5)[0], rel=1e-6
+    )

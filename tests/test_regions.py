@@ -29,7 +29,9 @@ def normal_log_density(rows):
 def normal():
     """A fitted estimator whose density is N(0, I): its flow ends where it starts."""
     rows = np.random.default_rng(0).normal(size=(40, 2))
-    return InterpolantFlowDensity(**QUICK, early_stopping=False, scaling=None, end_time=1e-9).fit(rows)
+    return InterpolantFlowDensity(**QUICK, early_stopping=False, scaling=None, end_time=1e-9).fit(
+        rows
+    )
 
 
 def test_thresholds_of_a_normal_are_those_of_chi2():
@@ -41,7 +43,9 @@ def test_thresholds_of_a_normal_are_those_of_chi2():
 
 def test_error_is_the_deviation_over_many_draws():
     draws = np.random.default_rng(1).normal(size=(300, 1000, 2))
-    thresholds, errors = zip(*(density_thresholds(normal_log_density(rows), LEVELS) for rows in draws), strict=True)
+    thresholds, errors = zip(
+        *(density_thresholds(normal_log_density(rows), LEVELS) for rows in draws), strict=True
+    )
     assert np.mean(errors, axis=0) == pytest.approx(np.std(thresholds, axis=0), rel=0.15)
 
 
@@ -54,14 +58,18 @@ def test_error_where_one_sample_is_expected(n, level):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_thresholds_of_a_fit(normal, seed):
-    thresholds, errors = normal.density_threshold(LEVELS, n_samples=1000, random_state=seed, return_error=True)
+    thresholds, errors = normal.density_threshold(
+        LEVELS, n_samples=1000, random_state=seed, return_error=True
+    )
     assert thresholds.shape == errors.shape == LEVELS.shape
     assert (np.abs(thresholds - true_thresholds(LEVELS)) < 4 * errors).all()
     assert (errors[1:] > 0.01).all()
 
 
 def test_one_level_gives_numbers(normal):
-    threshold, error = normal.density_threshold(0.9, n_samples=100, random_state=0, return_error=True)
+    threshold, error = normal.density_threshold(
+        0.9, n_samples=100, random_state=0, return_error=True
+    )
     assert isinstance(threshold, float)
     assert isinstance(error, float)
     several = normal.density_threshold([0.5, 0.9], n_samples=100, random_state=0)
@@ -104,7 +112,9 @@ def test_levels_keep_their_shape():
 
 def test_levels_of_any_shape(normal):
     """Each threshold is that of its level alone."""
-    thresholds, errors = normal.density_threshold([[0.5, 0.6], [0.7, 0.8]], n_samples=50, random_state=0, return_error=True)
+    thresholds, errors = normal.density_threshold(
+        [[0.5, 0.6], [0.7, 0.8]], n_samples=50, random_state=0, return_error=True
+    )
     assert thresholds.shape == errors.shape == (2, 2)
     assert thresholds[1, 0] == normal.density_threshold(0.7, n_samples=50, random_state=0)
     assert normal.density_threshold([[0.5, 0.6]], n_samples=50, random_state=0).shape == (1, 2)
@@ -117,24 +127,37 @@ def test_levels_that_are_no_array_of_numbers(normal, level):
 
 
 def test_a_level_that_no_samples_reach(normal):
-    with pytest.raises(ValueError, match=r"n_samples=50 is too few for a level at 1e-300.*nearer to one half"):
+    with pytest.raises(
+        ValueError, match=r"n_samples=50 is too few for a level at 1e-300.*nearer to one half"
+    ):
         normal.density_threshold(1e-300, n_samples=50)
 
 
 def test_rows_are_in_one_region_at_a_time(normal):
-    with pytest.raises(ValueError, match=r"contains tells of one region at a time; level must be one number in \(0, 1\), got \[0.5, 0.9\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"contains tells of one region at a time; level must be one number in \(0, 1\), got \[0.5, 0.9\]",
+    ):
         normal.contains([[0.0, 0.0]], [0.5, 0.9])
 
 
 def test_too_few_samples(normal):
-    with pytest.raises(ValueError, match=r"n_samples=100 is too few for a level at 0\.001 from 0 or 1.*use at least 10000"):
+    with pytest.raises(
+        ValueError,
+        match=r"n_samples=100 is too few for a level at 0\.001 from 0 or 1.*use at least 10000",
+    ):
         normal.density_threshold([0.5, 0.999], n_samples=100)
     with pytest.raises(ValueError, match="n_samples must be an integer of at least 1, got 0"):
         normal.density_threshold(0.5, n_samples=0)
 
 
 @pytest.mark.parametrize(
-    "ask", [lambda density: density.density_threshold(0.5), lambda density: density.contains([[0.0]], 0.5)], ids=["d", "c"]
+    "ask",
+    [
+        lambda density: density.density_threshold(0.5),
+        lambda density: density.contains([[0.0]], 0.5),
+    ],
+    ids=["d", "c"],
 )
 def test_unfitted(ask):
     with pytest.raises(NotFittedError, match="not fitted yet"):

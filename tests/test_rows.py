@@ -15,7 +15,9 @@ from .conftest import QUICK
 
 
 def reader(X):
-    scaling = Standardize(torch.ones(2, dtype=torch.float64), torch.full((2,), 4.0, dtype=torch.float64))
+    scaling = Standardize(
+        torch.ones(2, dtype=torch.float64), torch.full((2,), 4.0, dtype=torch.float64)
+    )
     return Reader(X, np.arange(1.0, len(X) + 1), np.zeros(2), scaling, torch.device("cpu"))
 
 
@@ -26,7 +28,11 @@ def test_a_pass_draws_every_row_as_often_as_any_other(n_rows, batch_size):
     assert all(len(rows) == batch_size for rows in drawn)
     counts = torch.bincount(drawn[0], minlength=n_rows)
     assert counts.max() - counts.min() <= 1
-    whole = torch.cat([passes.batch(number, batch_size) for number in range(n_rows // batch_size)]) if batch_size <= n_rows else drawn[0]
+    whole = (
+        torch.cat([passes.batch(number, batch_size) for number in range(n_rows // batch_size)])
+        if batch_size <= n_rows
+        else drawn[0]
+    )
     assert len(whole.unique()) == min(len(whole), n_rows)
 
 
@@ -59,23 +65,32 @@ def test_batches_hold_all_rows_but_those_held_out(kind, monkeypatch):
 
 def test_log_det_is_that_of_the_scaling():
     rows = reader(np.arange(6.0).reshape(3, 2)).read(torch.tensor([2, 0]), torch.Generator())
-    torch.testing.assert_close(rows.log_det, torch.full((2,), -2 * np.log(4.0), dtype=torch.float64))
+    torch.testing.assert_close(
+        rows.log_det, torch.full((2,), -2 * np.log(4.0), dtype=torch.float64)
+    )
     torch.testing.assert_close(rows.u[:, 0], torch.tensor([0.75, -0.25]))
 
 
 @pytest.mark.slow
 def test_memory_map_is_read_in_parts(tmp_path, monkeypatch):
-    """Fit and score touch a few rows at a time, and the result is a density as good as one fitted in memory."""
+    """Fit and score touch a few rows at a time, and the result is a density as good as one fitted
+    in memory."""
     monkeypatch.setattr(_rows, "_IN_MEMORY_ELEMENTS", 100)
     rng = np.random.default_rng(0)
     np.save(tmp_path / "rows.npy", rng.normal(size=(5000, 2)).astype(np.float32) * [1.0, 5.0])
     X = np.load(tmp_path / "rows.npy", mmap_mode="r")
     sizes = []
     read = Reader._read
-    monkeypatch.setattr(Reader, "_read", lambda self, rows, *rest: sizes.append(len(rows)) or read(self, rows, *rest))
+    monkeypatch.setattr(
+        Reader,
+        "_read",
+        lambda self, rows, *rest: sizes.append(len(rows)) or read(self, rows, *rest),
+    )
     density = InterpolantFlowDensity(**(QUICK | {"max_iter": 100}), student_layer_sizes=None).fit(X)
     assert max(sizes) <= 500  # the held-out rows; batches are smaller
-    assert density.score(X[:500]) == pytest.approx(-0.5 * 2 * (1 + np.log(2 * np.pi)) - np.log(5.0), abs=0.1)
+    assert density.score(X[:500]) == pytest.approx(
+        -0.5 * 2 * (1 + np.log(2 * np.pi)) - np.log(5.0), abs=0.1
+    )
 
 
 class Failing(np.ndarray):
@@ -90,7 +105,9 @@ class Failing(np.ndarray):
 def test_disk_error_leaves_the_previous_state(fitted, iris, monkeypatch):
     density, before = InterpolantFlowDensity(**QUICK), dict(vars(fitted))
     vars(density).update(before)
-    monkeypatch.setattr(Reader, "read", lambda self, rows, generator: self.X.view(Failing)[rows.numpy()])
+    monkeypatch.setattr(
+        Reader, "read", lambda self, rows, generator: self.X.view(Failing)[rows.numpy()]
+    )
     with pytest.raises(OSError, match=r"Input/output error: 'rows\.npy'"):
         density.fit(iris)
     assert vars(density) == before

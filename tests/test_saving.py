@@ -20,7 +20,15 @@ from sklearn.preprocessing import StandardScaler
 from skinterflow import InterpolantFlowDensity, InterpolantTransport, SavedModelError
 from skinterflow._files import pack, unpack
 from skinterflow._state import decode, encode
-from skinterflow.interflow import Brownian, Compose, LearnedGamma, Linear, OptimalTransport, Standardize, Whiten
+from skinterflow.interflow import (
+    Brownian,
+    Compose,
+    LearnedGamma,
+    Linear,
+    OptimalTransport,
+    Standardize,
+    Whiten,
+)
 
 from .conftest import QUICK
 from .make_saved_models import DATA, ROWS, TINY, frame
@@ -35,7 +43,13 @@ SMALL = {**QUICK, "hidden_layer_sizes": (8, 8), "max_iter": 4}
 MODELS = {
     "crossed": lambda X: InterpolantFlowDensity(**SMALL, time_beta=[1.0, 0.5], end_time=1.0).fit(X),
     "learned path": lambda X: InterpolantFlowDensity(
-        **SMALL, interpolant="fourier", gamma=LearnedGamma(2), targets=("b", "eta"), base="learned", scaling="whiten", end_time=1.0
+        **SMALL,
+        interpolant="fourier",
+        gamma=LearnedGamma(2),
+        targets=("b", "eta"),
+        base="learned",
+        scaling="whiten",
+        end_time=1.0,
     ).fit(X),
     "student of a frame": lambda X: (
         InterpolantFlowDensity(
@@ -49,12 +63,18 @@ MODELS = {
         .set_output(transform="pandas")
     ),
     "bounds and a sitting": lambda X: InterpolantFlowDensity(
-        **SMALL, early_stopping=True, end_time=1.0, bounds={0: (0, None), 3: (0.0, 9)}, warm_start=True
+        **SMALL,
+        early_stopping=True,
+        end_time=1.0,
+        bounds={0: (0, None), 3: (0.0, 9)},
+        warm_start=True,
     ).fit(X),
     "transport with noise": lambda X: InterpolantTransport(
         **SMALL, gamma=Brownian(0.5), scaling=Compose([]), coupling=OptimalTransport(16)
     ).fit(X[:40], X[40:]),
-    "mirror": lambda X: InterpolantTransport(**SMALL, interpolant="mirror", gamma="sine_squared").fit(X),
+    "mirror": lambda X: InterpolantTransport(
+        **SMALL, interpolant="mirror", gamma="sine_squared"
+    ).fit(X),
 }
 
 
@@ -155,7 +175,10 @@ def test_shared_parts_stay_shared(models, saved):
 def test_training_goes_on_after_loading(models, answers, rows, tmp_path, name):
     data = (rows[:40], rows[40:]) if name == "transport with noise" else (rows,)
     loaded = by_file(models(name), tmp_path / "model")
-    again, continued = (m.set_params(warm_start=True, max_iter=8).fit(*data) for m in (copy.deepcopy(models(name)), loaded))
+    again, continued = (
+        m.set_params(warm_start=True, max_iter=8).fit(*data)
+        for m in (copy.deepcopy(models(name)), loaded)
+    )
     assert_equal(continued, again)
     assert same(answers_of(continued, rows), answers_of(again, rows))
     assert not same(answers_of(continued, rows), answers(name))
@@ -175,9 +198,13 @@ def test_pipelines(models, rows, tmp_path):
     rows = rows[:8]
     latent = pipeline.transform(rows)
     for way in ("pickle", "joblib"):
-        np.testing.assert_array_equal(WAYS[way](pipeline, tmp_path / "model").transform(rows), latent)
+        np.testing.assert_array_equal(
+            WAYS[way](pipeline, tmp_path / "model").transform(rows), latent
+        )
     skops.io.dump(pipeline, tmp_path / "model")
-    loaded = skops.io.load(tmp_path / "model", trusted=["skinterflow.density.InterpolantFlowDensity"])
+    loaded = skops.io.load(
+        tmp_path / "model", trusted=["skinterflow.density.InterpolantFlowDensity"]
+    )
     np.testing.assert_array_equal(loaded.transform(rows), latent)
 
 
@@ -186,7 +213,9 @@ def test_requests_for_metadata_are_pickled_and_not_saved(models, tmp_path):
     with sklearn.config_context(enable_metadata_routing=True):
         model.set_fit_request(sample_weight=True)
         for way in ("pickle", "deepcopy"):
-            assert str(WAYS[way](model, None).get_metadata_routing()) == str(model.get_metadata_routing())
+            assert str(WAYS[way](model, None).get_metadata_routing()) == str(
+                model.get_metadata_routing()
+            )
         loaded = by_file(model, tmp_path / "model")
     assert "_metadata_request" in vars(model).keys() - vars(loaded).keys()
 
@@ -197,7 +226,10 @@ def test_models_with_own_classes_are_pickled_and_not_saved(rows, tmp_path):
         loaded = WAYS[way](model, tmp_path / "model")
         assert type(loaded._path.interpolant) is Own
         np.testing.assert_array_equal(loaded.transform(rows), model.transform(rows))
-    with pytest.raises(TypeError, match=r"^interpolant is Own\(\), of the class .*test_saving\.Own.* use joblib\.dump"):
+    with pytest.raises(
+        TypeError,
+        match=r"^interpolant is Own\(\), of the class .*test_saving\.Own.* use joblib\.dump",
+    ):
         model.save(tmp_path / "other")
     assert not (tmp_path / "other").exists()
     untrusted = skops.io.get_untrusted_types(data=skops.io.dumps(model))
@@ -253,21 +285,29 @@ def test_damaged_files(saved, tmp_path):
         content = damaged(data, random)
         assert content != data
         path.write_bytes(content)
-        with pytest.raises(SavedModelError, match=r"^InterpolantFlowDensity\.load\('.*model'\): .*damaged"):
+        with pytest.raises(
+            SavedModelError, match=r"^InterpolantFlowDensity\.load\('.*model'\): .*damaged"
+        ):
             InterpolantFlowDensity.load(path)
 
 
 def test_other_files(models, saved, tmp_path):
-    with pytest.raises(SavedModelError, match="holds InterpolantFlowDensity, not InterpolantTransport"):
+    with pytest.raises(
+        SavedModelError, match="holds InterpolantFlowDensity, not InterpolantTransport"
+    ):
         InterpolantTransport.load(saved)
     for content in (b"", b"a", pickle.dumps(1), b"\xff" * 100, bytes(100)):
         path = tmp_path / "model"
         path.write_bytes(content)
-        with pytest.raises(SavedModelError, match="not one that skinterflow saved, or it is damaged"):
+        with pytest.raises(
+            SavedModelError, match="not one that skinterflow saved, or it is damaged"
+        ):
             InterpolantFlowDensity.load(path)
     with pytest.raises(FileNotFoundError, match="nothing"):
         InterpolantFlowDensity.load(tmp_path / "nothing")
-    with pytest.raises(IsADirectoryError, match="is a directory; name the file in it that the model was saved to"):
+    with pytest.raises(
+        IsADirectoryError, match="is a directory; name the file in it that the model was saved to"
+    ):
         InterpolantFlowDensity.load(tmp_path)
     with pytest.raises(IsADirectoryError, match="is a directory; name a file in it"):
         models("mirror").save(tmp_path)
@@ -276,13 +316,17 @@ def test_other_files(models, saved, tmp_path):
 def test_newer_releases(models):
     state = models("mirror").__getstate__()
     with pytest.raises(SavedModelError, match=r"pickled by a newer release.*upgrade"):
-        InterpolantTransport.__new__(InterpolantTransport).__setstate__({**state, "format_version": 99})
+        InterpolantTransport.__new__(InterpolantTransport).__setstate__(
+            {**state, "format_version": 99}
+        )
 
 
 def rewritten(saved, path, **changes):
     """A file with other attributes, and a digest that is right."""
     attributes = decode(*unpack(saved.read_bytes(), "InterpolantFlowDensity"))
-    attributes = {name: value for name, value in {**attributes, **changes}.items() if value is not rewritten}
+    attributes = {
+        name: value for name, value in {**attributes, **changes}.items() if value is not rewritten
+    }
     path.write_bytes(pack(*encode(attributes), "InterpolantFlowDensity"))
     return path
 
@@ -307,7 +351,9 @@ def rewritten(saved, path, **changes):
         {"interpolant": OptimalTransport()},
         {"_path": Linear()},
     ],
-    ids=lambda changes: " ".join(f"{name} {getattr(value, '__name__', None) or value}" for name, value in changes.items()),
+    ids=lambda changes: " ".join(
+        f"{name} {getattr(value, '__name__', None) or value}" for name, value in changes.items()
+    ),
 )
 def test_hostile_attributes(saved, tmp_path, changes):
     path = rewritten(saved, tmp_path / "model", **changes)
@@ -363,17 +409,26 @@ def test_bounds_agree_with_the_scaling(models, tmp_path):
     models("bounds and a sitting").save(tmp_path / "saved")
     wider = models("bounds and a sitting").bounds_ * 2
     with pytest.raises(SavedModelError, match="bounds_ cannot be"):
-        InterpolantFlowDensity.load(rewritten(tmp_path / "saved", tmp_path / "model", bounds_=wider))
+        InterpolantFlowDensity.load(
+            rewritten(tmp_path / "saved", tmp_path / "model", bounds_=wider)
+        )
     open_sides = np.tile((-np.inf, np.inf), (4, 1))
     with pytest.raises(SavedModelError, match="bounds_ cannot be"):
-        InterpolantFlowDensity.load(rewritten(tmp_path / "saved", tmp_path / "model", bounds_=open_sides))
+        InterpolantFlowDensity.load(
+            rewritten(tmp_path / "saved", tmp_path / "model", bounds_=open_sides)
+        )
 
 
-@pytest.mark.parametrize("state", [{}, None, "state", {"format_version": 1}, {"format_version": "1", "tree": 1, "arrays": {}}])
+@pytest.mark.parametrize(
+    "state",
+    [{}, None, "state", {"format_version": 1}, {"format_version": "1", "tree": 1, "arrays": {}}],
+)
 def test_states_that_are_none(models, state):
     model = copy.deepcopy(models("mirror"))
     before = dict(vars(model))
-    with pytest.raises(SavedModelError, match="That is not the state of a pickled InterpolantTransport"):
+    with pytest.raises(
+        SavedModelError, match="That is not the state of a pickled InterpolantTransport"
+    ):
         model.__setstate__(state)
     with pytest.raises(SavedModelError, match="holds no attributes"):
         model.__setstate__({"format_version": 1, "tree": [], "arrays": {}})
@@ -394,7 +449,9 @@ def test_special_files_are_neither_loaded_nor_checkpoints(rows, tmp_path, specia
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(SavedModelError, match="but a pipe, a device or a socket, and was not read"):
         InterpolantFlowDensity.load(tmp_path / special)
-    with pytest.raises(FileExistsError, match="is neither a file nor a directory, and is not replaced"):
+    with pytest.raises(
+        FileExistsError, match="is neither a file nor a directory, and is not replaced"
+    ):
         InterpolantFlowDensity(**SMALL, checkpoint=tmp_path / special).fit(rows)
 
 
@@ -403,7 +460,16 @@ def test_hostile_trees(tmp_path):
     deep = 0
     for _ in range(500):
         deep = [deep]
-    for tree in (None, [1], "x", {"dict": []}, {"kept": 1}, {"dict": [[1, 2]]}, {"dict": [["alpha", {"object": {"name": "Popen"}}]]}, deep):
+    for tree in (
+        None,
+        [1],
+        "x",
+        {"dict": []},
+        {"kept": 1},
+        {"dict": [[1, 2]]},
+        {"dict": [["alpha", {"object": {"name": "Popen"}}]]},
+        deep,
+    ):
         path.write_bytes(pack(tree, {}, "InterpolantFlowDensity"))
         with pytest.raises(SavedModelError, match="do not trust them"):
             InterpolantFlowDensity.load(path)
@@ -411,7 +477,9 @@ def test_hostile_trees(tmp_path):
 
 def test_unchanged_attributes_load(saved, tmp_path, rows):
     """The helper of the tests above changes nothing else."""
-    assert InterpolantFlowDensity.load(rewritten(saved, tmp_path / "model")).score_samples(rows[:8]).shape == (8,)
+    assert InterpolantFlowDensity.load(rewritten(saved, tmp_path / "model")).score_samples(
+        rows[:8]
+    ).shape == (8,)
 
 
 def test_interrupted_save_leaves_the_old_file(models, saved, tmp_path, monkeypatch):
@@ -435,9 +503,19 @@ def test_saving_twice_gives_the_same_bytes(models, saved, tmp_path):
 
 def test_a_density_of_release_0_1_loads():
     model = InterpolantFlowDensity.load(DATA / "density_0_1.safetensors")
-    np.testing.assert_allclose(model.score_samples(frame()), [-2.00054545, -2.49226992, -2.62810771], atol=1e-5)
+    np.testing.assert_allclose(
+        model.score_samples(frame()), [-2.00054545, -2.49226992, -2.62810771], atol=1e-5
+    )
     assert list(model.feature_names_in_) == ["length", "weight"]
-    assert model.get_params().items() >= {**TINY, "interpolant": "fourier", "targets": ("b", "eta"), "device": torch.device("cpu")}.items()
+    assert (
+        model.get_params().items()
+        >= {
+            **TINY,
+            "interpolant": "fourier",
+            "targets": ("b", "eta"),
+            "device": torch.device("cpu"),
+        }.items()
+    )
     assert model._field is not model._trained
     np.testing.assert_allclose(model.inverse_transform(model.transform(frame())), ROWS, atol=1e-2)
 

@@ -65,14 +65,24 @@ def noisy_path():
 EXAMPLES = {
     "AveragedField": lambda: AveragedField(two_fields()),
     "Beta": lambda: Beta(2.0, 0.5),
-    "Bounds": lambda: Bounds(torch.tensor([0.0, -torch.inf]), torch.tensor([torch.inf, torch.inf]), torch.ones(2)),
+    "Bounds": lambda: Bounds(
+        torch.tensor([0.0, -torch.inf]), torch.tensor([torch.inf, torch.inf]), torch.ones(2)
+    ),
     "Brownian": lambda: Brownian(2.0),
-    "Calibration": lambda: Calibration("rk4", (0.0, 0.25, 1.0), (1.0, 2.0, 3.0), torch.ones(3, 2), torch.ones(2)),
-    "Compose": lambda: Compose([YeoJohnson(torch.ones(2)), Compose([]), Standardize(torch.zeros(2), torch.ones(2))]),
+    "Calibration": lambda: Calibration(
+        "rk4", (0.0, 0.25, 1.0), (1.0, 2.0, 3.0), torch.ones(3, 2), torch.ones(2)
+    ),
+    "Compose": lambda: Compose(
+        [YeoJohnson(torch.ones(2)), Compose([]), Standardize(torch.zeros(2), torch.ones(2))]
+    ),
     "EncodingDecoding": EncodingDecoding,
     "Fourier": lambda: with_weights(Fourier(3)),
-    "Gaussianize": lambda: Gaussianize(torch.tensor([1]), torch.full((1, 2), 0.5), torch.tensor([[-1.0, 1.0]]), torch.ones(1, 2)),
-    "HeadedDrift": lambda: HeadedDrift(with_weights(SharedTrunk(2, 2, (4, 4))), ("b", "eta"), noisy_path()),
+    "Gaussianize": lambda: Gaussianize(
+        torch.tensor([1]), torch.full((1, 2), 0.5), torch.tensor([[-1.0, 1.0]]), torch.ones(1, 2)
+    ),
+    "HeadedDrift": lambda: HeadedDrift(
+        with_weights(SharedTrunk(2, 2, (4, 4))), ("b", "eta"), noisy_path()
+    ),
     "Independent": Independent,
     "LearnedGamma": lambda: with_weights(LearnedGamma(4)),
     "LearnedGaussian": lambda: with_weights(LearnedGaussian(3)),
@@ -86,7 +96,9 @@ EXAMPLES = {
     "SharedTrunk": lambda: with_weights(SharedTrunk(3, 2, (4,), "elu")),
     "Sigmoid": lambda: Sigmoid(7.0),
     "SineSquared": SineSquared,
-    "Standardize": lambda: Standardize(torch.zeros(2, dtype=torch.float64), torch.tensor([1.0, 2.0])),
+    "Standardize": lambda: Standardize(
+        torch.zeros(2, dtype=torch.float64), torch.tensor([1.0, 2.0])
+    ),
     "StochasticInterpolant": noisy_path,
     "Trigonometric": Trigonometric,
     "VariancePreserving": VariancePreserving,
@@ -109,7 +121,9 @@ def same(a, b):
         return a.dtype == b.dtype and same(a.detach().numpy(), b.detach().numpy())
     if isinstance(a, np.ndarray | np.generic):
         equal_nan = a.dtype.kind == "f"
-        return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b, equal_nan=equal_nan)
+        return (
+            a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b, equal_nan=equal_nan)
+        )
     if isinstance(a, np.random.RandomState):
         return same(a.get_state(), b.get_state())
     return same(encode(a), encode(b)) if type(a).__name__ in CLASSES else a == b
@@ -137,25 +151,40 @@ def test_objects_come_back(name):
 
 
 shapes = hnp.array_shapes(min_dims=0, max_dims=2, max_side=3)
-numbers = hnp.arrays(st.sampled_from([bool, np.int8, np.uint16, np.int64, np.float16, np.float32, np.float64]), shapes)
+numbers = hnp.arrays(
+    st.sampled_from([bool, np.int8, np.uint16, np.int64, np.float16, np.float32, np.float64]),
+    shapes,
+)
 leaves = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
     st.floats(),
     st.text(),
-    st.sampled_from([torch.device("cpu"), torch.device("cuda:1"), torch.float32, torch.bfloat16, Path("a/b")]),
+    st.sampled_from(
+        [torch.device("cpu"), torch.device("cuda:1"), torch.float32, torch.bfloat16, Path("a/b")]
+    ),
     numbers,
     numbers.map(lambda array: array.ravel()[0]),
     numbers.map(lambda array: torch.from_numpy(array.copy())),
-    hnp.arrays(st.sampled_from([object, "U5"]), shapes, elements=st.text("ab\N{GREEK SMALL LETTER ETA}", max_size=5)),
+    hnp.arrays(
+        st.sampled_from([object, "U5"]),
+        shapes,
+        elements=st.text("ab\N{GREEK SMALL LETTER ETA}", max_size=5),
+    ),
     st.integers(0, 9).map(np.random.RandomState),
     st.sampled_from([Beta(1.0, 0.5), Linear(), OptimalTransport(3)]),
 )
-keys = st.one_of(st.text(max_size=3), st.integers(), st.sampled_from(["", "__metadata__", "a.b", "tuple"]))
+keys = st.one_of(
+    st.text(max_size=3), st.integers(), st.sampled_from(["", "__metadata__", "a.b", "tuple"])
+)
 values = st.recursive(
     leaves,
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.lists(inner, max_size=3).map(tuple), st.dictionaries(keys, inner, max_size=3)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(keys, inner, max_size=3),
+    ),
     max_leaves=8,
 )
 
@@ -169,7 +198,13 @@ def test_values_come_back(value):
 def test_strings_and_arrays_of_other_memory():
     assert same(through_a_file([np.str_("a"), np.array(["b"])[0]]), ["a", "b"])
     strings = np.array([["ab", "c"], ["", "\N{GREEK SMALL LETTER ETA}"]])
-    for array in (strings.T, strings.astype(">U3"), np.arange(6).reshape(2, 3).T, np.arange(3)[::-1], np.arange(3, dtype=">i4")):
+    for array in (
+        strings.T,
+        strings.astype(">U3"),
+        np.arange(6).reshape(2, 3).T,
+        np.arange(3)[::-1],
+        np.arange(3, dtype=">i4"),
+    ):
         loaded = through_a_file(array)
         assert np.array_equal(loaded, array)
         assert loaded.dtype == array.dtype.newbyteorder("=")
@@ -191,7 +226,10 @@ def test_what_is_learned_and_what_was_looked_at_comes_back():
     interior = path.interior
     with_weights(path, seed=1)
     loaded = through_a_file(path)
-    assert [name for name, parameter in loaded.named_parameters() if parameter.requires_grad] == ["interpolant.beta_modes", "gamma.modes"]
+    assert [name for name, parameter in loaded.named_parameters() if parameter.requires_grad] == [
+        "interpolant.beta_modes",
+        "gamma.modes",
+    ]
     assert loaded.interior == interior != with_weights(noisy_path(), seed=1).interior
     loaded.gamma.modes.data.zero_()
     assert path.gamma.modes.any()  # memory of its own
@@ -303,7 +341,9 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_data(name):
     tree, arrays = HOSTILE[name]
-    with pytest.raises(SavedModelError, match=r"cannot be built from the data|is none that skinterflow"):
+    with pytest.raises(
+        SavedModelError, match=r"cannot be built from the data|is none that skinterflow"
+    ):
         decode(tree, arrays)
 
 
@@ -314,7 +354,10 @@ def test_the_field_of_the_hostile_data_is_sound():
 @pytest.mark.parametrize("wrong", ["x", [], None, True])
 def test_types_of_arguments_are_checked(wrong):
     with pytest.raises(SavedModelError, match="a should be <class 'float'>"):
-        decode({"object": {"name": "Brownian", "arguments": {"a": wrong}, "cached": {}, "number": 0}}, {})
+        decode(
+            {"object": {"name": "Brownian", "arguments": {"a": wrong}, "cached": {}, "number": 0}},
+            {},
+        )
 
 
 def test_a_copy_shares_no_memory():

@@ -14,11 +14,17 @@ from skinterflow.interflow.times import Beta, stratified_uniform
 PARAMETERS = st.sampled_from([0.3, 0.5, 1.0, 2.0, 3.5])
 
 
-@given(a=PARAMETERS, b=PARAMETERS, u=st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=5))
+@given(
+    a=PARAMETERS,
+    b=PARAMETERS,
+    u=st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=5),
+)
 def test_quantiles_match_scipy(a, b, u):
     u = torch.tensor(u, dtype=torch.float64)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # its root finding gives up on tiny probabilities, older releases sooner
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # its root finding gives up on tiny probabilities, older releases sooner
         expected = stats.beta(a, b).ppf(u)
     np.testing.assert_allclose(Beta(a, b).quantile(u), expected, rtol=1e-9, atol=1e-12)
 

@@ -2,9 +2,11 @@
 Outliers and model choice in a Pipeline
 =======================================
 
-A tutorial for a data scientist.  Which rows of a table are odd, and which density estimator should say so?
+A tutorial for a data scientist.  Which rows of a table are odd, and which density estimator should
+say so?
 
-The data are ten measurements of each of 569 tumours, with gaps.  Kernel densities, Gaussian mixtures and
+The data are ten measurements of each of 569 tumours, with gaps.  Kernel densities, Gaussian
+mixtures and
 :class:`~skinterflow.InterpolantFlowDensity` are compared by cross-validation inside a ``Pipeline``, a grid search chooses the flow's
 parameters, and a threshold on the log-density finds rows that were spoilt on purpose.
 """
@@ -39,8 +41,10 @@ train, test = train_test_split(X, test_size=0.33, random_state=0)
 train.describe().T[["count", "mean", "std", "min", "max"]].round(2)
 
 # %%
-# A density wants finite numbers, so that gaps are filled first.  ``KNNImputer`` takes the mean of similar rows.  (The median of the
-# column would put many rows on one value, where there is no density.)  It measures how similar rows are, for which columns must be of one
+# A density wants finite numbers, so that gaps are filled first.  ``KNNImputer`` takes the mean of
+# similar rows.  (The median of the
+# column would put many rows on one value, where there is no density.)  It measures how similar rows
+# are, for which columns must be of one
 # size: hence the scaler before it, which leaves gaps alone.
 
 
@@ -52,8 +56,10 @@ def pipeline(estimator):
 # Three estimators, one criterion
 # -------------------------------
 #
-# The criterion is the mean log-likelihood of held-out rows, in nats per row.  All pipelines have the same scaler, so that their scores
-# are in the same units.  ``KernelDensity.score`` is a sum, not a mean; a scorer of our own treats all alike.
+# The criterion is the mean log-likelihood of held-out rows, in nats per row.  All pipelines have
+# the same scaler, so that their scores
+# are in the same units.  ``KernelDensity.score`` is a sum, not a mean; a scorer of our own treats
+# all alike.
 
 
 def log_likelihood(pipeline, X, y=None):
@@ -61,53 +67,78 @@ def log_likelihood(pipeline, X, y=None):
 
 
 folds = KFold(3, shuffle=True, random_state=0)
-candidates = {f"KernelDensity, bandwidth {width}": KernelDensity(bandwidth=width) for width in (0.3, 0.5, 0.8)}
+candidates = {
+    f"KernelDensity, bandwidth {width}": KernelDensity(bandwidth=width) for width in (0.3, 0.5, 0.8)
+}
 for n in (2, 4, 8):
-    candidates[f"GaussianMixture, {n} components"] = GaussianMixture(n, reg_covar=1e-3, random_state=0)
+    candidates[f"GaussianMixture, {n} components"] = GaussianMixture(
+        n, reg_covar=1e-3, random_state=0
+    )
 scores = {
-    name: cross_val_score(pipeline(estimator), train, cv=folds, scoring=log_likelihood).mean() for name, estimator in candidates.items()
+    name: cross_val_score(pipeline(estimator), train, cv=folds, scoring=log_likelihood).mean()
+    for name, estimator in candidates.items()
 }
 
 # %%
-# The flow has parameters, too, and ``GridSearchCV`` chooses among them.  With its defaults the estimator would choose `end_time`, the
-# counterpart of a bandwidth, and the length of the training itself, by rows that it holds out; that is what to do for a final fit.  For a
+# The flow has parameters, too, and ``GridSearchCV`` chooses among them.  With its defaults the
+# estimator would choose `end_time`, the
+# counterpart of a bandwidth, and the length of the training itself, by rows that it holds out; that
+# is what to do for a final fit.  For a
 # quick search over many settings the fit here is short and on all rows.
 
-quick = InterpolantFlowDensity(hidden_layer_sizes=(64, 64), max_iter=200, early_stopping=False, atol=2e-2, random_state=0)
+quick = InterpolantFlowDensity(
+    hidden_layer_sizes=(64, 64), max_iter=200, early_stopping=False, atol=2e-2, random_state=0
+)
 search = GridSearchCV(
     pipeline(quick),
-    {"interpolantflowdensity__scaling": ["power", "whiten"], "interpolantflowdensity__end_time": [0.95, 1.0]},
+    {
+        "interpolantflowdensity__scaling": ["power", "whiten"],
+        "interpolantflowdensity__end_time": [0.95, 1.0],
+    },
     cv=folds,
     scoring=log_likelihood,
     refit=False,
 ).fit(train)
-for parameters, score in zip(search.cv_results_["params"], search.cv_results_["mean_test_score"], strict=True):
+for parameters, score in zip(
+    search.cv_results_["params"], search.cv_results_["mean_test_score"], strict=True
+):
     name = ", ".join(f"{key.split('__')[1]}={value}" for key, value in parameters.items())
     scores[f"flow, {name}"] = score
 
 pd.Series(scores, name="nats per row").sort_values().round(2).to_frame()
 
 # %%
-# The power map wins over whitening alone, because the columns are skewed.  So does an earlier end time, the smoother density: nothing was
+# The power map wins over whitening alone, because the columns are skewed.  So does an earlier end
+# time, the smoother density: nothing was
 # held out to tell these fits when to stop.
 #
 # A threshold for outliers
 # ------------------------
 #
-# The final fit has the best scaling and else defaults.  The threshold is a low quantile of the log-density of the rows that were fitted:
+# The final fit has the best scaling and else defaults.  The threshold is a low quantile of the
+# log-density of the rows that were fitted:
 # one row in fifty is to be called odd.
 
-flow = pipeline(InterpolantFlowDensity(scaling=search.best_params_["interpolantflowdensity__scaling"], random_state=0)).fit(train)
+flow = pipeline(
+    InterpolantFlowDensity(
+        scaling=search.best_params_["interpolantflowdensity__scaling"], random_state=0
+    )
+).fit(train)
 threshold = np.quantile(flow.score_samples(train), 0.02)
 log_density = flow.score_samples(test)
-print(f"{(log_density < threshold).sum()} of {len(test)} held-out rows lie below the threshold of {threshold:.1f} nats.")
+print(
+    f"{(log_density < threshold).sum()} of {len(test)} held-out rows lie below the threshold of "
+    f"{threshold:.1f} nats."
+)
 test.assign(log_density=log_density).nsmallest(3, "log_density").round(2)
 
 # %%
-# More held-out rows than one in fifty lie below, because rows that were fitted get a somewhat higher density than new ones.  Where the
+# More held-out rows than one in fifty lie below, because rows that were fitted get a somewhat
+# higher density than new ones.  Where the
 # rate of alarms matters, take the quantile on rows of their own.
 #
-# Are odd rows found?  Let one value in each of these rows be swapped with that of another tumour.  Every *column* looks as before; only
+# Are odd rows found?  Let one value in each of these rows be swapped with that of another tumour.
+# Every *column* looks as before; only
 # the rows no longer fit together.  This is the case for a joint density.
 
 spoilt = test.copy()
@@ -128,38 +159,51 @@ for axis, (name, fit) in zip(axes, fits.items(), strict=True):
     bins = np.linspace(lowest, highest, 25)
     for rows, label in ((clean, "as measured"), (odd, "one value swapped")):
         axis.hist(np.clip(rows, lowest, None), bins, alpha=0.6, label=label)
-    axis.set(title=f"{name}\narea under the ROC curve {area:.2f}", xlabel="score (lowest bin: that or less)")
+    axis.set(
+        title=f"{name}\narea under the ROC curve {area:.2f}",
+        xlabel="score (lowest bin: that or less)",
+    )
 axes[0].set_ylabel("rows")
 axes[0].legend()
 plt.show()
 
 # %%
-# The mixture and the flow tell most: they know how the columns go together.  A kernel density with one width for all directions knows
+# The mixture and the flow tell most: they know how the columns go together.  A kernel density with
+# one width for all directions knows
 # less of it, and ``IsolationForest``, which looks at one column at a time, hardly anything.
 #
 # What a scaler before the estimator does to the score
 # ----------------------------------------------------
 #
-# A pipeline's log-density is that of what the *last* step sees, which is standardised rows.  In the units of the table it is lower by the
-# sum of the logarithms of the scales, and the threshold with it.  Outliers stay outliers, but pipelines with different scalers cannot be
+# A pipeline's log-density is that of what the *last* step sees, which is standardised rows.  In the
+# units of the table it is lower by the
+# sum of the logarithms of the scales, and the threshold with it.  Outliers stay outliers, but
+# pipelines with different scalers cannot be
 # compared, and a grid search over scalers means nothing.
 
 shift = np.log(flow["standardscaler"].scale_).sum()
 mean = log_density.mean()
-print(f"Mean log-density of held-out rows: {mean:.2f} nats per standardised row, {mean - shift:.2f} per row of the table.")
+print(
+    f"Mean log-density of held-out rows: {mean:.2f} nats per standardised row, {mean - shift:.2f} "
+    "per row of the table."
+)
 
 # %%
-# This is why the estimator has `scaling` of its own: its Jacobian is part of the density, and the search above could compare values of
+# This is why the estimator has `scaling` of its own: its Jacobian is part of the density, and the
+# search above could compare values of
 # it.
 #
 # Warnings are about the data
 # ---------------------------
 #
-# A column of rounded numbers has no density: as much of it as one likes can be piled up on each of them, and the likelihood means
+# A column of rounded numbers has no density: as much of it as one likes can be piled up on each of
+# them, and the likelihood means
 # nothing.  The estimator says so.
 
 rounded = X.dropna()[["mean radius", "mean texture"]].round(0)
-small = InterpolantFlowDensity(hidden_layer_sizes=(16, 16), max_iter=30, early_stopping=False, random_state=0)
+small = InterpolantFlowDensity(
+    hidden_layer_sizes=(16, 16), max_iter=30, early_stopping=False, random_state=0
+)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always", DegenerateDataWarning)
     small.fit(rounded)
@@ -167,6 +211,7 @@ for warning in caught:
     print(f"{warning.category.__name__}: {warning.message}")
 
 # %%
-# Whole numbers can be declared instead: the density then gives each of them its probability mass, and nothing is left to warn about.
+# Whole numbers can be declared instead: the density then gives each of them its probability mass,
+# and nothing is left to warn about.
 
 small.set_params(integer_features=["mean radius", "mean texture"]).fit(rounded)

@@ -2,11 +2,14 @@ r"""
 Reweighting one sample to another
 =================================
 
-A tutorial for a physicist.  A simulation does not quite agree with the measurement.  Which weights make it agree?
+A tutorial for a physicist.  A simulation does not quite agree with the measurement.  Which weights
+make it agree?
 
-The weight of a simulated row is the ratio of two densities, :math:`w(x) = p_1(x) / p_0(x)`: the measurement's over the simulation's.
+The weight of a simulated row is the ratio of two densities, :math:`w(x) = p_1(x) / p_0(x)`: the
+measurement's over the simulation's.
 :class:`~skinterflow.InterpolantTransport` learns the map that carries the simulation to the measurement, and with the simulation's density
-it gives the measurement's at any row.  Here the true weights are known, and a classifier, the usual way to such weights, does the same.
+it gives the measurement's at any row.  Here the true weights are known, and a classifier, the usual
+way to such weights, does the same.
 """
 
 import matplotlib.pyplot as plt
@@ -23,12 +26,15 @@ from skinterflow import InterpolantFlowDensity, InterpolantTransport
 # Simulation and measurement
 # --------------------------
 #
-# Two observables, say a scaled energy and a scaled angle.  The simulation has two processes.  The detector has a gain and an offset in
-# the first observable that the simulation lacks, and the second leaks into by the square of the first:
+# Two observables, say a scaled energy and a scaled angle.  The simulation has two processes.  The
+# detector has a gain and an offset in
+# the first observable that the simulation lacks, and the second leaks into by the square of the
+# first:
 #
 # .. math:: x'_1 = 1.1 \, x_1 + 0.25, \qquad x'_2 = x_2 + 0.15 \, x_1^2 .
 #
-# The Jacobian of this map is 1.1 everywhere, so that the density of the measurement is known as well.
+# The Jacobian of this map is 1.1 everywhere, so that the density of the measurement is known as
+# well.
 
 PROCESSES = [
     (0.65, multivariate_normal([-0.4, 0.0], [[0.6, 0.2], [0.2, 0.5]])),
@@ -71,11 +77,14 @@ rows, new = simulate(3000, 200), distort(simulate(3000, 300))
 # Five ways to the weights
 # ------------------------
 #
-# * **Transport**: the map from simulation to measurement, and a density of the simulation.  Its ``target_log_density`` at a simulated
-#   row, less the density of the simulation there, is the logarithm of the weight.  The density may be fitted; where it is known, as that
+# * **Transport**: the map from simulation to measurement, and a density of the simulation.  Its
+# ``target_log_density`` at a simulated
+#   row, less the density of the simulation there, is the logarithm of the weight.  The density may
+# be fitted; where it is known, as that
 #   of a generator can be, only the map is left to learn.
 # * **Two densities**: one fitted to each sample.
-# * **Classifiers**: the odds that a row is measured, rather than simulated, are the weight where there are as many rows of either sort.
+# * **Classifiers**: the odds that a row is measured, rather than simulated, are the weight where
+# there are as many rows of either sort.
 
 short = {"hidden_layer_sizes": (64, 64, 64), "max_iter": 1000, "atol": 2e-2, "random_state": 0}
 simulation = InterpolantFlowDensity(**short).fit(X0)
@@ -84,13 +93,16 @@ transport = InterpolantTransport(**short).fit(X0, X1)
 log_simulation = simulation.score_samples(rows)
 log_weights = {
     "truth": measured_log_density(rows) - simulated_log_density(rows),
-    "transport, p0 known": transport.target_log_density(rows, KnownSimulation()) - simulated_log_density(rows),
+    "transport, p0 known": transport.target_log_density(rows, KnownSimulation())
+    - simulated_log_density(rows),
     "transport": transport.target_log_density(rows, simulation) - log_simulation,
     "two densities": measurement.score_samples(rows) - log_simulation,
 }
 X, is_measured = np.concatenate([X0, X1]), np.repeat([0, 1], len(X0))
 for name, classifier in {
-    "logistic, cubic": make_pipeline(StandardScaler(), PolynomialFeatures(3), LogisticRegression(max_iter=1000)),
+    "logistic, cubic": make_pipeline(
+        StandardScaler(), PolynomialFeatures(3), LogisticRegression(max_iter=1000)
+    ),
     "boosted trees": HistGradientBoostingClassifier(random_state=0),
 }.items():
     probability = classifier.fit(X, is_measured).predict_proba(rows)
@@ -100,8 +112,10 @@ for name, classifier in {
 # Do the weights do their work?
 # -----------------------------
 #
-# Three figures for each set of weights: the distance from the true logarithms; the mean of an observable that no fit has seen, :math:`x_1
-# x_2`, in the weighted simulation and in the measurement; and the *effective sample size* :math:`(\sum w)^2 / \sum w^2`, which is what is
+# Three figures for each set of weights: the distance from the true logarithms; the mean of an
+# observable that no fit has seen, :math:`x_1
+# x_2`, in the weighted simulation and in the measurement; and the *effective sample size*
+# :math:`(\sum w)^2 / \sum w^2`, which is what is
 # left of the 3,000 rows.
 
 
@@ -117,7 +131,10 @@ for name, log_weight in log_weights.items():
     weight = weighted(log_weight)
     error = np.sqrt(np.mean((log_weight - log_weights["truth"]) ** 2))
     print(f"{name:<20}{error:>20.3f}{weight @ observable:>16.3f}{1 / (weight**2).sum():>16.0f}")
-print(f"{'measurement':<20}{'':>20}{target.mean():>16.3f}   with a standard error of {target.std() / np.sqrt(len(target)):.3f}")
+print(
+    f"{'measurement':<20}{'':>20}{target.mean():>16.3f}   with a standard error of "
+    f"{target.std() / np.sqrt(len(target)):.3f}"
+)
 
 # %%
 # The observable, simulated, measured, and reweighted by the transport:
@@ -127,7 +144,15 @@ bins = np.linspace(-3, 4, 40)
 figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
 axis.hist(observable, bins, density=True, histtype="step", label="simulation")
 axis.hist(target, bins, density=True, color="tab:gray", alpha=0.4, label="measurement")
-axis.hist(observable, bins, density=True, histtype="step", color="tab:red", weights=weight, label="simulation, reweighted")
+axis.hist(
+    observable,
+    bins,
+    density=True,
+    histtype="step",
+    color="tab:red",
+    weights=weight,
+    label="simulation, reweighted",
+)
 axis.set(xlabel="$x_1 x_2$")
 axis.legend(fontsize="small")
 plt.show()
@@ -135,7 +160,9 @@ plt.show()
 # %%
 # The logarithms of the weights, over the true ones:
 
-figure, axes = plt.subplots(1, len(log_weights) - 1, figsize=(13, 3.1), layout="constrained", sharey=True)
+figure, axes = plt.subplots(
+    1, len(log_weights) - 1, figsize=(13, 3.1), layout="constrained", sharey=True
+)
 for axis, name in zip(axes, list(log_weights)[1:], strict=True):
     axis.scatter(log_weights["truth"], log_weights[name], s=2, alpha=0.3)
     axis.plot([-4, 3], [-4, 3], color="black", linewidth=0.8)
@@ -144,36 +171,57 @@ axes[0].set_ylabel("estimated log w")
 plt.show()
 
 # %%
-# The map alone is learned well: with the known density of the simulation the weights are nearly the true ones.  Where that density is
-# fitted, too, its errors at two places enter, at the row and at where the row comes from, most in the tails, where rows are rare and
-# weights large; there the mean of the observable suffers.  The classifiers are farther from the true weights row by row, though good for
+# The map alone is learned well: with the known density of the simulation the weights are nearly the
+# true ones.  Where that density is
+# fitted, too, its errors at two places enter, at the row and at where the row comes from, most in
+# the tails, where rows are rare and
+# weights large; there the mean of the observable suffers.  The classifiers are farther from the
+# true weights row by row, though good for
 # this one mean.
 #
 # Where it breaks
 # ---------------
 #
-# A weight can only make a row count more.  Where the measurement has rows and the simulation hardly any, a few simulated rows get huge
-# weights, and the effective sample size falls.  This is no fault of an estimator: the *true* weights do it, too.  Below, the offset
+# A weight can only make a row count more.  Where the measurement has rows and the simulation hardly
+# any, a few simulated rows get huge
+# weights, and the effective sample size falls.  This is no fault of an estimator: the *true*
+# weights do it, too.  Below, the offset
 # grows.
 
 offsets = np.linspace(0.0, 3.0, 13)
 log_simulated = simulated_log_density(rows)
-effective = [1 / (weighted(measured_log_density(rows - [offset, 0.0]) - log_simulated) ** 2).sum() for offset in offsets]
+effective = [
+    1 / (weighted(measured_log_density(rows - [offset, 0.0]) - log_simulated) ** 2).sum()
+    for offset in offsets
+]
 figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
 axis.plot(offsets, effective, marker="o")
-axis.set(xlabel="additional offset of the measurement", ylabel="effective rows, true weights", yscale="log")
+axis.set(
+    xlabel="additional offset of the measurement",
+    ylabel="effective rows, true weights",
+    yscale="log",
+)
 plt.show()
 
 # %%
-# The transport has another answer, which needs no density at all: *move* the rows instead of weighting them.  Every moved row counts in
-# full.  What it cannot tell is which simulated process a measured row came from: the map is one of many that carry one sample to the
+# The transport has another answer, which needs no density at all: *move* the rows instead of
+# weighting them.  Every moved row counts in
+# full.  What it cannot tell is which simulated process a measured row came from: the map is one of
+# many that carry one sample to the
 # other.
 
 moved = transport.transform(rows)
 figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
 axis.hist(observable, bins, density=True, histtype="step", label="simulation")
 axis.hist(target, bins, density=True, color="tab:gray", alpha=0.4, label="measurement")
-axis.hist(moved.prod(axis=1), bins, density=True, histtype="step", color="tab:red", label="simulation, moved")
+axis.hist(
+    moved.prod(axis=1),
+    bins,
+    density=True,
+    histtype="step",
+    color="tab:red",
+    label="simulation, moved",
+)
 axis.set(xlabel="$x_1 x_2$")
 axis.legend(fontsize="small")
 print(f"mean of x1 x2 in the moved simulation: {moved.prod(axis=1).mean():.3f}")
