@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from skinterflow._files import (
     write_atomically,
 )
 from skinterflow._state import decode, encode
+from skinterflow.interflow.warn import warn
 
 _SECONDS = 30.0
 """Time between two writes."""
@@ -103,10 +103,9 @@ class Checkpoint:
             self.write(state())
         except OSError as error:
             self._written = time.monotonic()
-            warnings.warn(
+            warn(
                 "The fit goes on, but its progress could not be written to "
                 f"checkpoint={str(self.path)!r}: {error}",
-                stacklevel=7,
             )
 
     def remove(self) -> None:

@@ -187,7 +187,6 @@ class Columns:
             on_bound & ~self.whole & (widths == 0),
             f"have more than {_ON_BOUND:.0%} of their rows on a bound, and such a point mass has "
             "no density; drop or spread those rows",
-            stacklevel=5,
         )
 
     def estimate_scaling(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -29,6 +28,7 @@ from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.times import TimeLaw, stratified_uniform
 from skinterflow.interflow.training import train
+from skinterflow.interflow.warn import warn
 
 _POINTS_PER_STEP = 32
 _BATCH_SIZE = 512
@@ -168,12 +168,11 @@ def distilled(
 def _kept(
     teacher: VelocityField, reason: str, lost: float | None = None
 ) -> tuple[VelocityField, float | None]:
-    warnings.warn(
+    warn(
         f"The student {reason}, so the trained field stays the model: exact, but slower to score. "
         "Widen student_layer_sizes, raise max_iter, or set student_layer_sizes=None to skip the "
         "distillation.",
         DistillationWarning,
-        stacklevel=7,
     )
     return teacher, lost
 

@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import validate_parameter_constraints
 
+from skinterflow.interflow.warn import warn
+
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 _Result = TypeVar("_Result")
 RandomStateLike = int | np.random.RandomState | None
@@ -122,7 +124,7 @@ def resolve_device_or_cpu(device: str | torch.device) -> torch.device:
     try:
         return resolve_device(device)
     except ValueError as error:
-        warnings.warn(f"{error} This fitted model is used on the CPU.", UserWarning, stacklevel=3)
+        warn(f"{error} This fitted model is used on the CPU.")
         return torch.device("cpu")
 
 

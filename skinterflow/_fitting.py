@@ -18,7 +18,6 @@ import copy
 import itertools
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
@@ -43,6 +42,7 @@ from skinterflow.interflow.objectives import Ensemble, PathObjective
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.training import OPPONENT_START, Training
+from skinterflow.interflow.warn import warn
 
 END_TIMES = (1.0, 0.97, 0.93, 0.88, 0.8, 0.7, 0.6, 0.5, 0.3, 0.0)
 """End times that "auto" chooses from: the full flow first, the Gaussian last."""
@@ -335,16 +335,17 @@ class Run:
                 if self.judged
                 else "The density is not to be trusted."
             )
-            _warn(f"{self.trouble()} {kept}")
+            warn(f"{self.trouble()} {kept}", ConvergenceWarning)
         elif x > _LARGE_ROWS**2:
-            _warn(f"The fit came to little: {self._large_rows()}")
+            warn(f"The fit came to little: {self._large_rows()}", ConvergenceWarning)
         elif trained.end_time == 0 and self.recipe.end_time is None:
-            _warn(
+            warn(
                 "The fit ended at end_time_=0, and the model is a Gaussian in the units of the "
                 f"flow: after {history.n_iter} steps the held-out rows were no likelier under the "
                 "flow.  That is right for data which are Gaussian after the scaling.  Otherwise "
                 f"raise max_iter={self.recipe.max_iter} (or max_time), or give more rows; "
-                "end_time=1.0 keeps the flow."
+                "end_time=1.0 keeps the flow.",
+                ConvergenceWarning,
             )
 
     def trouble(self) -> str:
@@ -408,11 +409,10 @@ class Run:
             self._load(state)
         self.history.best_score = self._judge(self.best) if self.judged else -math.inf
         if self.history.n_iter >= cast(int, self.recipe.max_iter):
-            warnings.warn(
+            warn(
                 "There is nothing left to train: the fit that this one goes on from has taken "
                 f"n_iter_={self.history.n_iter} steps, and max_iter={self.recipe.max_iter}; raise "
                 "max_iter.",
-                stacklevel=6,
             )
 
     def stream(self, n_rows: int, state: State | None) -> Trained:
@@ -648,10 +648,6 @@ def held_out_log_prob(
         len(end_times), len(rows)
     )
     return ((log_prob.double() + log_det) @ weight).cpu(), float(weight.sum())
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, ConvergenceWarning, stacklevel=8)
 
 
 def _report(run: Run, first: int, started: float) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from skinterflow._scaling import DegenerateDataWarning
+from skinterflow.interflow.warn import warn
 
 Codes = NDArray[np.int64]
 
@@ -67,12 +66,11 @@ def warn_copies(part: float, grouped: bool) -> None:
             if grouped
             else ", and held-out rows may be copies of training rows"
         )
-        warnings.warn(
+        warn(
             f"{part:.0%} of the rows are exact copies of other rows: a density grows without bound "
             f"at repeated points{held_out}.  Drop the copies (weights can stand for them), or name "
             "what belongs together in groups.",
             DegenerateDataWarning,
-            stacklevel=5,
         )
 
 

@@ -3,7 +3,6 @@ columns have no density."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
 from skinterflow.interflow.scaling import Compose, Scaling, Standardize, Whiten
+from skinterflow.interflow.warn import warn
 
 Array = NDArray[np.float64]
 
@@ -177,19 +177,16 @@ def warn_degenerate(
             "them",
         ),
     ):
-        warn_columns(names, columns, what, stacklevel=5)
+        warn_columns(names, columns, what)
 
 
-def warn_columns(
-    names: Sequence[str], flagged: NDArray[np.bool_], what: str, stacklevel: int
-) -> None:
+def warn_columns(names: Sequence[str], flagged: NDArray[np.bool_], what: str) -> None:
     """Say of the columns that are flagged, if any, what they are."""
     if flagged.any():
         columns = [name for name, flag in zip(names, flagged, strict=True) if flag]
-        warnings.warn(
+        warn(
             f"{len(columns)} column(s) {what}: {shown(columns)}.",
             DegenerateDataWarning,
-            stacklevel=stacklevel,
         )
 
 

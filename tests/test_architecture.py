@@ -10,7 +10,7 @@ import skinterflow
 
 ROOT = Path(skinterflow.__file__).parent
 ORDER = [
-    ["interflow.derivatives", "interflow.quadrature"],
+    ["interflow.derivatives", "interflow.quadrature", "interflow.warn"],
     [
         "interflow.interpolants",
         "interflow.times",

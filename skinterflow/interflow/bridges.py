@@ -10,13 +10,13 @@ that changes systematically, though the diffusion has both ends right.
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from skinterflow.interflow.sde import StochasticSolver
+from skinterflow.interflow.warn import warn
 
 _TIMES = (0.05, 0.5, 0.95)
 """Between which changes are taken: few, because errors of a learned drift are divided by the time
@@ -106,13 +106,12 @@ def bridge_defect(
         x, u = later, u_later
     defect = float((systematic / total).clamp(min=0.0).sqrt())
     if not defect <= _LARGEST_DEFECT:
-        warnings.warn(
+        warn(
             f"The forward drift changes systematically along its own paths, by {defect:.2g} of its "
             "size per unit of time, which that of a Schroedinger bridge does not: both ends may be "
             "right, but this is no bridge. Take a family of paths that holds it, train longer, or "
             "give more rows.",
             UserWarning,
-            stacklevel=2,
         )
     return defect
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -33,6 +32,7 @@ from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
 from skinterflow.interflow.quantities import Quantities
 from skinterflow.interflow.scaling import Compose, Scaling
 from skinterflow.interflow.sde import NoiseLevel, StochasticSolver
+from skinterflow.interflow.warn import warn
 
 
 class AccuracyWarning(UserWarning):
@@ -112,13 +112,12 @@ def warn_unresolved(n_unresolved: int, n_rows: int, solver: Solver) -> None:
     1 of 10 rows were left with an estimated error above atol=0.001, rtol=1e-05 after 512 steps; ...
     """
     if n_unresolved:
-        warnings.warn(
+        warn(
             f"{n_unresolved} of {n_rows} rows were left with an estimated error above "
             f"atol={solver.atol:g}, rtol={solver.rtol:g} after "
             f"{solver.n_steps * 2**solver.max_refinements} steps; they may be far outside the "
             "data. Raise atol to accept them.",
             AccuracyWarning,
-            stacklevel=3,
         )
 
 
