@@ -21,50 +21,25 @@ from torch import Tensor
 from skinterflow._arguments import check_names, checked_time_beta
 from skinterflow._fitting import Recipe
 from skinterflow._groups import grouped_folds, grouped_part
+from skinterflow._persistence.registry import COUPLINGS, GAMMAS, INTERPOLANTS
 from skinterflow._rows import MAX_JUDGING
-from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
+from skinterflow.interflow.couplings import Coupling, Independent
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
 from skinterflow.interflow.heads import HeadedDrift, SharedTrunk, check_targets
 from skinterflow.interflow.interpolants import (
     EncodingDecoding,
-    Fourier,
     Interpolant,
-    Linear,
     Mirror,
-    Trigonometric,
-    VariancePreserving,
     check_endpoints,
 )
 from skinterflow.interflow.latent import (
-    Brownian,
     Gamma,
-    Quadratic,
-    Sigmoid,
-    SineSquared,
     StochasticInterpolant,
     check_gamma,
 )
 from skinterflow.interflow.scaling import Compose, Scaling
 from skinterflow.interflow.times import Beta
 
-INTERPOLANTS: dict[str, type[Interpolant]] = {
-    "trigonometric": Trigonometric,
-    "linear": Linear,
-    "variance_preserving": VariancePreserving,
-    "fourier": Fourier,
-    "encoding_decoding": EncodingDecoding,
-    "mirror": Mirror,
-}
-GAMMAS: dict[str, type[Gamma]] = {
-    "brownian": Brownian,
-    "quadratic": Quadratic,
-    "sine_squared": SineSquared,
-    "sigmoid": Sigmoid,
-}
-COUPLINGS: dict[str, type[Coupling]] = {
-    "independent": Independent,
-    "optimal_transport": OptimalTransport,
-}
 CROSS_FIT_BELOW = 2_000
 _N_FOLDS = 4
 _LARGE = 10_000

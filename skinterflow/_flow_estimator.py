@@ -23,9 +23,6 @@ from skinterflow._callbacks import CallbackSupportMixin, FitEvents
 from skinterflow._checkpoint import Checkpoint, fingerprint
 from skinterflow._columns import Columns, check_magnitudes, resolve_columns
 from skinterflow._defaults import (
-    COUPLINGS,
-    GAMMAS,
-    INTERPOLANTS,
     continued_fields,
     new_fields,
     resolve_coupling,
@@ -58,9 +55,11 @@ from skinterflow._fitting import (
     fit_field,
 )
 from skinterflow._limits import Interruption, TimeBudget
+from skinterflow._persistence.registry import COUPLINGS, GAMMAS, INTERPOLANTS
 from skinterflow._rows import Reader
 from skinterflow._saving import Storable
 from skinterflow._scaling import constant_widths, warn_degenerate
+from skinterflow._state import check_can_be_saved
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ACTIVATIONS, VelocityField
@@ -109,6 +108,8 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
 """Constraints of the parameters that both estimators have."""
 
 _READ_BY_PREDICTIONS = ("solver", "atol", "rtol", "divergence", "device", "n_jobs")
+
+_COMPONENTS = ("interpolant", "gamma", "coupling", "scaling")
 
 _FARTHEST = {torch.float64: 1e100, torch.float32: 1e12}
 """Distance from the centre, in units of the flow, from which on the arithmetic of a flow of that
@@ -302,6 +303,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
             seed = self._progress["seed"]  # so that the same rows are held out again
         if self.checkpoint is None:
             return Sitting(seed, warm, events, None, budget)
+        check_can_be_saved({name: getattr(self, name) for name in _COMPONENTS})
         started = [self.n_iter_, self.loss_] if warm else []
         fixed = None if self.random_state is None else seed
         checkpoint = Checkpoint(self.checkpoint, fingerprint(self, [fixed, *started], data), seed)

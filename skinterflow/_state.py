@@ -11,6 +11,7 @@ which says what it is: ``{"tuple": [...]}``, ``{"tensor": "name of the array"}``
 from __future__ import annotations
 
 import math
+import reprlib
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, cached_property
@@ -25,72 +26,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from skinterflow._files import SavedModelError
+from skinterflow._persistence.registry import BY_CLASS_NAME, Component, component_of
 from skinterflow._version import __version__
-from skinterflow.interflow.couplings import Independent, OptimalTransport
-from skinterflow.interflow.fields import AveragedField, ResidualMLP
-from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, SharedTrunk
-from skinterflow.interflow.interpolants import (
-    EncodingDecoding,
-    Fourier,
-    Linear,
-    Mirror,
-    Trigonometric,
-    VariancePreserving,
-)
-from skinterflow.interflow.latent import (
-    Brownian,
-    LearnedGamma,
-    Normalized,
-    Quadratic,
-    Sigmoid,
-    SineSquared,
-    StochasticInterpolant,
-)
-from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
-from skinterflow.interflow.ode import Calibration
-from skinterflow.interflow.scaling import Compose, LearnedGaussian, Standardize, Whiten
-from skinterflow.interflow.times import Beta
-
-_WEIGHTED: tuple[type[nn.Module], ...] = (
-    Fourier,
-    LearnedGamma,
-    LearnedGaussian,
-    ResidualMLP,
-    SharedTrunk,
-)
-"""Modules that make parameters of their own."""
-
-_GIVEN: tuple[type, ...] = (
-    AveragedField,
-    Beta,
-    Bounds,
-    Brownian,
-    Calibration,
-    Compose,
-    EncodingDecoding,
-    Gaussianize,
-    HeadedDrift,
-    Independent,
-    Linear,
-    Mirror,
-    Normalized,
-    OptimalTransport,
-    Quadratic,
-    SeparateHeads,
-    Sigmoid,
-    SineSquared,
-    Standardize,
-    StochasticInterpolant,
-    Trigonometric,
-    VariancePreserving,
-    Whiten,
-    YeoJohnson,
-)
-"""What is all that its constructor is given."""
-
-CLASSES: dict[str, type] = {cls.__name__: cls for cls in (*_WEIGHTED, *_GIVEN)}
-"""Classes whose objects can be written, by name.  Each keeps the arguments of its constructor as
-attributes of the same names."""
 
 _DTYPES = {
     "bool",
@@ -118,7 +55,7 @@ def encode(value: Any, *, keep_objects: bool = False) -> tuple[Any, dict[str, ND
     ----------
     value : None
         Bool, int, float, str, torch.device, torch.dtype, NumPy scalar, RandomState, path, NumPy
-        array of numbers or strings,. tensor, object of one of `CLASSES`; lists and tuples of them,
+        array of numbers or strings,. tensor, object of a registered class; lists and tuples of them,
         and dicts with str or int keys
     keep_objects : bool, default=False
         Leave other objects in the tree as they are, for pickle.
@@ -135,6 +72,29 @@ def encode(value: Any, *, keep_objects: bool = False) -> tuple[Any, dict[str, ND
     """
     encoder = _Encoder(keep_objects)
     return encoder.encode(value, ""), encoder.arrays
+
+
+def check_can_be_saved(components: Mapping[str, Any]) -> None:
+    """Raise unless every component can be written to a file.
+
+    Parameters
+    ----------
+    components : mapping of parameter to value
+
+    Raises
+    ------
+    TypeError
+        With the parameter, its value and the way out.
+    """
+    for parameter, value in components.items():
+        try:
+            encode(value)
+        except TypeError as error:
+            raise TypeError(
+                f"{parameter}={reprlib.repr(value)} cannot be written to a checkpoint, because "
+                f"{type(value).__qualname__} is not, or holds what is not, one of skinterflow's "
+                "own classes; use one of those, or set checkpoint=None."
+            ) from error
 
 
 def decode(tree: Any, arrays: Mapping[str, NDArray[Any]], *, keep_objects: bool = False) -> Any:
@@ -185,8 +145,8 @@ class _Encoder:
                     for key, item in value.items()
                 ]
             }
-        if kind in CLASSES.values():
-            return self._object(value, name)
+        if (component := component_of(kind)) is not None:
+            return self._object(value, name, component)
         if kind is torch.device or (kind is torch.dtype and str(value) in _TORCH_DTYPES):
             return {kind.__name__: str(value)}
         if isinstance(value, PurePath):
@@ -231,7 +191,7 @@ class _Encoder:
         self.arrays[name] = array
         return name
 
-    def _object(self, value: Any, name: str) -> Any:
+    def _object(self, value: Any, name: str, component: Component) -> Any:
         if id(value) in self.numbers:
             return {"same": self.numbers[id(value)]}
         cls: Any = type(value)
@@ -248,7 +208,7 @@ class _Encoder:
                 if key in vars(value)
             },
         }
-        if cls in _WEIGHTED:
+        if component.has_weights:
             content["weights"] = {
                 key: self._stored(weight.cpu().numpy(), f"{name}.{key}")
                 for key, weight in value.state_dict().items()
@@ -319,15 +279,15 @@ class _Decoder:
         weights: Mapping[str, str] | None = None,
         fixed: Sequence[str] = (),
     ) -> Any:
-        if name not in CLASSES:
+        if name not in BY_CLASS_NAME:
             raise SavedModelError(
                 f"The data hold an object of the class {name!r}, which is none that skinterflow "
                 f"{__version__} can load."
             )
-        cls = CLASSES[name]
+        cls, _, has_weights = BY_CLASS_NAME[name]
         given = {key: self.decode(tree) for key, tree in arguments.items()}
         check_types(given, _hints(cls))
-        if cls in _WEIGHTED:
+        if has_weights:
             built: Any = _with_weights(
                 cls,
                 given,

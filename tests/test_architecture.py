@@ -31,7 +31,8 @@ ORDER = [
     ["interflow.objectives", "interflow.quantities"],
     ["interflow.flows", "interflow.mixtures"],
     ["interflow"],
-    ["_version"],
+    ["_persistence", "_version"],
+    ["_persistence.registry"],
     [
         "_arguments",
         "_callbacks",

@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 
 from skinterflow import SavedModelError
 from skinterflow._files import pack, unpack
-from skinterflow._state import CLASSES, decode, encode
+from skinterflow._persistence.registry import BY_CLASS_NAME
+from skinterflow._state import decode, encode
 from skinterflow.interflow import (
     AveragedField,
     Beta,
@@ -36,6 +37,7 @@ from skinterflow.interflow import (
     SharedTrunk,
     Sigmoid,
     SineSquared,
+    Solver,
     Standardize,
     StochasticInterpolant,
     Trigonometric,
@@ -96,6 +98,7 @@ EXAMPLES = {
     "SharedTrunk": lambda: with_weights(SharedTrunk(3, 2, (4,), "elu")),
     "Sigmoid": lambda: Sigmoid(7.0),
     "SineSquared": SineSquared,
+    "Solver": lambda: Solver("heun3", 1e-2, 0.0, 4, 5, (0.0, 0.5, 1.0), (2.0,)),
     "Standardize": lambda: Standardize(
         torch.zeros(2, dtype=torch.float64), torch.tensor([1.0, 2.0])
     ),
@@ -126,7 +129,7 @@ def same(a, b):
         )
     if isinstance(a, np.random.RandomState):
         return same(a.get_state(), b.get_state())
-    return same(encode(a), encode(b)) if type(a).__name__ in CLASSES else a == b
+    return same(encode(a), encode(b)) if type(a).__name__ in BY_CLASS_NAME else a == b
 
 
 def through_a_file(value):
@@ -134,10 +137,10 @@ def through_a_file(value):
 
 
 def test_every_class_has_an_example():
-    assert EXAMPLES.keys() == CLASSES.keys()
+    assert EXAMPLES.keys() == BY_CLASS_NAME.keys()
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", BY_CLASS_NAME)
 def test_objects_come_back(name):
     with torch.random.fork_rng():
         original = EXAMPLES[name]()
