@@ -1,8 +1,5 @@
 """skinterflow: density estimation with stochastic interpolants, in scikit-learn's manner."""
 
-from skinterflow._distillation import DistillationWarning
-from skinterflow._files import SavedModelError
-from skinterflow._scaling import DegenerateDataWarning
 from skinterflow._version import __version__
 from skinterflow.density import InterpolantFlowDensity
 from skinterflow.display import (
@@ -11,7 +8,12 @@ from skinterflow.display import (
     TrainingDisplay,
     TrajectoryDisplay,
 )
-from skinterflow.interflow.flows import AccuracyWarning
+from skinterflow.exceptions import (
+    AccuracyWarning,
+    DegenerateDataWarning,
+    DistillationWarning,
+    SavedModelError,
+)
 from skinterflow.transport import InterpolantTransport
 
 __all__ = [

@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 from sklearn.utils import check_array
 
-from skinterflow._estimator import RandomStateLike, private_random_state
+from skinterflow._runtime import RandomStateLike, private_random_state
 
 Array = NDArray[np.float64]
 

@@ -21,32 +21,39 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
-from skinterflow._arguments import checked_n_samples, checked_time, checked_times
-from skinterflow._callbacks import FitEvents
-from skinterflow._columns import BoundsLike, Columns, resolve_columns
-from skinterflow._defaults import checked_widths, held_out_rows, resolve_recipe
-from skinterflow._diagnostics import diagnose_density
-from skinterflow._distillation import distilled
-from skinterflow._estimator import (
+from skinterflow._base import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
+from skinterflow._data.batches import (
+    MAX_JUDGING,
+    NOBODY,
+    NormalRows,
+    Reader,
+    judging_rows,
+    training_rows,
+)
+from skinterflow._data.columns import BoundsLike, Columns, resolve_columns
+from skinterflow._data.groups import checked_groups, copies, warn_copies
+from skinterflow._data.scaling import gaussianized_columns
+from skinterflow._data.weights import checked_weight, weighted_rows
+from skinterflow._fit.callbacks import FitEvents
+from skinterflow._fit.distillation import distilled
+from skinterflow._fit.limits import TimeBudget
+from skinterflow._fit.recipe import Recipe, checked_widths, resolve_recipe
+from skinterflow._fit.run import N_CHECKS, STATISTICS_ROWS, Draw, History, Run
+from skinterflow._fit.validation import Fold, held_out_rows
+from skinterflow._predict.arguments import checked_n_samples, checked_time, checked_times
+from skinterflow._predict.diagnosis import diagnose_density
+from skinterflow._predict.model import FittedFlow, without_error
+from skinterflow._predict.regions import checked_levels, density_thresholds
+from skinterflow._runtime import (
     RandomStateLike,
     all_or_nothing,
-    checked_weight,
     private_random_state,
     resolve_device,
     resolve_device_or_cpu,
     seeded_generators,
     step_seed,
     sums_may_overflow,
-    weighted_rows,
 )
-from skinterflow._fitted import FittedFlow, without_error
-from skinterflow._fitting import N_CHECKS, STATISTICS_ROWS, Draw, Fold, History, Recipe, Run
-from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
-from skinterflow._groups import checked_groups, copies, warn_copies
-from skinterflow._limits import TimeBudget
-from skinterflow._regions import checked_levels, density_thresholds
-from skinterflow._rows import MAX_JUDGING, NOBODY, NormalRows, Reader, judging_rows, training_rows
-from skinterflow._scaling import gaussianized_columns
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.fields import AveragedField, ResidualMLP
 from skinterflow.interflow.flows import Measured

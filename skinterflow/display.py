@@ -16,8 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, binom, norm
 from sklearn.utils.validation import validate_data
 
-from skinterflow._estimator import RandomStateLike, rows_of_our_own
-from skinterflow._flow_estimator import FlowEstimator
+from skinterflow._base import FlowEstimator
 from skinterflow._plots import (
     DATA,
     MODEL,
@@ -35,7 +34,8 @@ from skinterflow._plots import (
     new_or_given_axes,
     window,
 )
-from skinterflow._regions import checked_levels, density_thresholds
+from skinterflow._predict.regions import checked_levels, density_thresholds
+from skinterflow._runtime import RandomStateLike, rows_of_our_own
 from skinterflow.density import InterpolantFlowDensity
 
 if TYPE_CHECKING:

@@ -20,10 +20,16 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from skinterflow._arguments import checked_time
-from skinterflow._callbacks import FitEvents
-from skinterflow._defaults import resolve_recipe
-from skinterflow._estimator import (
+from skinterflow._base import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
+from skinterflow._data.batches import NOBODY, Reader, training_rows
+from skinterflow._data.weights import weighted_rows
+from skinterflow._fit.callbacks import FitEvents
+from skinterflow._fit.limits import TimeBudget
+from skinterflow._fit.recipe import resolve_recipe
+from skinterflow._fit.run import N_CHECKS, Draw
+from skinterflow._fit.validation import Fold
+from skinterflow._predict.arguments import checked_time
+from skinterflow._runtime import (
     RandomStateLike,
     all_or_nothing,
     private_random_state,
@@ -32,12 +38,7 @@ from skinterflow._estimator import (
     seeded_generators,
     step_seed,
     sums_may_overflow,
-    weighted_rows,
 )
-from skinterflow._fitting import N_CHECKS, Draw, Fold
-from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
-from skinterflow._limits import TimeBudget
-from skinterflow._rows import NOBODY, Reader, training_rows
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.interpolants import Interpolant, Mirror
 from skinterflow.interflow.latent import Gamma, StochasticInterpolant

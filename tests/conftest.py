@@ -9,6 +9,7 @@ from hypothesis import settings
 from sklearn.datasets import load_iris
 
 from skinterflow import InterpolantFlowDensity
+from tests.helpers import QUICK
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no windows
 
@@ -17,9 +18,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("repeatable")
-
-QUICK = {"hidden_layer_sizes": (16, 16), "max_iter": 30, "batch_size": 32, "random_state": 0}
-"""Parameters of a fit that takes a fraction of a second."""
 
 
 @pytest.fixture(scope="session")

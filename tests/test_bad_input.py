@@ -14,11 +14,10 @@ from skinterflow import (
     InterpolantFlowDensity,
     InterpolantTransport,
 )
-from skinterflow import _fitting as fitting
+from skinterflow._fit import run as fitting
 from skinterflow.interflow.interpolants import Linear
 from skinterflow.interflow.marginals import YeoJohnson
-
-from .conftest import QUICK
+from tests.helpers import QUICK
 
 
 def quick(**parameters):

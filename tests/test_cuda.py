@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
-
-from .conftest import QUICK
+from tests.helpers import QUICK
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device, which this machine lacks"

@@ -16,26 +16,11 @@ from scipy.integrate import trapezoid
 from sklearn.base import clone
 from sklearn.mixture import GaussianMixture
 
-from skinterflow import AccuracyWarning, InterpolantFlowDensity, _estimator
+from skinterflow import AccuracyWarning, InterpolantFlowDensity, _runtime
 from skinterflow.interflow.interpolants import Linear
 from skinterflow.interflow.marginals import Gaussianize
 from skinterflow.interflow.scaling import Standardize
-
-from .conftest import QUICK
-
-
-def moons(n=400, seed=0):
-    rng = np.random.default_rng(seed)
-    angle = rng.uniform(0, np.pi, n)
-    upper = rng.random(n) < 0.5
-    points = np.stack(
-        [
-            np.where(upper, np.cos(angle), 1 - np.cos(angle)),
-            np.where(upper, np.sin(angle), 0.5 - np.sin(angle)),
-        ],
-        axis=1,
-    )
-    return points + 0.1 * rng.normal(size=(n, 2))
+from tests.helpers import QUICK, moons
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +307,7 @@ def test_fitted_on_a_gpu_used_without(fitted, iris):
 
 def test_memory_does_not_grow_with_the_rows(fitted, iris, monkeypatch):
     """Rows are solved a block at a time, however many there are."""
-    monkeypatch.setattr(_estimator, "_BLOCK_ROWS", 1024)
+    monkeypatch.setattr(_runtime, "_BLOCK_ROWS", 1024)
     sizes = []
     solve = type(fitted._solver()).solve
     monkeypatch.setattr(
@@ -390,7 +375,7 @@ def test_adaptive_solver_estimates_the_error_of_each_row_among_many(fitted, iris
 
 
 def test_jobs_do_not_change_the_result(fitted, iris, monkeypatch):
-    monkeypatch.setattr(_estimator, "_BLOCK_ROWS", 40)
+    monkeypatch.setattr(_runtime, "_BLOCK_ROWS", 40)
     in_parallel = copy.deepcopy(fitted).set_params(n_jobs=2)
     np.testing.assert_allclose(
         in_parallel.score_samples(iris), fitted.score_samples(iris), rtol=1e-9

@@ -23,8 +23,7 @@ from skinterflow import (
     TrainingDisplay,
     TrajectoryDisplay,
 )
-
-from .conftest import QUICK
+from tests.helpers import QUICK
 
 DISPLAYS = [DensityDisplay, TrainingDisplay, TrajectoryDisplay, CalibrationDisplay]
 NAMES = ["sepal length", "sepal width", "petal length", "petal width"]

@@ -24,10 +24,8 @@ from sklearn.neighbors import KernelDensity
 
 import skinterflow
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
-from skinterflow._state import encode
-
-from .conftest import QUICK
-from .test_state import same
+from skinterflow._persistence.codec import encode
+from tests.helpers import QUICK, same
 
 HOSTILITY = 0.1
 """How often an argument is a bad one."""

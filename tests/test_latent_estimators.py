@@ -14,11 +14,8 @@ from skinterflow.datasets import Moons
 from skinterflow.interflow.heads import HeadedDrift
 from skinterflow.interflow.interpolants import Interpolant, Linear
 from skinterflow.interflow.latent import Brownian, Gamma, Normalized
-
-from .conftest import QUICK
-from .oracles import mixture, normal_mixture
-from .test_flows import energy_distance
-from .test_transport import ToItself, expected_failures
+from tests.helpers import QUICK, ToItself, energy_distance, expected_failures
+from tests.oracles import mixture, normal_mixture
 
 TINY = {**QUICK, "scaling": None}
 
@@ -236,9 +233,7 @@ class Curved(Interpolant):
     ids=str,
 )
 def test_impossible_densities_are_refused_before_training(choice, message, iris, monkeypatch):
-    monkeypatch.setattr(
-        "skinterflow._flow_estimator.fit_field", lambda *_: pytest.fail("training began")
-    )
+    monkeypatch.setattr("skinterflow._base.fit_field", lambda *_: pytest.fail("training began"))
     with pytest.raises(ValueError, match=message):
         InterpolantFlowDensity(**QUICK, **choice).fit(iris)
 
@@ -262,9 +257,7 @@ def test_impossible_densities_are_refused_before_training(choice, message, iris,
     ids=str,
 )
 def test_impossible_transports_are_refused_before_training(choice, n_sets, message, monkeypatch):
-    monkeypatch.setattr(
-        "skinterflow._flow_estimator.fit_field", lambda *_: pytest.fail("training began")
-    )
+    monkeypatch.setattr("skinterflow._base.fit_field", lambda *_: pytest.fail("training began"))
     with pytest.raises(ValueError, match=message):
         InterpolantTransport(**TINY, **choice).fit(*sides(50)[:n_sets])
 

@@ -13,8 +13,7 @@ from sklearn.utils._set_output import ADAPTERS_MANAGER
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinterflow import InterpolantFlowDensity
-
-from .conftest import QUICK
+from tests.helpers import QUICK
 
 TINY = {"hidden_layer_sizes": (8,), "max_iter": 2, "batch_size": 16}
 

@@ -17,6 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
 from skinterflow.datasets import EightGaussians, Moons
 from skinterflow.interflow import PathObjective
+from tests.helpers import ToItself, expected_failures
 
 QUICK = {"hidden_layer_sizes": (16, 16), "max_iter": 60, "batch_size": 64, "random_state": 0}
 SOURCE, TARGET = (
@@ -33,29 +34,6 @@ def sides():
 @pytest.fixture(scope="module")
 def transport(sides):
     return InterpolantTransport(**QUICK, atol=1e-5).fit(*sides)
-
-
-class ToItself(InterpolantTransport):
-    """scikit-learn's checks hand over rows and labels; here rows are carried to the same rows in
-    reverse order."""
-
-    def fit(self, X, y=None, sample_weight=None):
-        reverse = X[::-1] if isinstance(X, np.ndarray) else X
-        return super().fit(X, reverse, sample_weight)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = False
-        return tags
-
-
-def expected_failures(estimator):
-    return {
-        "check_sample_weight_equivalence_on_dense_data": (
-            "stochastic training: a row of weight two is not drawn into batches as two rows are; "
-            "scikit-learn grants this to its own stochastic estimators"
-        )
-    }
 
 
 @parametrize_with_checks(

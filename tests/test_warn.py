@@ -18,10 +18,9 @@ from skinterflow import (
     DistillationWarning,
     InterpolantFlowDensity,
     InterpolantTransport,
-    _checkpoint,
-    _distillation,
-    _fitting,
 )
+from skinterflow._fit import distillation, run
+from skinterflow._persistence import checkpoint
 from skinterflow.interflow import (
     Brownian,
     Flow,
@@ -56,84 +55,84 @@ def fit(X, model=InterpolantFlowDensity, **parameters):
     return lambda: model(**{**TINY, **parameters}).fit(X)
 
 
-@case("_estimator.py:resolve_device_or_cpu", "used on the CPU")
+@case("_runtime.py:resolve_device_or_cpu", "used on the CPU")
 def device_that_is_missing(monkeypatch, tmp_path):
     density = fit(rows())().set_params(device="cuda:7")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     return lambda: density.transform(rows())
 
 
-@case("_scaling.py:warn_columns", "constant", DegenerateDataWarning)
+@case("_data/degenerate.py:warn_columns", "constant", DegenerateDataWarning)
 def constant_column(monkeypatch, tmp_path):
     return fit(np.column_stack([rows(), np.ones(60)]))
 
 
-@case("_scaling.py:warn_columns", "constant", DegenerateDataWarning)
+@case("_data/degenerate.py:warn_columns", "constant", DegenerateDataWarning)
 def constant_column_in_a_search(monkeypatch, tmp_path):
     X = np.column_stack([rows(), np.ones(60)])
     return lambda: cross_val_score(InterpolantFlowDensity(**TINY), X, cv=2)
 
 
-@case("_scaling.py:warn_columns", "integer-valued", DegenerateDataWarning)
+@case("_data/degenerate.py:warn_columns", "integer-valued", DegenerateDataWarning)
 def column_of_whole_numbers(monkeypatch, tmp_path):
     return fit(np.column_stack([rows(), np.round(5 * rows()[:, :1])]))
 
 
-@case("_scaling.py:warn_columns", "collinear", DegenerateDataWarning)
+@case("_data/degenerate.py:warn_columns", "collinear", DegenerateDataWarning)
 def collinear_columns_of_a_transport(monkeypatch, tmp_path):
     X = np.column_stack([rows(), rows() @ [[1.0], [2.0]]])
     transport = InterpolantTransport(hidden_layer_sizes=(8,), max_iter=2)
     return lambda: transport.fit(X, X[:, ::-1].copy())
 
 
-@case("_scaling.py:warn_columns", "on a bound", DegenerateDataWarning)
+@case("_data/degenerate.py:warn_columns", "on a bound", DegenerateDataWarning)
 def rows_on_a_bound(monkeypatch, tmp_path):
     X = np.abs(rows())
     X[:20, 0] = 0.0
     return fit(X, bounds={0: (0, None)})
 
 
-@case("_groups.py:warn_copies", "exact copies", DegenerateDataWarning)
+@case("_data/groups.py:warn_copies", "exact copies", DegenerateDataWarning)
 def copied_rows(monkeypatch, tmp_path):
     return fit(np.concatenate([rows(100), rows(100)]), early_stopping="auto")
 
 
-@case("_distillation.py:_kept", "stays the model", DistillationWarning)
+@case("_fit/distillation.py:_kept", "stays the model", DistillationWarning)
 def student_that_loses_too_much(monkeypatch, tmp_path):
-    monkeypatch.setattr(_distillation, "MAX_LOST", -1e9)
+    monkeypatch.setattr(distillation, "MAX_LOST", -1e9)
     return fit(rows(), student_layer_sizes=(1,), max_iter=30)
 
 
-@case("_checkpoint.py:note", "could not be written")
+@case("_persistence/checkpoint.py:note", "could not be written")
 def checkpoint_on_a_full_disk(monkeypatch, tmp_path):
     def write(self, state):
         if state["history"]["n_iter"]:
             raise OSError("No space left")
 
-    monkeypatch.setattr(_checkpoint.Checkpoint, "write", write)
-    monkeypatch.setattr(_checkpoint, "_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint.Checkpoint, "write", write)
+    monkeypatch.setattr(checkpoint, "_SECONDS", 0.0)
     return fit(rows(), checkpoint=tmp_path / "checkpoint")
 
 
-@case("_fitting.py:report_trouble", "diverged", ConvergenceWarning)
+@case("_fit/run.py:report_trouble", "diverged", ConvergenceWarning)
 def training_that_diverges(monkeypatch, tmp_path):
-    note = _fitting.Run._note
-    monkeypatch.setattr(_fitting.Run, "_note", lambda run, loss, before: note(run, 1.7e6, before))
+    note = run.Run._note
+    monkeypatch.setattr(run.Run, "_note", lambda self, loss, before: note(self, 1.7e6, before))
     return fit(rows())
 
 
-@case("_fitting.py:report_trouble", "came to little", ConvergenceWarning)
+@case("_fit/run.py:report_trouble", "came to little", ConvergenceWarning)
 def rows_far_from_unit_size(monkeypatch, tmp_path):
     return fit(1e5 * rows(), scaling=None)
 
 
-@case("_fitting.py:report_trouble", "end_time_=0", ConvergenceWarning)
+@case("_fit/run.py:report_trouble", "end_time_=0", ConvergenceWarning)
 def fit_that_ends_at_the_gaussian(monkeypatch, tmp_path):
-    monkeypatch.setattr(_fitting, "_choose_end_time", lambda *arguments: 0.0)
+    monkeypatch.setattr(run, "choose_end_time", lambda *arguments: 0.0)
     return fit(rows(), early_stopping=True)
 
 
-@case("_fitting.py:go_on", "nothing left to train")
+@case("_fit/run.py:go_on", "nothing left to train")
 def warm_start_without_steps(monkeypatch, tmp_path):
     density = fit(rows(), warm_start=True)()
     return lambda: density.fit(rows())
