@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -22,9 +24,9 @@ from skinterflow._data.batches import Reader
 from skinterflow._data.columns import Columns, check_magnitudes, resolve_columns
 from skinterflow._data.degenerate import constant_widths, warn_degenerate
 from skinterflow._fit.callbacks import CallbackSupportMixin, FitEvents
-from skinterflow._fit.limits import Interruption, TimeBudget
+from skinterflow._fit.context import FitContext, Plan
+from skinterflow._fit.limits import TimeBudget
 from skinterflow._fit.recipe import (
-    Recipe,
     continued_fields,
     new_fields,
     resolve_coupling,
@@ -32,20 +34,30 @@ from skinterflow._fit.recipe import (
     resolve_targets,
     resolve_time_law,
 )
-from skinterflow._fit.run import STATISTICS_ROWS, Draw, History, Run, State, Trained, fit_field
-from skinterflow._fit.validation import Fold
+from skinterflow._fit.run import (
+    N_CHECKS,
+    STATISTICS_ROWS,
+    Draw,
+    History,
+    Run,
+    State,
+    Trained,
+    fit_field,
+)
 from skinterflow._persistence.checkpoint import Checkpoint, fingerprint
 from skinterflow._persistence.codec import check_can_be_saved
-from skinterflow._persistence.mixin import Storable
+from skinterflow._persistence.mixin import SerializableMixin
 from skinterflow._persistence.registry import COUPLINGS, GAMMAS, INTERPOLANTS
 from skinterflow._persistence.values import check_fitted_values
 from skinterflow._predict.arguments import checked_noise, stochastic_solver
-from skinterflow._predict.model import FittedFlow, map_blocks
+from skinterflow._predict.model import FlowModel
 from skinterflow._runtime import (
     RandomStateLike,
+    all_or_nothing,
     named_device,
     on_device,
     private_random_state,
+    resolve_device,
     resolve_device_or_cpu,
     seeded_generators,
     step_seed,
@@ -54,18 +66,19 @@ from skinterflow._runtime import (
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ACTIVATIONS, VelocityField
-from skinterflow.interflow.flows import Flow, Measured, warn_unresolved
-from skinterflow.interflow.heads import HeadedDrift
+from skinterflow.interflow.flows import Flow
 from skinterflow.interflow.interpolants import Interpolant
 from skinterflow.interflow.latent import QUANTITIES, Gamma, StochasticInterpolant
 from skinterflow.interflow.objectives import PathObjective
 from skinterflow.interflow.ode import ADAPTIVE_METHODS, FIXED_GRID_ORDERS, Calibration, Solver
 from skinterflow.interflow.quantities import LearnedQuantities
-from skinterflow.interflow.scaling import Compose, Scaling
+from skinterflow.interflow.scaling import Identity, Scaling
 
 _CALIBRATION_ROWS = 64
-
-Work = Callable[[torch.Tensor, FittedFlow], Measured]
+_STUDENT_SHARE = 0.35
+"""Part of a limited time that is kept for distilling a student."""
+_MOST_MODELS = 4
+"""Models of one estimator that are kept: devices, precisions and settings of the solver."""
 
 PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "interpolant": [StrOptions(set(INTERPOLANTS)), Interpolant],
@@ -102,39 +115,8 @@ _READ_BY_PREDICTIONS = ("solver", "atol", "rtol", "divergence", "device", "n_job
 
 _COMPONENTS = ("interpolant", "gamma", "coupling", "scaling")
 
-_FARTHEST = {torch.float64: 1e100, torch.float32: 1e12}
-"""Distance from the centre, in units of the flow, from which on the arithmetic of a flow of that
-precision may overflow."""
 
-
-@dataclass(frozen=True)
-class Sitting:
-    """What surrounds one call of `fit`: its seed, whether it goes on from an earlier one, whom it
-    tells, where it notes its progress."""
-
-    seed: int
-    warm: bool
-    events: FitEvents
-    checkpoint: Checkpoint | None
-    budget: TimeBudget
-    interruption: Interruption = field(default_factory=Interruption)
-
-    def end(self) -> None:
-        """The estimator is fitted: raise `KeyboardInterrupt` if there was a Ctrl-C, or else remove
-        the checkpoint."""
-        self.interruption.raise_if_noted()
-        if self.checkpoint is not None:
-            self.checkpoint.remove()
-
-
-class Ends(NamedTuple):
-    """The scalings of the two ends of a flow; None for a source that is the trained base."""
-
-    source: Scaling | None
-    target: Scaling
-
-
-class FlowEstimator(CallbackSupportMixin, Storable):
+class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     """An estimator that is a flow between the units of a source and those of a target."""
 
     interpolant: str | Interpolant
@@ -169,6 +151,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
     _calibration: Calibration | None
     _progress: State | None
     _n_features_out: int
+    _models: dict[Any, FlowModel]
 
     _coupling: Coupling
     _batch_size: int = 512  # models of release 0.1 do not hold it
@@ -187,12 +170,26 @@ class FlowEstimator(CallbackSupportMixin, Storable):
             "end_time_",
         }
     )
-    _other_parts: ClassVar[frozenset[str]] = Storable._other_parts | {"_coupling", "_batch_size"}
+    _other_parts: ClassVar[frozenset[str]] = SerializableMixin._other_parts | {
+        "_coupling",
+        "_batch_size",
+    }
     _gaussian_source: ClassVar[bool]
     _doc_link_module: ClassVar[str] = "skinterflow"
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_field")
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.__sklearn_is_fitted__():
+            self._models = {}
+
+    @classmethod
+    def _rebuilt(cls, attributes: Mapping[str, Any]) -> Self:
+        estimator = super()._rebuilt(attributes)
+        estimator._models = {}
+        return estimator
 
     @classmethod
     def _check_fitted(cls, fitted: Mapping[str, Any]) -> None:
@@ -222,7 +219,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         widths = np.where(columns.whole, 0.0, constant_widths(rows))
         warn_degenerate(rows, widths, names, columns.whole)
         columns.warn_point_masses(rows, widths)
-        return Reader(rows, weight, widths, Compose([]), device, columns.whole)
+        return Reader(rows, weight, widths, Identity(), device, columns.whole)
 
     def _scaling_of(
         self,
@@ -258,165 +255,192 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         """The quantities to learn, or those that were learned; `base` is None where the source is
         no Gaussian."""
         if warm:
-            return self._trained.targets if isinstance(self._trained, HeadedDrift) else ("b",)
+            return self._trained.targets
         return resolve_targets(self.targets, path, base, resolve_coupling(self.coupling))
 
+    @contextmanager
+    def _fitting(self, X: ArrayLike, sample_weight: ArrayLike | None) -> Iterator[FitContext]:
+        """Order of one fit, the same for all estimators.
+
+        The block validates its rows, calls :meth:`_begin` with them, and trains.  If it raises, the
+        estimator is as before; after a Ctrl-C `KeyboardInterrupt` is raised when it is fitted.
+
+        Parameters
+        ----------
+        X, sample_weight : rows, as the user gave them, that callbacks may score
+        """
+        budget = TimeBudget(self.max_time)
+        events = FitEvents(self, X, sample_weight, N_CHECKS + 1 * budget.limited)
+        with all_or_nothing(self):
+            context = FitContext(self.warm_start and self.__sklearn_is_fitted__(), events, budget)
+            yield context
+        context.end()
+
+    def _begin(self, context: FitContext, *data: NDArray[Any]) -> None:
+        """Settle the device, the seed and the checkpoint of a fit on these arrays."""
+        context.device = resolve_device(self.device)
+        self._solver_of_parameters()
+        seed = int(private_random_state(self.random_state).randint(2**31))
+        if context.warm and self.random_state is None and self._progress is not None:
+            seed = self._progress["seed"]  # so that the same rows are held out again
+        if self.checkpoint is not None:
+            check_can_be_saved({name: getattr(self, name) for name in _COMPONENTS})
+            started = [self.n_iter_, self.loss_] if context.warm else []
+            fixed = None if self.random_state is None else seed
+            mark = fingerprint(self, [fixed, *started], data)
+            context.checkpoint = Checkpoint(self.checkpoint, mark, seed)
+            seed = context.checkpoint.seed  # a fit that is resumed has that of its file
+        context.seed = seed
+        setup = seeded_generators(step_seed(seed, Draw.SETUP), context.device)
+        context.setup = setup.cpu
+
+    def _run(self, plan: Plan, context: FitContext) -> None:
+        """Train what is planned, and set the fitted attributes."""
+        objectives = self._objectives(plan, context.warm, context.device, context.setup)
+        trained = self._train(objectives, plan, context)
+        field = self._final_field(trained, objectives[0], plan, context)
+        context.interruption.finish(
+            lambda: self._set_model(
+                trained, field, plan, self._calibrated(field, trained, plan, context)
+            )
+        )
+
+    def _final_field(
+        self, trained: Trained, objective: PathObjective, plan: Plan, context: FitContext
+    ) -> VelocityField:
+        """Field of the fitted model: the one that was trained, unless a student replaces it."""
+        return trained.field
+
     def _objectives(
-        self,
-        n: int,
-        n_features: int,
-        path: StochasticInterpolant,
-        targets: tuple[str, ...],
-        base: Scaling,
-        warm: bool,
-        device: torch.device,
-        generator: torch.Generator,
+        self, plan: Plan, warm: bool, device: torch.device, generator: torch.Generator
     ) -> list[PathObjective]:
-        """What is trained, one for each member: new fields, or copies of what was trained."""
+        """What is trained, one for each fold: new fields, or copies of trained ones."""
+        n = len(plan.folds)
         if warm:
-            fields = continued_fields(n, self._trained, path)
+            fields = continued_fields(n, self._trained, plan.path)
         else:
             fields = new_fields(
-                n, n_features, self.hidden_layer_sizes, self.activation, targets, path, generator
+                n,
+                self.n_features_in_,
+                self.hidden_layer_sizes,
+                self.activation,
+                plan.targets,
+                plan.path,
+                generator,
             )
-        return [
-            PathObjective(field, path, resolve_time_law(self.time_beta), base).to(device)
-            for field in fields
-        ]
-
-    def _sitting(
-        self, warm: bool, events: FitEvents, budget: TimeBudget, *data: NDArray[Any]
-    ) -> Sitting:
-        """What surrounds one call of `fit` on these arrays; a checkpoint of it may have a seed to
-        go on with."""
-        seed = int(private_random_state(self.random_state).randint(2**31))
-        if warm and self.random_state is None and self._progress is not None:
-            seed = self._progress["seed"]  # so that the same rows are held out again
-        if self.checkpoint is None:
-            return Sitting(seed, warm, events, None, budget)
-        check_can_be_saved({name: getattr(self, name) for name in _COMPONENTS})
-        started = [self.n_iter_, self.loss_] if warm else []
-        fixed = None if self.random_state is None else seed
-        checkpoint = Checkpoint(self.checkpoint, fingerprint(self, [fixed, *started], data), seed)
-        return Sitting(checkpoint.seed, warm, events, checkpoint, budget)
+        law = resolve_time_law(self.time_beta)
+        return [PathObjective(field, plan.path, law, plan.base).to(device) for field in fields]
 
     def _train(
-        self,
-        objectives: Sequence[PathObjective],
-        folds: Sequence[Fold],
-        recipe: Recipe,
-        ends: Ends,
-        sitting: Sitting,
-        whole: Fold | None = None,
-        student_share: float = 0.0,
+        self, objectives: Sequence[PathObjective], plan: Plan, context: FitContext
     ) -> Trained:
-        """Train, from the start or from where an earlier fit got to, and set the attributes that
-        tell how it went."""
-        budget, interruption = sitting.budget, sitting.interruption
-        run = Run(objectives, folds, recipe, sitting.seed, budget, whole)
+        """Train, from the start or from an earlier state, and set the attributes of its history."""
+        budget, checkpoint = context.budget, context.checkpoint
+        run = Run(objectives, plan.folds, plan.recipe, context.seed, budget, plan.whole)
         if budget.limited:
-            run.reserve_time(student_share)
+            run.reserve_time(0.0 if plan.student_widths is None else _STUDENT_SHARE)
             budget.begin_training()
-        checkpoint, earlier = sitting.checkpoint, self._progress if sitting.warm else None
+        earlier = self._progress if context.warm else None
         if checkpoint is not None and checkpoint.state is not None:
             run.resume(checkpoint.state)
-        elif sitting.warm:
-            run.go_on(
-                earlier if earlier is not None and len(earlier["best"]) == len(folds) else None
-            )
+        elif context.warm:
+            fits = earlier is not None and len(earlier["best"]) == len(plan.folds)
+            run.warm_start_from(earlier if fits else None)
         if checkpoint is not None:
-            checkpoint.write(
-                run.state_dict()
-            )  # before the work, so that a disk which cannot be written shows itself
-
+            # Before the work, so that a disk that cannot be written shows itself.
+            checkpoint.write(run.state_dict())
         self._progress = earlier
-
-        def watch(run: Run) -> bool:
-            # Only a warm start has use for it, and it is some five times the size of the model.
-            scalings = {"scalings": [fold.scaling for fold in folds]}
-            self._progress = run.state_dict() | scalings if self.warm_start else None
-            return sitting.events.checked(lambda: self._stopped(run, ends), last=run.part() >= 1.0)
-
-        sitting.events.begin()
-        trained = fit_field(run, checkpoint, watch, interruption)
-        sitting.events.end(lambda: self._stopped(run, ends))
-        interruption.finish(lambda: self._tell(trained, run))
+        context.events.begin()
+        trained = fit_field(
+            run,
+            checkpoint,
+            partial(self._checked, plan=plan, context=context),
+            context.interruption,
+        )
+        context.events.end(lambda: self._attributes_so_far(run, plan))
+        context.interruption.finish(lambda: self._set_training(trained, run))
         return trained
 
-    def _stopped(self, run: Run, ends: Ends) -> dict[str, Any]:
+    def _checked(self, run: Run, plan: Plan, context: FitContext) -> bool:
+        """Keep the progress at a check, and ask the callbacks whether to stop."""
+        # Only a warm start has use for it, and it is some five times the size of the model.
+        scalings = {"scalings": [fold.scaling for fold in plan.folds]}
+        self._progress = run.state_dict() | scalings if self.warm_start else None
+        return context.events.checked(
+            lambda: self._attributes_so_far(run, plan), last=run.part() >= 1.0
+        )
+
+    def _attributes_so_far(self, run: Run, plan: Plan) -> dict[str, Any]:
         """Attributes that the estimator would have, if the run stopped here."""
         trained = copy.deepcopy(run.finish())
-        return self._history_attributes(trained.history) | self._model_attributes(
-            trained, trained.field, ends
-        )
-
-    def _keep(
-        self, trained: Trained, field: VelocityField, ends: Ends, fold: Fold, sitting: Sitting
-    ) -> None:
-        """Set the attributes of the fitted model; `field` is the trained one or its student."""
-        calibrates = sitting.budget.calibrates
-        calibration = (
-            self._calibrated(field, fold, trained.end_time, sitting.seed) if calibrates else None
-        )
-        self.__dict__.update(self._model_attributes(trained, field, ends, calibration))
-
-    def _tell(self, trained: Trained, run: Run, n_rows: int = STATISTICS_ROWS) -> None:
-        """Set the attributes that tell how the training went."""
-        after = run.statistics(trained, n_rows)
-        self.__dict__.update(
-            self._history_attributes(trained.history),
-            action_=after.action,
-            path_length_=after.length,
-        )
-        self._coupling, self._batch_size = run.recipe.coupling, run.recipe.batch_size
-
-    def _history_attributes(self, history: History) -> dict[str, Any]:
-        before = history.before
+        stopped = object.__new__(type(self))
+        stopped.__dict__ = dict(vars(self))
+        stopped._set_history(trained.history)
+        stopped._set_model(trained, trained.field, plan)
+        before = vars(self)
         return {
-            "n_iter_": history.n_iter,
-            "check_steps_": history.steps,
-            "loss_curve_": history.loss_curve,
-            "loss_": history.loss_curve[-1] if history.loss_curve else float("nan"),
-            "initial_action_": before.action if before else None,
-            "initial_path_length_": before.length if before else None,
+            name: value
+            for name, value in vars(stopped).items()
+            if name not in before or before[name] is not value
         }
 
-    def _model_attributes(
+    def _set_training(self, trained: Trained, run: Run, n_rows: int = STATISTICS_ROWS) -> None:
+        """Set the attributes that say how the training went."""
+        after = run.statistics(trained, n_rows)
+        self._set_history(trained.history)
+        self.action_ = after.action
+        self.path_length_ = after.length
+        self._coupling = run.recipe.coupling
+        self._batch_size = run.recipe.batch_size
+
+    def _set_history(self, history: History) -> None:
+        before = history.before
+        self.n_iter_ = history.n_iter
+        self.check_steps_ = history.steps
+        self.loss_curve_ = history.loss_curve
+        self.loss_ = history.loss_curve[-1] if history.loss_curve else float("nan")
+        self.initial_action_ = before.action if before else None
+        self.initial_path_length_ = before.length if before else None
+
+    def _set_model(
         self,
         trained: Trained,
         field: VelocityField,
-        ends: Ends,
+        plan: Plan,
         calibration: Calibration | None = None,
-    ) -> dict[str, Any]:
-        """The fitted model, on the CPU; `field` is the trained one or its student."""
-        return {
-            "_calibration": calibration,
-            "_source": (trained.base if ends.source is None else ends.source).cpu(),
-            "_target": ends.target.cpu(),
-            "_path": trained.path.cpu(),
-            "_trained": trained.field.cpu(),
-            "_field": field.cpu(),
-            "end_time_": trained.end_time,
-            "_n_features_out": self.n_features_in_,
-        }
+    ) -> None:
+        """Set the attributes of the fitted model, on the CPU.
+
+        Parameters
+        ----------
+        field : VelocityField, the trained one or its student
+        """
+        source = trained.base if plan.source_scaling is None else plan.source_scaling
+        self._source = source.cpu()
+        self._target = plan.target_scaling.cpu()
+        self._path = trained.path.cpu()
+        self._trained = trained.field.cpu()
+        self._field = field.cpu()
+        self._calibration = calibration
+        self._models = {}
+        self._n_features_out = self.n_features_in_
+        self.end_time_ = trained.end_time
 
     def _calibrated(
-        self, field: VelocityField, fold: Fold, end_time: float, seed: int
+        self, field: VelocityField, trained: Trained, plan: Plan, context: FitContext
     ) -> Calibration | None:
-        """Steps that tolerances need on rows of the data, or None where no steps are to be
-        chosen."""
-        if end_time == 0 or self.solver in ADAPTIVE_METHODS:
+        """Steps that tolerances need on rows of the data; None where there are none to choose, or
+        no time to measure them."""
+        adaptive = self.solver in ADAPTIVE_METHODS
+        if trained.end_time == 0 or adaptive or not context.budget.calibrates:
             return None
-        device = next(field.parameters()).device
-        generators = seeded_generators(step_seed(seed, Draw.CALIBRATION), device)
-        rows = fold.train.batch(0, _CALIBRATION_ROWS, generators)[0]
-        flow = Flow(on_device(field, rows.device, torch.float64), end_time=end_time)
+        generators = seeded_generators(step_seed(context.seed, Draw.CALIBRATION), context.device)
+        rows = plan.whole.train.batch(0, _CALIBRATION_ROWS, generators)[0]
+        flow = Flow(on_device(field, rows.device, torch.float64), end_time=trained.end_time)
         try:
             return flow.calibrate(rows.double(), self.solver)
-        except (
-            FloatingPointError,
-            ValueError,
-        ) as error:  # the velocity or its divergence is too large to solve
+        except (FloatingPointError, ValueError) as error:
+            # The velocity or its divergence is too large to solve.
             raise FloatingPointError(
                 "The trained flow cannot be solved: it takes training rows beyond the finite "
                 "numbers.  The training diverged; lower "
@@ -474,99 +498,55 @@ class FlowEstimator(CallbackSupportMixin, Storable):
             )
         return rows
 
-    def _by_blocks(
-        self, X: NDArray[Any], work: Work, *, side: str = "target"
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Values and errors of `work` on the rows in blocks, so that memory is bounded; one warning
-        counts all rows left unresolved.
+    def _columns(self) -> Columns:
+        """What is known of the columns of the target."""
+        return resolve_columns(None, None, [""] * self.n_features_in_)
 
-        Parameters
-        ----------
-        X : array of shape (n, D)
-        work : function of rows, float64 tensor of shape (B, D), and a FittedFlow
-        side : {"source", "target"}, whose units the rows are in
+    def _model_for(self, rows: NDArray[Any], dtype: torch.dtype | None = None) -> FlowModel:
+        """The fitted model in the precision of the rows, or in that of `dtype`.
 
-        Raises
-        ------
-        ValueError
-            If rows are so far outside that the arithmetic overflows.
+        It is built once for each device, precision and setting of the solver.
         """
-        return self._measured(X, work, side, refuse_far=True)
+        device = resolve_device_or_cpu(self.device)
+        dtype = dtype or (torch.float32 if rows.dtype == np.float32 else torch.float64)
+        key = (device, dtype, self.solver, self.atol, self.rtol, self.divergence)
+        model = self._models.get(key)
+        if model is None:
+            if len(self._models) >= _MOST_MODELS:
+                self._models.clear()
+            model = self._models[key] = self._built_model(device, dtype)
+        return replace(model, n_jobs=self.n_jobs)
 
-    def _measured(
-        self, X: NDArray[Any], work: Work, side: str = "target", *, refuse_far: bool = False
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """As :meth:`_by_blocks`, but rows that are too far outside may have a value of minus
-        infinity, and an error of infinity."""
-        device, dtype = resolve_device_or_cpu(self.device), _flow_dtype(X)
-        model = self._fitted_flow(device, dtype)
-        scaling = getattr(model, side)
-
-        def at_near_ones(x: torch.Tensor) -> Measured:
-            far = _are_far(scaling, x, dtype)
-            if not far.any():
-                return work(x, model)
-            # A point in the middle of the data takes their place, so that the flow meets numbers
-            # that it can bear.
-            value, error, unresolved = work(
-                torch.where(far[:, None], scaling.inverse(torch.zeros_like(x)), x), model
-            )
-            value[far], error[far] = -torch.inf, torch.inf
-            return Measured(value, error, unresolved | far)
-
-        parts = map_blocks(at_near_ones, X, device, self.n_jobs)
-        value, error, unresolved = (
-            torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True)
+    def _built_model(self, device: torch.device, dtype: torch.dtype) -> FlowModel:
+        drift, path = on_device(self._field, device, dtype), on_device(self._path, device, dtype)
+        base = on_device(self._source, device, dtype) if self._gaussian_source else None
+        exact = self.divergence == "exact"
+        field = drift if exact else Hutchinson(drift, int(self.divergence))
+        return FlowModel(
+            columns=self._columns(),
+            flow=Flow(field, self._solver(), self.end_time_),
+            quantities=LearnedQuantities(drift, path, base, self._fitted_coupling()),
+            source=on_device(self._source, device, torch.float64),
+            target=on_device(self._target, device, torch.float64),
+            device=device,
+            dtype=dtype,
         )
-        with np.errstate(over="ignore"):  # in float32
-            value, error = value.astype(X.dtype), error.astype(X.dtype)
-        if refuse_far:
-            _refuse_far(np.isfinite(value))
-        warn_unresolved(int(unresolved.sum()), len(X), model.flow.solver)
-        return value, error
 
     def _diffused(
         self,
+        question: Callable[..., torch.Tensor],
         rows: NDArray[Any],
+        t: float,
         random: np.random.RandomState,
         epsilon: float | str | Callable[[float], float],
         n_steps: int | None,
-        diffuse: Callable[..., torch.Tensor],
-        *,
         side: str = "source",
     ) -> NDArray[np.float64]:
-        """Rows that a diffusion carries, by ``diffuse(model, rows, level, solver, generator)``."""
+        """Rows that a diffusion carries: `question` is `FlowModel.diffuse` or `diffuse_back`."""
         level = checked_noise(epsilon)
-        solver, device = stochastic_solver(n_steps, level), resolve_device_or_cpu(self.device)
-        generator = torch.Generator(device).manual_seed(int(random.randint(2**31)))
-        model = self._fitted_flow(device, torch.float64)
-        model.quantities.check_score()
-        scaling = getattr(model, side)
-        far = map_blocks(lambda x: _are_far(scaling, x, torch.float64), rows, device, n_jobs=1)
-        _refuse_far(~torch.cat(far).cpu().numpy())
-        # One generator draws for all blocks, one after the other.
-        parts = map_blocks(
-            lambda x: diffuse(model, x, level, solver, generator), rows, device, n_jobs=1
-        )
-        carried: NDArray[np.float64] = torch.cat(parts).cpu().numpy()
-        _refuse_far(np.isfinite(carried))
-        return carried
-
-    def _fitted_flow(self, device: torch.device, dtype: torch.dtype) -> FittedFlow:
-        drift, path = on_device(self._field, device, dtype), on_device(self._path, device, dtype)
-        base = on_device(self._source, device, dtype) if self._gaussian_source else None
-        field = drift if self.divergence == "exact" else Hutchinson(drift, int(self.divergence))
-        source, target = (
-            on_device(scaling, device, torch.float64) for scaling in (self._source, self._target)
-        )
-        flow = Flow(field, self._solver(), self.end_time_)
-        return FittedFlow(
-            flow,
-            LearnedQuantities(drift, path, base, self._fitted_coupling()),
-            source,
-            target,
-            dtype,
-        )
+        solver, model = stochastic_solver(n_steps, level), self._model_for(rows, torch.float64)
+        generator = torch.Generator(model.device).manual_seed(int(random.randint(2**31)))
+        return model.diffused(question, rows, t, level, solver, generator, side=side)
 
     def _fitted_coupling(self) -> Coupling:
         """Coupling that the model was trained with; models of release 0.1 have it in their
@@ -574,29 +554,9 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         return self._coupling if hasattr(self, "_coupling") else resolve_coupling(self.coupling)
 
     def _solver(self) -> Solver:
-        atol, rtol = float(self.atol), float(self.rtol)
         if self._calibration is not None and self._calibration.method == self.solver:
-            return self._calibration.solver(atol, rtol)
-        return Solver(self.solver, atol, rtol)
+            return self._calibration.solver(float(self.atol), float(self.rtol))
+        return self._solver_of_parameters()
 
-
-def _are_far(scaling: Scaling, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Which rows are too far outside for a flow of this precision, or have no place in its units:
-    shape (B,)."""
-    return ~(scaling(x).norm(dim=1) < _FARTHEST[dtype])
-
-
-def _refuse_far(finite: NDArray[np.bool_]) -> None:
-    """Raise a ValueError with the count of rows, of shape (n, ...), of which something is not
-    finite."""
-    n_far = int((~finite.reshape(len(finite), -1).all(axis=1)).sum())
-    if n_far:
-        raise ValueError(
-            f"{n_far} of {len(finite)} rows are so far outside the fitted data that the arithmetic "
-            "of the flow overflows; drop those rows."
-        )
-
-
-def _flow_dtype(X: NDArray[Any]) -> torch.dtype:
-    """Precision of the flow: that of the rows."""
-    return torch.float32 if X.dtype == np.float32 else torch.float64
+    def _solver_of_parameters(self) -> Solver:
+        return Solver(self.solver, float(self.atol), float(self.rtol))

@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -21,62 +21,45 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
-from skinterflow._base import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
+from skinterflow._base import PARAMETER_CONSTRAINTS, FlowEstimator
 from skinterflow._data.batches import (
-    MAX_JUDGING,
-    NOBODY,
+    MAX_VALIDATION_ROWS,
+    NO_ROWS,
     NormalRows,
     Reader,
-    judging_rows,
     training_rows,
+    validation_rows,
 )
 from skinterflow._data.columns import BoundsLike, Columns, resolve_columns
 from skinterflow._data.groups import checked_groups, copies, warn_copies
 from skinterflow._data.scaling import gaussianized_columns
 from skinterflow._data.weights import checked_weight, weighted_rows
-from skinterflow._fit.callbacks import FitEvents
+from skinterflow._fit.context import FitContext, Plan
 from skinterflow._fit.distillation import distilled
-from skinterflow._fit.limits import TimeBudget
 from skinterflow._fit.recipe import Recipe, checked_widths, resolve_recipe
-from skinterflow._fit.run import N_CHECKS, STATISTICS_ROWS, Draw, History, Run
+from skinterflow._fit.run import STATISTICS_ROWS, Draw, History, Run, Trained
 from skinterflow._fit.validation import Fold, held_out_rows
 from skinterflow._predict.arguments import checked_n_samples, checked_time, checked_times
 from skinterflow._predict.diagnosis import diagnose_density
-from skinterflow._predict.model import FittedFlow, without_error
+from skinterflow._predict.model import FlowModel
 from skinterflow._predict.regions import checked_levels, density_thresholds
 from skinterflow._runtime import (
     RandomStateLike,
     all_or_nothing,
     private_random_state,
     resolve_device,
-    resolve_device_or_cpu,
     seeded_generators,
     step_seed,
     sums_may_overflow,
 )
 from skinterflow.interflow.couplings import Coupling
-from skinterflow.interflow.fields import AveragedField, ResidualMLP
-from skinterflow.interflow.flows import Measured
-from skinterflow.interflow.interpolants import Interpolant, Mirror, learned_parameters
+from skinterflow.interflow.fields import ResidualMLP, VelocityField
+from skinterflow.interflow.interpolants import Interpolant, learned_parameters
 from skinterflow.interflow.latent import Gamma, StochasticInterpolant
-from skinterflow.interflow.ode import Solver
-from skinterflow.interflow.scaling import Compose, LearnedGaussian, Scaling
+from skinterflow.interflow.objectives import PathObjective
+from skinterflow.interflow.scaling import Identity, LearnedGaussian, Scaling
 
 _SHORT_STRETCH = 1e-3
-_STUDENT_SHARE = 0.35
-"""Part of the time that a student gets where it is limited."""
-
-
-class Plan(NamedTuple):
-    """What a fit works on: all rows in the units of the model, its folds, all rows as one fold, and
-    what is learned."""
-
-    reader: Reader
-    folds: list[Fold]
-    whole: Fold
-    path: StochasticInterpolant
-    base: Scaling
-    targets: tuple[str, ...]
 
 
 def _learns_from_streams(estimator: InterpolantFlowDensity) -> bool:
@@ -434,28 +417,22 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         KeyboardInterrupt
             After Ctrl-C.
         """
-        budget = TimeBudget(self.max_time)
-        held_out = None if X_val is None else (X_val, sample_weight_val)
-        events = FitEvents(self, *(held_out or (X, sample_weight)), N_CHECKS + 1 * budget.limited)
-        with all_or_nothing(self):
-            warm = self.warm_start and hasattr(self, "_field")
-            rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
-            judging = self._judging_rows(X_val, sample_weight_val)
-            device = resolve_device(self.device)
-            Solver(self.solver, float(self.atol), float(self.rtol))
-            columns = self._fit_columns(warm, rows, *(rows for rows, _ in judging))
+        with self._fitting(
+            *((X, sample_weight) if X_val is None else (X_val, sample_weight_val))
+        ) as context:
+            rows, weight = weighted_rows(
+                self._validated_fit(X, reset=not context.warm), sample_weight
+            )
+            validation = self._validation_rows(X_val, sample_weight_val)
+            columns = self._fit_columns(context.warm, rows, *(rows for rows, _ in validation))
             codes = None if groups is None else self._group_codes(groups, rows, sample_weight)
             labels = [] if codes is None else [codes]
-            sitting = self._sitting(
-                warm, events, budget, rows, weight, *itertools.chain(*judging), *labels
-            )
-            setup = seeded_generators(step_seed(sitting.seed, Draw.SETUP), device).cpu
-            reader = self._reader(rows, weight, device, self._column_names(), columns)
-            plan = self._planned(
-                reader, [replace(reader, X=X, weight=w) for X, w in judging], sitting, setup, codes
-            )
-            self._fit_rows(plan, sitting, setup)
-        sitting.end()
+            self._begin(context, rows, weight, *itertools.chain(*validation), *labels)
+            reader = self._reader(rows, weight, context.device, self._column_names(), columns)
+            readers = [replace(reader, X=X, weight=w) for X, w in validation]
+            self._run(self._planned(reader, readers, codes, context), context)
+            if not context.warm:
+                self.__dict__.pop("n_samples_seen_", None)  # of an earlier stream
         return self
 
     @available_if(_learns_from_streams)
@@ -490,14 +467,14 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         """
         self._validate_params()  # which scikit-learn leaves out once there was a fit
         with all_or_nothing(self):
-            warm = hasattr(self, "_field")
+            warm = self.__sklearn_is_fitted__()
             rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
             device = resolve_device(self.device)
             seed = int(private_random_state(self.random_state).randint(2**31))
             columns = self._fit_columns(warm, rows)
             setup = seeded_generators(step_seed(seed, Draw.SETUP), device).cpu
             reader = self._reader(rows, weight, device, self._column_names(), columns)
-            scaling = self._target if warm else self._scaling_of(reader, NOBODY, setup, columns)
+            scaling = self._target if warm else self._scaling_of(reader, NO_ROWS, setup, columns)
             self._stream_rows(replace(reader, scaling=scaling), seed, warm, setup)
         return self
 
@@ -508,7 +485,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             )
         return rows
 
-    def _judging_rows(
+    def _validation_rows(
         self, X_val: ArrayLike | None, sample_weight_val: ArrayLike | None
     ) -> list[tuple[NDArray[Any], NDArray[np.float64]]]:
         """The held-out rows that were given, with their weights, if any."""
@@ -532,45 +509,77 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     def _planned(
         self,
         reader: Reader,
-        judging: Sequence[Reader],
-        sitting: Sitting,
-        setup: torch.Generator,
+        validation: Sequence[Reader],
         groups: NDArray[np.int64] | None,
+        context: FitContext,
     ) -> Plan:
-        """Which rows train and which judge, each fold in units that its training rows alone
-        tell."""
-        (n_rows, n_features), warm, columns = reader.X.shape, sitting.warm, self._columns()
+        """Which rows train and which are held out, and what is learned."""
+        (n_rows, n_features), warm, setup = reader.X.shape, context.warm, context.setup
         path, base, targets = self._path_base_targets(n_features, warm)
-        source = NormalRows(n_features, reader.device)
-        if judging or not self.early_stopping:
-            whole = replace(
-                reader,
-                scaling=self._target if warm else self._scaling_of(reader, NOBODY, setup, columns),
-            )
-            judge = replace(judging[0], scaling=whole.scaling) if judging else whole
-            judged = judging_rows(judge, setup) if judging else whole.read(NOBODY, setup)
-            folds = [Fold(source, training_rows(whole, NOBODY, setup), judged)]
-            return Plan(whole, folds, folds[0], path, base, targets)
+        one_member = bool(learned_parameters(path, base)) or targets != ("b",)
+        if validation or not self.early_stopping:
+            folds, whole, scaling = self._folds_of_all_rows(reader, validation, context)
+        else:
+            folds, whole, scaling = self._folds(reader, groups, one_member, context)
+        sizes = self.student_layer_sizes
+        widths = None if sizes is None else checked_widths("student_layer_sizes", sizes, most=2)
+        recipe = self._recipe(n_rows, len(folds) > 1, self.max_iter, self.end_time)
+        return Plan(folds, whole, path, base, targets, recipe, scaling, student_widths=widths)
+
+    def _folds_of_all_rows(
+        self, reader: Reader, validation: Sequence[Reader], context: FitContext
+    ) -> tuple[list[Fold], Fold, Scaling]:
+        """One fold whose training rows are all rows; those to validate by were given, if any."""
+        setup = context.setup
+        scaling = (
+            self._target
+            if context.warm
+            else self._scaling_of(reader, NO_ROWS, setup, self._columns())
+        )
+        whole = replace(reader, scaling=scaling)
+        held_out = (
+            validation_rows(replace(validation[0], scaling=scaling), setup)
+            if validation
+            else whole.read(NO_ROWS, setup)
+        )
+        source = NormalRows(reader.X.shape[1], reader.device)
+        fold = Fold(source, training_rows(whole, NO_ROWS, setup), held_out)
+        return [fold], fold, scaling
+
+    def _folds(
+        self,
+        reader: Reader,
+        groups: NDArray[np.int64] | None,
+        one_member: bool,
+        context: FitContext,
+    ) -> tuple[list[Fold], Fold, Scaling]:
+        """Folds with rows held out, each in units estimated on its training rows alone; all rows
+        as one fold, in the units of the model; and the scaling to those."""
+        columns, setup = self._columns(), context.setup
         if groups is None and not (columns.whole | (reader.widths > 0)).all():
             part, groups = copies(reader.X)
             warn_copies(part, groups is not None)
-        one_member = bool(learned_parameters(path, base)) or targets != ("b",)
         held_out = held_out_rows(
-            n_rows, self.early_stopping, self.validation_fraction, setup, one_member, groups
+            len(reader.X),
+            self.early_stopping,
+            self.validation_fraction,
+            setup,
+            one_member,
+            groups,
         )
-        scalings, scaling = self._scalings(reader, held_out, warm, setup, columns)
-        whole = replace(reader, scaling=scaling)
-        readers = [replace(reader, scaling=of_fold) for of_fold in scalings]
-        folds = [
-            Fold(
-                source, training_rows(r, rows, setup), r.read(rows[:MAX_JUDGING], setup), r.scaling
-            )
-            for r, rows in zip(readers, held_out, strict=True)
-        ]
+        scalings, scaling = self._scalings(reader, held_out, context.warm, setup, columns)
+        source = NormalRows(reader.X.shape[1], reader.device)
+        folds = []
+        for rows, of_fold in zip(held_out, scalings, strict=True):
+            part_reader = replace(reader, scaling=of_fold)
+            train = training_rows(part_reader, rows, setup)
+            judged = part_reader.read(rows[:MAX_VALIDATION_ROWS], setup)
+            folds.append(Fold(source, train, judged, of_fold))
         if len(folds) == 1:
-            return Plan(whole, folds, folds[0], path, base, targets)
-        every = Fold(source, training_rows(whole, NOBODY, setup), judging_rows(whole, setup))
-        return Plan(whole, folds, every, path, base, targets)
+            return folds, folds[0], scaling
+        whole = replace(reader, scaling=scaling)
+        train, judged = training_rows(whole, NO_ROWS, setup), validation_rows(whole, setup)
+        return folds, Fold(source, train, judged), scaling
 
     def _scalings(
         self,
@@ -601,55 +610,31 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             return earlier if earlier is not None and len(earlier) == len(
                 held_out
             ) else scalings, self._target
-        return scalings, self._scaling_of(reader, NOBODY, setup, columns, common)
+        return scalings, self._scaling_of(reader, NO_ROWS, setup, columns, common)
 
-    def _fit_rows(self, plan: Plan, sitting: Sitting, setup: torch.Generator) -> None:
-        n_rows, n_features = plan.reader.X.shape
-        device, sizes = plan.reader.device, self.student_layer_sizes
-        student_widths = (
-            None if sizes is None else checked_widths("student_layer_sizes", sizes, most=2)
+    def _final_field(
+        self, trained: Trained, objective: PathObjective, plan: Plan, context: FitContext
+    ) -> VelocityField:
+        """The trained field, or the student that was distilled from it."""
+        field, self.distillation_loss_ = trained.field, None
+        interrupted = context.interruption.message is not None
+        if plan.student_widths is None or trained.end_time == 0 or interrupted:
+            return field
+        generators = seeded_generators(step_seed(context.seed, Draw.STUDENT), context.device)
+        student = ResidualMLP(
+            self.n_features_in_, plan.student_widths, self.activation, generators.cpu
         )
-        recipe = self._recipe(n_rows, len(plan.folds) > 1, self.max_iter, self.end_time)
-        objectives = self._objectives(
-            len(plan.folds),
-            n_features,
-            plan.path,
-            plan.targets,
-            plan.base,
-            sitting.warm,
-            device,
-            setup,
+        field, self.distillation_loss_ = distilled(
+            student.to(context.device),
+            trained,
+            [plan.whole],
+            objective.time_law,
+            cast(int, plan.recipe.max_iter),
+            generators,
+            context.budget,
+            context.interruption,
         )
-        ends, share = (
-            Ends(None, plan.reader.scaling),
-            0.0 if student_widths is None else _STUDENT_SHARE,
-        )
-        trained = self._train(objectives, plan.folds, recipe, ends, sitting, plan.whole, share)
-        field, lost = trained.field, None
-        if (
-            student_widths is not None
-            and trained.end_time > 0
-            and sitting.interruption.message is None
-        ):
-            generators = seeded_generators(step_seed(sitting.seed, Draw.STUDENT), device)
-            student = ResidualMLP(n_features, student_widths, self.activation, generators.cpu).to(
-                device
-            )
-            max_iter, time_law = cast(int, recipe.max_iter), objectives[0].time_law
-            field, lost = distilled(
-                student,
-                trained,
-                [plan.whole],
-                time_law,
-                max_iter,
-                generators,
-                sitting.budget,
-                sitting.interruption,
-            )
-        sitting.interruption.finish(lambda: self._keep(trained, field, ends, plan.whole, sitting))
-        self.distillation_loss_ = lost
-        if not sitting.warm:
-            self.__dict__.pop("n_samples_seen_", None)  # of an earlier stream
+        return field
 
     @staticmethod
     def _group_codes(
@@ -665,37 +650,27 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     def _stream_rows(self, reader: Reader, seed: int, warm: bool, setup: torch.Generator) -> None:
         n_rows, n_features = reader.X.shape
         path, base, targets = self._path_base_targets(n_features, warm)
-        n_members = (
-            len(self._trained.members) if warm and isinstance(self._trained, AveragedField) else 1
-        )
-        folds = [
-            Fold(
-                NormalRows(n_features, reader.device),
-                training_rows(reader, NOBODY, setup),
-                reader.read(NOBODY, setup),
-            )
-        ] * n_members
+        source = NormalRows(n_features, reader.device)
+        train = training_rows(reader, NO_ROWS, setup)
+        fold = Fold(source, train, reader.read(NO_ROWS, setup))
+        n_members = len(self._trained.fields()) if warm else 1
         self.n_samples_seen_ = n_rows + (getattr(self, "n_samples_seen_", 0) if warm else 0)
-        recipe = self._recipe(
-            self.n_samples_seen_, False, None, 1.0 if self.end_time == "auto" else self.end_time
-        )
-        objectives = self._objectives(
-            n_members, n_features, path, targets, base, warm, reader.device, setup
-        )
-        run = Run(objectives, folds, recipe, seed)
+        end_time = 1.0 if self.end_time == "auto" else self.end_time
+        recipe = self._recipe(self.n_samples_seen_, False, None, end_time)
+        plan = Plan([fold] * n_members, fold, path, base, targets, recipe, reader.scaling)
+        objectives = self._objectives(plan, warm, reader.device, setup)
+        run = Run(objectives, plan.folds, recipe, seed)
         trained = run.stream(n_rows, self._progress if warm else None)
-        self._tell(trained, run, min(n_rows, STATISTICS_ROWS))
+        self._set_training(trained, run, min(n_rows, STATISTICS_ROWS))
         self._progress = run.state_dict()
-        self.__dict__.update(
-            self._model_attributes(trained, trained.field, Ends(None, reader.scaling))
-        )
+        self._set_model(trained, trained.field, plan)
         self.distillation_loss_ = None
 
     def _path_base_targets(
         self, n_features: int, warm: bool
     ) -> tuple[StochasticInterpolant, Scaling, tuple[str, ...]]:
         path, base = self._new_path(n_features, warm), self._base(n_features, warm)
-        if isinstance(path.interpolant, Mirror):
+        if path.interpolant.resamples:
             raise ValueError(
                 "A mirror path leads from a data set to itself, not from a normal base; use "
                 "InterpolantTransport."
@@ -719,18 +694,16 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             verbose=bool(self.verbose),
         )
 
-    def _history_attributes(self, history: History) -> dict[str, Any]:
-        scores, best = (
-            history.validation_scores,
-            history.best_score if np.isfinite(history.best_score) else None,
-        )
-        judged = {"validation_scores_": scores or None, "best_validation_score_": best}
-        return super()._history_attributes(history) | judged
+    def _set_history(self, history: History) -> None:
+        super()._set_history(history)
+        best = history.best_score
+        self.validation_scores_ = history.validation_scores or None
+        self.best_validation_score_ = best if np.isfinite(best) else None
 
     def _base(self, n_features: int, warm: bool) -> Scaling:
         if warm:
             return copy.deepcopy(self._source)
-        return LearnedGaussian(n_features) if self.base == "learned" else Compose([])
+        return LearnedGaussian(n_features) if self.base == "learned" else Identity()
 
     def score_samples(
         self, X: ArrayLike, return_error: bool = False, *, t: float | None = None
@@ -775,15 +748,17 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         return (value, error) if return_error else value
 
     def _log_density(self, rows: NDArray[Any], time: float) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Log-density of each validated row at a time, and its estimated error."""
-        columns = self._columns()
+        """Log-density of each validated row at a time, and its estimated error.
 
-        def work(x: torch.Tensor, model: FittedFlow) -> Measured:
-            return columns.log_mass(
-                lambda x: model.log_prob(x, time), x, model.flow.solver.tolerance
-            )
-
-        value, error = columns.scored(rows, lambda rows: self._measured(rows, work))
+        It is minus infinity, without error, for rows outside the bounds, or not whole.
+        """
+        model = self._model_for(rows)
+        possible = model.columns.can_be(rows)
+        value, error = np.full(len(rows), -np.inf, rows.dtype), np.zeros(len(rows), rows.dtype)
+        if possible.any():
+            question = FlowModel.log_mass if model.columns.whole.any() else FlowModel.log_prob
+            asked = rows if possible.all() else rows[possible]
+            value[possible], error[possible] = model.ask(question, asked, time, refuse_far=False)
         lost = np.isnan(value) | (value == np.inf)
         if lost.any():
             raise FloatingPointError(
@@ -963,8 +938,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         if method not in ("flow", "path"):
             raise ValueError(f"method must be 'flow' or 'path', got {method!r}.")
         rows, time = self._located(X), self._time(t)
-        score = FittedFlow.score if method == "flow" else FittedFlow.path_score
-        return self._by_blocks(rows, lambda x, model: score(model, x, time))[0]
+        score = FlowModel.score if method == "flow" else FlowModel.path_score
+        return self._model_for(rows).ask(score, rows, time)[0]
 
     def velocity(self, X: ArrayLike, t: float) -> NDArray[Any]:
         """Velocity of the flow, the drift ``b``, at the rows of `X`.
@@ -986,7 +961,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             flow overflows.
         """
         rows, time = self._located(X), checked_time(t, latest=self._latest())
-        return self._by_blocks(rows, lambda x, model: without_error(model.velocity(x, time)))[0]
+        return self._model_for(rows).ask(FlowModel.velocity, rows, time)[0]
 
     def trajectory(self, X: ArrayLike, times: Sequence[float]) -> NDArray[Any]:
         """Where the flow carries rows.
@@ -1013,7 +988,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         # Within shorter stretches the times of a solver's steps are not all different in float32.
         short = any(abs(b - a) < _SHORT_STRETCH for a, b in itertools.pairwise(checked))
         precise = rows.astype(np.float64) if short else rows
-        positions, _ = self._by_blocks(precise, lambda x, model: model.trajectory(x, checked))
+        positions, _ = self._model_for(precise).ask(FlowModel.trajectory, precise, checked)
         return np.moveaxis(positions.astype(rows.dtype), 1, 0)
 
     def sample(
@@ -1080,9 +1055,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         latent = random.standard_normal(
             (checked_n_samples(n_samples, self.n_features_in_), self.n_features_in_)
         )
-        drawn = self._diffused(
-            latent, random, epsilon, n_steps, lambda model, z, *how: model.diffuse(z, time, *how)
-        )
+        drawn = self._diffused(FlowModel.diffuse, latent, time, random, epsilon, n_steps)
         return self._contained(self._columns().whole_and_inside(drawn), None, self._names_in())
 
     def _drawn(
@@ -1091,9 +1064,9 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         """Samples of the ODE at a time."""
         n = checked_n_samples(n_samples, self.n_features_in_)
         latent = private_random_state(random_state).standard_normal((n, self.n_features_in_))
-        return self._columns().whole_and_inside(
-            self._by_blocks(latent, lambda z, model: model.push(z, time), side="source")[0]
-        )
+        model = self._model_for(latent)
+        drawn, _ = model.ask(FlowModel.push, latent, time, side="source")
+        return model.columns.whole_and_inside(drawn)
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
         """Latent of each row of `X`: the point of the standard normal base that the flow carries to
@@ -1135,7 +1108,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
 
     def _latent(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Latents of rows that were looked at."""
-        return self._by_blocks(rows, lambda x, model: model.pull(x, self.end_time_))[0]
+        return self._model_for(rows).ask(FlowModel.pull, rows, self.end_time_)[0]
 
     def inverse_transform(self, Z: ArrayLike) -> NDArray[Any] | Any:
         """Data rows of latent points: the inverse of :meth:`transform`.
@@ -1155,10 +1128,9 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             If points are so far from the centre that the arithmetic overflows.
         """
         rows = self._validated_other(Z, "Z", "latent space")
-        carried, _ = self._by_blocks(
-            rows, lambda z, model: model.push(z, self.end_time_), side="source"
-        )
-        return self._contained(self._columns().whole_and_inside(carried), Z, self._names_in())
+        model = self._model_for(rows)
+        carried, _ = model.ask(FlowModel.push, rows, self.end_time_, side="source")
+        return self._contained(model.columns.whole_and_inside(carried), Z, self._names_in())
 
     def diagnose(self, X: ArrayLike, random_state: RandomStateLike = None) -> Bunch:
         """How well the field was learned, by rows that it was not trained on.
@@ -1203,10 +1175,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             Interpolants", ICLR 2023.
         """
         rows = self._located(X)
-        device, random = resolve_device_or_cpu(self.device), private_random_state(random_state)
+        random = private_random_state(random_state)
         noise = random.standard_normal((2, *rows.shape))
         rows = self._columns().spread(rows, random)
-        model, latent = self._fitted_flow(device, torch.float64), self._latent(rows)
+        model, latent = self._model_for(rows, torch.float64), self._latent(rows)
         diagnosis = diagnose_density(model, rows, noise, latent, self._batch_size)
         overflown = [
             name

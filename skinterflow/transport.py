@@ -20,30 +20,24 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from skinterflow._base import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
-from skinterflow._data.batches import NOBODY, Reader, training_rows
+from skinterflow._base import PARAMETER_CONSTRAINTS, FlowEstimator
+from skinterflow._data.batches import NO_ROWS, Reader, training_rows
 from skinterflow._data.weights import weighted_rows
-from skinterflow._fit.callbacks import FitEvents
-from skinterflow._fit.limits import TimeBudget
+from skinterflow._fit.context import FitContext, Plan
 from skinterflow._fit.recipe import resolve_recipe
-from skinterflow._fit.run import N_CHECKS, Draw
 from skinterflow._fit.validation import Fold
 from skinterflow._predict.arguments import checked_time
+from skinterflow._predict.model import FlowModel
 from skinterflow._runtime import (
     RandomStateLike,
-    all_or_nothing,
     private_random_state,
-    resolve_device,
     rows_of_our_own,
-    seeded_generators,
-    step_seed,
     sums_may_overflow,
 )
 from skinterflow.interflow.couplings import Coupling
-from skinterflow.interflow.interpolants import Interpolant, Mirror
+from skinterflow.interflow.interpolants import Interpolant
 from skinterflow.interflow.latent import Gamma, StochasticInterpolant
-from skinterflow.interflow.ode import Solver
-from skinterflow.interflow.scaling import Compose, Scaling
+from skinterflow.interflow.scaling import Identity, Scaling
 
 
 @runtime_checkable
@@ -270,80 +264,79 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         OSError
             If the checkpoint cannot be read or written.
         """
-        budget = TimeBudget(self.max_time)
-        events = FitEvents(self, X0, sample_weight, N_CHECKS + 1 * budget.limited)
-        with all_or_nothing(self):
-            warm = self.warm_start and hasattr(self, "_field")
-            with sums_may_overflow():
-                rows0: NDArray[Any] = validate_data(
-                    self, X0, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=not warm
-                )
-            path = self._new_path(rows0.shape[1], warm)
-            targets = self._new_targets(path, None, warm)
-            if isinstance(path.interpolant, Mirror):
-                if X1 is not None or target_sample_weight is not None:
-                    raise ValueError(
-                        "A mirror path resamples one data set: fit(X0), without X1 and its "
-                        "weights; for two, take interpolant='linear'."
-                    )
+        with self._fitting(X0, sample_weight) as context:
+            rows0 = self._validated_source(X0, reset=not context.warm)
+            path = self._new_path(rows0.shape[1], context.warm)
+            targets = self._new_targets(path, None, context.warm)
+            if path.interpolant.resamples:
+                _check_no_target(X1, target_sample_weight)
                 X1, target_sample_weight = X0, sample_weight
-            elif X1 is None:
-                raise ValueError(
-                    "X1, the rows of the target, is missing; only interpolant='mirror' does "
-                    f"without, not {self.interpolant!r}."
-                )
-            names = _get_feature_names(X1)
-            with sums_may_overflow():
-                rows1: NDArray[Any] = check_array(
-                    X1, dtype=[np.float64, np.float32], ensure_min_samples=2, input_name="X1"
-                )
-            if rows0.shape[1] != rows1.shape[1]:
-                raise ValueError(
-                    f"X0 has {rows0.shape[1]} columns and X1 has {rows1.shape[1]}; a map that can "
-                    "be inverted needs as many on both sides."
-                )
+            rows1 = self._validated_target(X1, rows0)
             sides = [
                 weighted_rows(rows0, sample_weight),
                 weighted_rows(rows1, target_sample_weight, "target_sample_weight"),
             ]
-            device = resolve_device(self.device)
-            Solver(self.solver, float(self.atol), float(self.rtol))
-            sitting = self._sitting(
-                warm, events, budget, *(part for side in sides for part in side)
-            )
-            setup = seeded_generators(step_seed(sitting.seed, Draw.SETUP), device).cpu
-            given = [self._source, self._target] if warm else [None, None]
-            readers = [
-                self._reader(*side, device, [f"{name} column {k}" for k in range(rows0.shape[1])])
-                for side, name in zip(sides, ("X0", "X1"), strict=True)
-            ]
-            source, target = (
-                replace(reader, scaling=scaling or self._scaling_of(reader, NOBODY, setup))
-                for reader, scaling in zip(readers, given, strict=True)
-            )
-            self._fit_rows(source, target, path, targets, sitting, setup)
+            self._begin(context, *(part for side in sides for part in side))
+            source, target = self._readers(sides, context)
+            self._run(self._planned(source, target, path, targets, context), context)
+            names = _get_feature_names(X1)
             if names is not None:
                 self.target_feature_names_in_ = names
             else:
                 self.__dict__.pop("target_feature_names_in_", None)  # of an earlier fit
-        sitting.end()
         return self
 
-    def _fit_rows(
+    def _validated_source(self, X0: ArrayLike, reset: bool) -> NDArray[Any]:
+        with sums_may_overflow():
+            rows: NDArray[Any] = validate_data(
+                self, X0, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset
+            )
+        return rows
+
+    def _validated_target(self, X1: ArrayLike | None, rows0: NDArray[Any]) -> NDArray[Any]:
+        if X1 is None:
+            raise ValueError(
+                "X1, the rows of the target, is missing; only interpolant='mirror' does without, "
+                f"not {self.interpolant!r}."
+            )
+        _get_feature_names(X1)  # refuses names of several types
+        with sums_may_overflow():
+            rows: NDArray[Any] = check_array(
+                X1, dtype=[np.float64, np.float32], ensure_min_samples=2, input_name="X1"
+            )
+        if rows0.shape[1] != rows.shape[1]:
+            raise ValueError(
+                f"X0 has {rows0.shape[1]} columns and X1 has {rows.shape[1]}; a map that can be "
+                "inverted needs as many on both sides."
+            )
+        return rows
+
+    def _readers(
+        self, sides: Sequence[tuple[NDArray[Any], NDArray[np.float64]]], context: FitContext
+    ) -> list[Reader]:
+        """Readers of the rows of the source and of the target, each with its own scaling."""
+        given = [self._source, self._target] if context.warm else [None, None]
+        readers = []
+        for (rows, weight), name in zip(sides, ("X0", "X1"), strict=True):
+            names = [f"{name} column {k}" for k in range(rows.shape[1])]
+            readers.append(self._reader(rows, weight, context.device, names))
+        return [
+            replace(reader, scaling=scaling or self._scaling_of(reader, NO_ROWS, context.setup))
+            for reader, scaling in zip(readers, given, strict=True)
+        ]
+
+    def _planned(
         self,
         source: Reader,
         target: Reader,
         path: StochasticInterpolant,
         targets: tuple[str, ...],
-        sitting: Sitting,
-        setup: torch.Generator,
-    ) -> None:
-        n_features = source.X.shape[1]
-        n_rows = min(len(source.X), len(target.X))
-        start, end = (training_rows(reader, NOBODY, setup) for reader in (source, target))
-        fold = Fold(start, end, target.read(NOBODY, setup))
+        context: FitContext,
+    ) -> Plan:
+        start, end = (training_rows(reader, NO_ROWS, context.setup) for reader in (source, target))
+        fold = Fold(start, end, target.read(NO_ROWS, context.setup))
         recipe = resolve_recipe(
-            n_rows=n_rows,
+            n_rows=min(len(source.X), len(target.X)),
             cross_fitted=False,
             coupling=self.coupling,
             end_time=1.0,
@@ -355,12 +348,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             tol=0.0,
             verbose=bool(self.verbose),
         )
-        objectives = self._objectives(
-            1, n_features, path, targets, Compose([]), sitting.warm, source.device, setup
-        )
-        ends = Ends(source.scaling, target.scaling)
-        trained = self._train(objectives, [fold], recipe, ends, sitting)
-        sitting.interruption.finish(lambda: self._keep(trained, trained.field, ends, fold, sitting))
+        return Plan([fold], fold, path, Identity(), targets, recipe, target.scaling, source.scaling)
 
     def transform(self, X0: ArrayLike) -> NDArray[Any]:
         """Carry rows of the source to the target.
@@ -382,11 +370,11 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
 
     def _carried(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Where rows of the source that were looked at are carried."""
-        return self._by_blocks(rows, lambda x, model: model.push(x, 1.0), side="source")[0]
+        return self._model_for(rows).ask(FlowModel.push, rows, 1.0, side="source")[0]
 
     def _carried_back(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Where rows of the target that were looked at are carried."""
-        return self._by_blocks(rows, lambda x, model: model.pull(x, 1.0))[0]
+        return self._model_for(rows).ask(FlowModel.pull, rows, 1.0)[0]
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
         """Names of the columns of the target, as :meth:`set_output` gives them to what `transform`
@@ -476,9 +464,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             Flows and Diffusions", 2023.
         """
         rows, random = self._validated(X0), private_random_state(random_state)
-        drawn = self._diffused(
-            rows, random, epsilon, n_steps, lambda model, x, *how: model.diffuse(x, 1.0, *how)
-        )
+        drawn = self._diffused(FlowModel.diffuse, rows, 1.0, random, epsilon, n_steps)
         return self._contained(drawn, X0, list(self.get_feature_names_out()))
 
     def inverse_sample(
@@ -505,12 +491,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         """
         rows, random = self._validated_other(X1, "X1", "target"), private_random_state(random_state)
         drawn = self._diffused(
-            rows,
-            random,
-            epsilon,
-            n_steps,
-            lambda model, x, *how: model.diffuse_back(x, 1.0, *how),
-            side="target",
+            FlowModel.diffuse_back, rows, 1.0, random, epsilon, n_steps, side="target"
         )
         return self._contained(drawn, X1, self._names_in())
 
@@ -536,7 +517,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         """
         rows, time = self._validated_other(X, "X", "target"), checked_time(t)
 
-        return self._by_blocks(rows, lambda x, model: model.path_score(x, time))[0]
+        return self._model_for(rows).ask(FlowModel.path_score, rows, time)[0]
 
     def log_abs_det_jacobian(self, X0: ArrayLike) -> NDArray[Any]:
         """``log |det dT/dx|`` of the map :meth:`transform` at rows of the source.
@@ -557,7 +538,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         return self._log_det(self._validated(X0))
 
     def _log_det(self, rows: NDArray[Any]) -> NDArray[Any]:
-        return self._by_blocks(rows, lambda x, model: model.push_log_det(x, 1.0), side="source")[0]
+        return self._model_for(rows).ask(FlowModel.push_log_det, rows, 1.0, side="source")[0]
 
     def target_log_density(self, X1: ArrayLike, source_density: DensityEstimator) -> NDArray[Any]:
         """Log-density of the target at its rows, from a fitted density of the source.
@@ -583,7 +564,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         """
         _check_density("source_density", source_density)
         rows = self._validated_other(X1, "X1", "target")
-        log_det, _ = self._by_blocks(rows, lambda x, model: model.pull_log_det(x, 1.0))
+        log_det, _ = self._model_for(rows).ask(FlowModel.pull_log_det, rows, 1.0)
         return (
             _given_log_density("source_density", source_density, self._carried_back(rows)) + log_det
         )
@@ -620,6 +601,14 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.target_tags.required = True
         return tags
+
+
+def _check_no_target(X1: ArrayLike | None, target_sample_weight: ArrayLike | None) -> None:
+    if X1 is not None or target_sample_weight is not None:
+        raise ValueError(
+            "A mirror path resamples one data set: fit(X0), without X1 and its weights; for two, "
+            "take interpolant='linear'."
+        )
 
 
 def _check_density(name: str, density: object) -> None:

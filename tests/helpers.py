@@ -22,6 +22,7 @@ from skinterflow.interflow import (
     Fourier,
     Gaussianize,
     HeadedDrift,
+    Identity,
     Independent,
     Interpolant,
     LearnedGamma,
@@ -122,6 +123,7 @@ EXAMPLES = {
     "HeadedDrift": lambda: HeadedDrift(
         with_weights(SharedTrunk(2, 2, (4, 4))), ("b", "eta"), noisy_path()
     ),
+    "Identity": Identity,
     "Independent": Independent,
     "LearnedGamma": lambda: with_weights(LearnedGamma(4)),
     "LearnedGaussian": lambda: with_weights(LearnedGaussian(3)),

@@ -212,15 +212,15 @@ def test_very_few_rows(n, d):
 
 
 def test_interrupt_keeps_the_best_weights(monkeypatch, iris):
-    judge, n_checks = fitting.judge, []
+    scores, n_checks = fitting.validation_scores, []
 
     def interrupted(*arguments):
         n_checks.append(1)
         if len(n_checks) == 6:
             raise KeyboardInterrupt
-        return judge(*arguments)
+        return scores(*arguments)
 
-    monkeypatch.setattr(fitting, "judge", interrupted)
+    monkeypatch.setattr(fitting, "validation_scores", interrupted)
     density = quick(max_iter=300, n_iter_no_change=99)
     with pytest.raises(
         KeyboardInterrupt,
@@ -241,7 +241,7 @@ def test_failed_fit_leaves_the_previous_state(monkeypatch, iris):
     def broken(*arguments):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(fitting, "_choose_end_time", broken)
+    monkeypatch.setattr(fitting, "choose_end_time", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         density.fit(rows())
     assert vars(density) == before
@@ -249,7 +249,7 @@ def test_failed_fit_leaves_the_previous_state(monkeypatch, iris):
 
 
 def test_failed_first_fit_leaves_nothing(monkeypatch, iris):
-    monkeypatch.setattr(fitting, "_choose_end_time", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(fitting, "choose_end_time", lambda *arguments: 1 / 0)
     density = quick()
     with pytest.raises(ZeroDivisionError):
         density.fit(iris)

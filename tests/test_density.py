@@ -16,7 +16,8 @@ from scipy.integrate import trapezoid
 from sklearn.base import clone
 from sklearn.mixture import GaussianMixture
 
-from skinterflow import AccuracyWarning, InterpolantFlowDensity, _runtime
+from skinterflow import AccuracyWarning, InterpolantFlowDensity
+from skinterflow._predict import model as engine
 from skinterflow.interflow.interpolants import Linear
 from skinterflow.interflow.marginals import Gaussianize
 from skinterflow.interflow.scaling import Standardize
@@ -307,7 +308,7 @@ def test_fitted_on_a_gpu_used_without(fitted, iris):
 
 def test_memory_does_not_grow_with_the_rows(fitted, iris, monkeypatch):
     """Rows are solved a block at a time, however many there are."""
-    monkeypatch.setattr(_runtime, "_BLOCK_ROWS", 1024)
+    monkeypatch.setattr(engine, "_BLOCK_ROWS", 1024)
     sizes = []
     solve = type(fitted._solver()).solve
     monkeypatch.setattr(
@@ -375,7 +376,7 @@ def test_adaptive_solver_estimates_the_error_of_each_row_among_many(fitted, iris
 
 
 def test_jobs_do_not_change_the_result(fitted, iris, monkeypatch):
-    monkeypatch.setattr(_runtime, "_BLOCK_ROWS", 40)
+    monkeypatch.setattr(engine, "_BLOCK_ROWS", 40)
     in_parallel = copy.deepcopy(fitted).set_params(n_jobs=2)
     np.testing.assert_allclose(
         in_parallel.score_samples(iris), fitted.score_samples(iris), rtol=1e-9

@@ -416,7 +416,11 @@ def invoke(estimator, method, arguments):
 def values_of(estimator):
     """Everything that an estimator has, as plain data."""
     return encode(
-        {name: value for name, value in vars(estimator).items() if name != "_skl_callbacks"},
+        {
+            name: value
+            for name, value in vars(estimator).items()
+            if name not in ("_skl_callbacks", "_models")
+        },
         keep_objects=True,
     )
 

@@ -132,7 +132,7 @@ def fit_that_ends_at_the_gaussian(monkeypatch, tmp_path):
     return fit(rows(), early_stopping=True)
 
 
-@case("_fit/run.py:go_on", "nothing left to train")
+@case("_fit/run.py:warm_start_from", "nothing left to train")
 def warm_start_without_steps(monkeypatch, tmp_path):
     density = fit(rows(), warm_start=True)()
     return lambda: density.fit(rows())

@@ -27,7 +27,7 @@ from skinterflow.interflow.scaling import Scaling
 
 _IN_MEMORY_ELEMENTS = 2**23
 _BLOCK_ROWS = 2**15
-MAX_JUDGING = 2**16
+MAX_VALIDATION_ROWS = 2**16
 """Held-out rows that say all that they can."""
 _FARTHEST = 1e12
 _SPREAD_ROWS = 2**15
@@ -35,7 +35,7 @@ _LEAST_SPREADS = 8
 """Rows with whole numbers in memory, and how often each has to be among them at least."""
 
 
-NOBODY = torch.empty(0, dtype=torch.int64)
+NO_ROWS = torch.empty(0, dtype=torch.int64)
 """Numbers of no rows."""
 
 
@@ -262,7 +262,9 @@ def training_rows(reader: Reader, held_out: Tensor, generator: torch.Generator) 
     )
 
 
-def judging_rows(reader: Reader, generator: torch.Generator) -> FlowRows:
+def validation_rows(reader: Reader, generator: torch.Generator) -> FlowRows:
     """Rows that were given to judge, in random order; so many of them that more would say no
     more."""
-    return reader.read(torch.randperm(len(reader.X), generator=generator)[:MAX_JUDGING], generator)
+    return reader.read(
+        torch.randperm(len(reader.X), generator=generator)[:MAX_VALIDATION_ROWS], generator
+    )

@@ -15,7 +15,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 from skinterflow._data.degenerate import COLLINEAR, evenly_spaced, floored, spread_constant_columns
 from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
-from skinterflow.interflow.scaling import Compose, Scaling, Standardize, Whiten
+from skinterflow.interflow.scaling import Compose, Identity, Scaling, Standardize, Whiten
 
 Array = NDArray[np.float64]
 
@@ -64,7 +64,7 @@ def estimate_scaling(
     if isinstance(scaling, Scaling):
         return scaling
     if scaling is None:
-        return Compose([])
+        return Identity()
     x, weight = spread_constant_columns(evenly_spaced(X), widths, generator), evenly_spaced(weight)
     parts: list[Scaling] = []
     for estimate in _ESTIMATES[scaling]:
@@ -171,7 +171,7 @@ def _gaussianize(X: Array, weight: Array, chosen: Sequence[int] | None = None) -
     if chosen is None:
         chosen = _gaining_columns(X, weight) if len(X) >= _GAUSSIANIZED_ROWS else []
     if not len(chosen):
-        return Compose([])
+        return Identity()
     mixtures = [_mixture(X[:, j], p) for j in chosen]
     parts = (np.stack([mixture[k] for mixture in mixtures]) for k in range(3))
     scaling = Gaussianize(torch.tensor(list(chosen)), *map(torch.from_numpy, parts))

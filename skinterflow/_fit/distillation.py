@@ -49,7 +49,7 @@ _TIMED_ROWS, _TIMED_TARGETS = 32, 512
 _JUDGING_PART = 0.25
 """Part of a limited time for judging the student."""
 _LEAST_SECONDS = 1e-3
-_JUDGING_SOLVER = Solver(n_steps=6, max_refinements=1, atol=math.inf)
+_VALIDATION_SOLVER = Solver(n_steps=6, max_refinements=1, atol=math.inf)
 
 MAX_LOST = 1.0
 """Held-out log-likelihood, in nats per row, that a student may lose; the teacher stays where it
@@ -161,9 +161,11 @@ def _judged(
     n_rows: int,
 ) -> float:
     """Mean held-out log-likelihood in nats per row, on a grid fine enough to compare two fields."""
-    density = Pushforward(Flow(field, _JUDGING_SOLVER), taught.base)
+    density = Pushforward(Flow(field, _VALIDATION_SOLVER), taught.base)
     judging = (
-        folds if len(folds[0].judge.u) else [_fold_judged_by_training_rows(folds[0], generators)]
+        folds
+        if len(folds[0].validation.u)
+        else [_fold_judged_by_training_rows(folds[0], generators)]
     )
     totals, masses = zip(
         *(

@@ -14,20 +14,18 @@ import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from skinterflow._persistence.registry import COUPLINGS, GAMMAS, INTERPOLANTS
 from skinterflow._runtime import as_float
-from skinterflow.interflow.couplings import Coupling, Independent
-from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
+from skinterflow.interflow.couplings import Coupling
+from skinterflow.interflow.fields import ResidualMLP, VelocityField
 from skinterflow.interflow.heads import HeadedDrift, SharedTrunk, check_targets
 from skinterflow.interflow.interpolants import (
-    EncodingDecoding,
     Interpolant,
-    Mirror,
     check_endpoints,
 )
 from skinterflow.interflow.latent import (
@@ -35,7 +33,7 @@ from skinterflow.interflow.latent import (
     StochasticInterpolant,
     check_gamma,
 )
-from skinterflow.interflow.scaling import Compose, Scaling
+from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.times import Beta
 
 _LARGE = 10_000
@@ -60,13 +58,13 @@ def resolve_path(
     scale = GAMMAS[gamma]() if isinstance(gamma, str) else copy.deepcopy(gamma)
     if scale is not None:
         check_gamma(scale)
-    elif isinstance(path, Mirror | EncodingDecoding):
+    elif path.needs_noise:
         raise ValueError(
             f"{path!r} needs a latent, without which "
-            f"{'nothing moves' if isinstance(path, Mirror) else 'all paths meet in one point'}; "
+            f"{'nothing moves' if path.resamples else 'all paths meet in one point'}; "
             "set gamma='sine_squared', for example."
         )
-    if not isinstance(path, Mirror):
+    if not path.resamples:
         check_endpoints(path, n_features)
     return StochasticInterpolant(path, scale)
 
@@ -97,17 +95,17 @@ def resolve_targets(
     if targets == "auto":
         if base is not None or path.gamma is None:
             return ("b",)
-        return ("eta",) if isinstance(path.interpolant, Mirror) else ("b", "eta")
+        return ("eta",) if path.interpolant.resamples else ("b", "eta")
     check_names("targets", targets)
     chosen = (targets,) if isinstance(targets, str) else tuple(targets)
     check_targets(chosen, path)
-    standard = isinstance(base, Compose) and not len(base.parts)
+    standard = base is not None and base.is_identity
     if path.gamma is None and not standard and {"s", "eta"} & set(chosen):
         raise ValueError(
             f"targets={chosen!r} need noise of a known law on the path: the standard normal base, "
             "or a latent; set gamma='brownian'."
         )
-    if path.gamma is None and not isinstance(coupling, Independent) and {"s", "eta"} & set(chosen):
+    if path.gamma is None and not coupling.is_independent and {"s", "eta"} & set(chosen):
         raise ValueError(
             f"targets={chosen!r} need noise that is independent of the data, which the base is not "
             f"under {coupling!r}; set gamma='brownian', coupling='independent', or targets='b'."
@@ -193,15 +191,10 @@ def continued_fields(
     n_fields: int, previous: VelocityField, path: StochasticInterpolant
 ) -> list[VelocityField]:
     """Copies of the members of a fitted field, to train on, on the given copy of its path."""
-    members = (
-        list(cast(Sequence[VelocityField], previous.members))
-        if isinstance(previous, AveragedField)
-        else [previous]
-    )
+    members = previous.fields()
     copies = [copy.deepcopy(members[k % len(members)]) for k in range(n_fields)]
     for field in copies:
-        if isinstance(field, HeadedDrift):
-            field.path = path
+        field.bind_path(path)
     return copies
 
 

@@ -33,11 +33,11 @@ from skinterflow._fit.limits import Interruption, TimeBudget, timed
 from skinterflow._fit.recipe import Recipe
 from skinterflow._fit.validation import (
     END_TIMES,
-    JUDGED_ROW_TIMES,
+    VALIDATION_ROW_TIMES,
     Fold,
     choose_end_time,
     end_times_at_check,
-    judge,
+    validation_scores,
 )
 from skinterflow._persistence.checkpoint import Checkpoint
 from skinterflow._runtime import Generators, seeded_generators, step_seed
@@ -141,7 +141,7 @@ class Run:
         alone = len(members) == 1
         self.folds, self.recipe, self.budget = folds, recipe, budget or TimeBudget(None)
         self._whole = whole or folds[0]
-        self.history, self.best, self.waited, self.diverged = (
+        self.history, self.best, self.n_no_change, self.diverged = (
             History(),
             copy.deepcopy(members),
             0,
@@ -157,15 +157,15 @@ class Run:
             maximized=self._learned,
             elapsed=self.budget.part,
         )
-        self._n_checks, self._check_seconds, self._row_times = 0, 0.0, JUDGED_ROW_TIMES
+        self._n_checks, self._check_seconds, self._row_times = 0, 0.0, VALIDATION_ROW_TIMES
         self._seed, self._first = seed, 0
         self._losses: list[Tensor] = []
         self._device = next(members[0].parameters()).device
 
     @property
-    def judged(self) -> bool:
+    def has_validation_rows(self) -> bool:
         """Whether rows are held out."""
-        return len(self.folds[0].judge.u) > 0
+        return len(self.folds[0].validation.u) > 0
 
     def steps(self) -> Iterator[int]:
         """Train, and yield the number of each step."""
@@ -211,7 +211,11 @@ class Run:
         loss = float(torch.stack(self._losses).mean()) if self._losses else history.loss_curve[-1]
         try:
             self.diverged = not math.isfinite(loss)
-            score = self._judge(members) if self.judged and not self.diverged else None
+            score = (
+                self._validation_score(members)
+                if self.has_validation_rows and not self.diverged
+                else None
+            )
         except FloatingPointError:  # weights that are finite, and a flow that is not
             self.diverged = True
         if self.diverged:
@@ -226,7 +230,7 @@ class Run:
         improved = score > history.best_score + self.recipe.tol
         if score > history.best_score:
             history.best_score, self.best = score, members
-        self.waited = 0 if improved else self.waited + 1
+        self.n_no_change = 0 if improved else self.n_no_change + 1
 
     def is_over(self) -> bool:
         """Whether to stop before the end: after checks without improvement, if something was
@@ -234,7 +238,7 @@ class Run:
 
         In the warm-up the score of a field that is still near zero rises and falls by chance.
         """
-        if self.diverged or self.waited < self.recipe.n_iter_no_change:
+        if self.diverged or self.n_no_change < self.recipe.n_iter_no_change:
             return self.diverged
         return (
             self.history.n_iter >= _LEAST_STEPS
@@ -246,7 +250,7 @@ class Run:
         """Held-out log-likelihood of the Gaussian that the flow starts from, on the rows that a
         check looks at."""
         n_times = len(end_times_at_check(self.folds, self.recipe))
-        return judge(self.best, self.folds, [0.0] * n_times, self._row_times)[0][0]
+        return validation_scores(self.best, self.folds, [0.0] * n_times, self._row_times)[0][0]
 
     def reserve_time(self, student_share: float = 0.0) -> None:
         """Keep time for what follows the training, and look at fewer held-out rows where a check
@@ -257,14 +261,18 @@ class Run:
             for fold in self.folds
         ]
         folds = [
-            replace(fold, judge=FlowRows(u, weight, torch.zeros_like(weight, dtype=torch.float64)))
+            replace(
+                fold, validation=FlowRows(u, weight, torch.zeros_like(weight, dtype=torch.float64))
+            )
             for fold, (u, weight) in zip(self.folds, rows, strict=True)
         ]
-        judge(self.best, folds, END_TIMES[:1])  # what torch loads at its first use is not counted
-        per_row = timed(lambda: judge(self.best, folds, END_TIMES[:1])) / _TIMED_ROWS
+        validation_scores(
+            self.best, folds, END_TIMES[:1]
+        )  # what torch loads at its first use is not counted
+        per_row = timed(lambda: validation_scores(self.best, folds, END_TIMES[:1])) / _TIMED_ROWS
         most = int(_CHECK_PART * seconds / max(per_row, 1e-9))
-        self._row_times = min(JUDGED_ROW_TIMES, max(_TIMED_ROWS, most))
-        choose = self.judged and self.recipe.end_time is None
+        self._row_times = min(VALIDATION_ROW_TIMES, max(_TIMED_ROWS, most))
+        choose = self.has_validation_rows and self.recipe.end_time is None
         checks = _CHECKS_AFTER * per_row * self._row_times if choose else 0.0
         calibration = _CALIBRATION_ROW_TIMES * per_row
         self.budget.calibrates = calibration < _CALIBRATION_PART * seconds
@@ -295,7 +303,7 @@ class Run:
         if self.diverged or loss > _LARGE_LOSS * self.best[0].field.n_features * x:
             kept = (
                 "The weights of the best check are kept."
-                if self.judged
+                if self.has_validation_rows
                 else "The density is not to be trusted."
             )
             warn(f"{self.trouble()} {kept}", ConvergenceWarning)
@@ -347,7 +355,7 @@ class Run:
             "history": asdict(self.history)
             | {"before": list(self.history.before) if self.history.before else None},
             "best": [copy.deepcopy(dict(member.state_dict())) for member in self.best],
-            "waited": self.waited,
+            "n_no_change": self.n_no_change,
             "seconds": self.budget.trained() if self.budget.limited else 0.0,
             "checks": self._n_checks,
             "losses": [float(loss) for loss in self._losses],
@@ -356,13 +364,13 @@ class Run:
     def resume(self, state: State) -> None:
         """Go on with the very fit that the state is from."""
         self._load(state)
-        self.waited, self._n_checks = state["waited"], state["checks"]
+        self.n_no_change, self._n_checks = state["n_no_change"], state["checks"]
         self.budget.begin_training(state["seconds"])
         self._losses = [torch.tensor(loss, device=self._device) for loss in state["losses"]]
         for member, weights in zip(self.best, state["best"], strict=True):
             member.load_state_dict(weights)
 
-    def go_on(self, state: State | None) -> None:
+    def warm_start_from(self, state: State | None) -> None:
         """Go on from an earlier fit, maybe with other rows: its model, the members at first, is the
         best so far.
 
@@ -370,7 +378,9 @@ class Run:
         """
         if state is not None:
             self._load(state)
-        self.history.best_score = self._judge(self.best) if self.judged else -math.inf
+        self.history.best_score = (
+            self._validation_score(self.best) if self.has_validation_rows else -math.inf
+        )
         if self.history.n_iter >= cast(int, self.recipe.max_iter):
             warn(
                 "There is nothing left to train: the fit that this one goes on from has taken "
@@ -401,9 +411,11 @@ class Run:
             **{**state["history"], "before": PathStatistics(*before) if before else None}
         )
 
-    def _judge(self, members: Sequence[PathObjective]) -> float:
+    def _validation_score(self, members: Sequence[PathObjective]) -> float:
         return max(
-            judge(members, self.folds, end_times_at_check(self.folds, self.recipe), self._row_times)
+            validation_scores(
+                members, self.folds, end_times_at_check(self.folds, self.recipe), self._row_times
+            )
         )[0]
 
     def _note(self, loss: float, before: PathStatistics | None) -> None:
@@ -487,7 +499,7 @@ def fit_field(
             "the estimator is fitted, with the best weights so far."
         )
         unchecked = run.history.n_iter > max(run.history.steps, default=0)
-        if unchecked and not (run.judged and run.history.steps):
+        if unchecked and not (run.has_validation_rows and run.history.steps):
             run.check()
     trained = interruption.finish(run.finish)
     run.report_trouble(trained)

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skinterflow._data.batches import MAX_JUDGING, FlowRows, RowSource
+from skinterflow._data.batches import MAX_VALIDATION_ROWS, FlowRows, RowSource
 from skinterflow._data.groups import grouped_folds, grouped_part
 from skinterflow._fit.limits import TimeBudget
 from skinterflow._fit.recipe import Recipe
-from skinterflow.interflow.flows import Flow, Pushforward
+from skinterflow.interflow.flows import Pushforward
 from skinterflow.interflow.objectives import PathObjective
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Scaling
@@ -45,7 +45,7 @@ def held_out_rows(
     """
     if not early_stopping:
         return [torch.empty(0, dtype=torch.int64)]
-    n_held_out = min(n_rows - 1, MAX_JUDGING, max(1, round(validation_fraction * n_rows)))
+    n_held_out = min(n_rows - 1, MAX_VALIDATION_ROWS, max(1, round(validation_fraction * n_rows)))
     cross_fitted = early_stopping == "auto" and n_rows < CROSS_FIT_BELOW and not one_member
     if groups is not None:
         return (
@@ -54,7 +54,7 @@ def held_out_rows(
             else [grouped_part(groups, n_held_out, generator)]
         )
     if n_rows > _MAX_SHUFFLED:
-        drawn = torch.randint(n_rows, (MAX_JUDGING,), generator=generator).unique()
+        drawn = torch.randint(n_rows, (MAX_VALIDATION_ROWS,), generator=generator).unique()
         order = torch.randperm(len(drawn), generator=generator)
         return [drawn[order][:n_held_out]]
     order = torch.randperm(n_rows, generator=generator)
@@ -73,12 +73,12 @@ _CHECKED_END_TIMES = (1.0, 0.93, 0.8, 0.5)
 spoils the full flow first."""
 
 
-JUDGED_ROW_TIMES = 512
+VALIDATION_ROW_TIMES = 512
 """Held-out rows, times end times, that one check looks at over all members: the bound on its
 cost."""
 
 
-_JUDGING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
+_VALIDATION_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
 """Six steps and an extrapolation: an error that stays the same from check to check."""
 
 
@@ -101,24 +101,24 @@ def choose_end_time(
     The Gaussian itself is looked at in any case, so that the flow is not worse than it on the
     held-out rows. Where the time is limited, the search ends with it.
     """
-    if recipe.end_time is not None or not len(folds[0].judge.u):
+    if recipe.end_time is not None or not len(folds[0].validation.u):
         return 1.0 if recipe.end_time is None else recipe.end_time
-    (best,) = judge(members, folds, END_TIMES[:1], n_row_times)
+    (best,) = validation_scores(members, folds, END_TIMES[:1], n_row_times)
     for end_time in END_TIMES[1:-1]:
         if budget.left() <= budget.kept:
             break
-        (candidate,) = judge(members, folds, (end_time,), n_row_times)
+        (candidate,) = validation_scores(members, folds, (end_time,), n_row_times)
         if candidate[0] < best[0]:
             break
         best = candidate
-    return max(best, *judge(members, folds, END_TIMES[-1:], n_row_times))[1]
+    return max(best, *validation_scores(members, folds, END_TIMES[-1:], n_row_times))[1]
 
 
-def judge(
+def validation_scores(
     members: Sequence[PathObjective],
     folds: Sequence[Fold],
     end_times: Sequence[float],
-    n_row_times: int = JUDGED_ROW_TIMES,
+    n_row_times: int = VALIDATION_ROW_TIMES,
 ) -> list[tuple[float, float]]:
     """Mean held-out log-likelihood, in nats per row, and end time, for each end time.
 
@@ -126,7 +126,7 @@ def judge(
     """
     totals, mass = torch.zeros(len(end_times), dtype=torch.float64), 0.0
     for member, fold in zip(members, folds, strict=True):
-        density = Pushforward(Flow(member.field, _JUDGING_SOLVER), member.base)
+        density = member.density(_VALIDATION_SOLVER)
         total, weight = held_out_log_prob(density, fold, end_times, n_row_times // len(folds))
         totals, mass = totals + total, mass + weight
     return list(zip((totals / mass).tolist(), end_times, strict=True))
@@ -138,7 +138,9 @@ def held_out_log_prob(
 ) -> tuple[Tensor, float]:
     """Weighted sums of the log-densities of held-out rows in data units, one for each end time, and
     the sum of the weights."""
-    rows, weight, log_det = (part[: max(1, n_row_times // len(end_times))] for part in fold.judge)
+    rows, weight, log_det = (
+        part[: max(1, n_row_times // len(end_times))] for part in fold.validation
+    )
     weight = weight.double()
     times = torch.tensor(end_times, dtype=rows.dtype, device=rows.device).repeat_interleave(
         len(rows)
@@ -156,6 +158,6 @@ class Fold:
 
     source: RowSource
     train: RowSource
-    judge: FlowRows
+    validation: FlowRows
     scaling: Scaling | None = None
     """That of the data, estimated on the rows that train; None where it is not to be kept."""

@@ -27,6 +27,7 @@ from skinterflow._runtime import named_device
 from skinterflow.exceptions import SavedModelError
 
 _NOT_WRITTEN = {
+    "_models",
     "_metadata_request",
     "_skl_callbacks",
     "_skl_callbacks_to_teardown",
@@ -38,7 +39,7 @@ callbacks."""
 _STATE_KEYS = {"format_version", "tree", "arrays"}
 
 
-class Storable(BaseEstimator):
+class SerializableMixin(BaseEstimator):
     """An estimator that is pickled as plain data, and saved to files that hold nothing else."""
 
     _fitted_parts: ClassVar[frozenset[str]]
@@ -47,7 +48,8 @@ class Storable(BaseEstimator):
     """Private attributes that it may have."""
 
     def __getstate__(self) -> dict[str, Any]:
-        tree, arrays = encode(super().__getstate__(), keep_objects=True)
+        state = {name: value for name, value in super().__getstate__().items() if name != "_models"}
+        tree, arrays = encode(state, keep_objects=True)
         return {"format_version": FORMAT_VERSION, "tree": tree, "arrays": arrays}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ from skinterflow.interflow.latent import (
 )
 from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
 from skinterflow.interflow.ode import Calibration, Solver
-from skinterflow.interflow.scaling import Compose, LearnedGaussian, Standardize, Whiten
+from skinterflow.interflow.scaling import Compose, Identity, LearnedGaussian, Standardize, Whiten
 from skinterflow.interflow.times import Beta
 
 
@@ -70,6 +70,7 @@ COMPONENTS = (
     Component(Bounds),
     Component(Compose),
     Component(Gaussianize),
+    Component(Identity),
     Component(LearnedGaussian, has_weights=True),
     Component(Standardize),
     Component(Whiten),

@@ -13,7 +13,7 @@ from scipy.special import gammaln, hyp1f1
 from scipy.stats import kstest
 from sklearn.utils import Bunch
 
-from skinterflow._predict.model import FittedFlow
+from skinterflow._predict.model import FlowModel
 from skinterflow.interflow.diagnostics import lipschitz_constant, path_statistics
 
 _MAX_ROWS = 16_384
@@ -22,7 +22,7 @@ _ENERGY_ROWS = 2_000
 
 
 def diagnose_density(
-    model: FittedFlow,
+    model: FlowModel,
     rows: NDArray[Any],
     noise: NDArray[np.float64],
     latent: NDArray[Any],
@@ -32,7 +32,7 @@ def diagnose_density(
 
     Parameters
     ----------
-    model : FittedFlow
+    model : FlowModel
     rows : array of shape (n, D)
     noise : array of shape (2, n, D)
         Standard normal, to make base points and latents of the path from.

@@ -1,7 +1,7 @@
-"""A fitted model on one device and in one precision: what the estimators ask it, in the units of
-their rows.
+"""FlowModel: a fitted model on one device and in one precision, which answers every prediction.
 
-Rows come and go as float64; the flow between the two scalings works in its own precision.
+Rows enter and leave as float64, in the units of the user; the flow between the two scalings works
+in its own precision.  Many rows are answered in blocks, so that memory is bounded.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,33 +17,155 @@ from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skinterflow._data.columns import Columns
 from skinterflow.interflow.derivatives import directional_derivative
-from skinterflow.interflow.flows import Diffusion, Flow, Measured, Pushforward
+from skinterflow.interflow.flows import Diffusion, Flow, Measured, Pushforward, warn_unresolved
 from skinterflow.interflow.ode import Solution
 from skinterflow.interflow.quantities import LearnedQuantities
 from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.sde import NoiseLevel, StochasticSolver
 
+Question = Callable[..., Measured]
+"""A method of :class:`FlowModel` that takes rows, and maybe a time."""
+
+_BLOCK_ROWS = 2**14
+"""Rows that are answered together: the bound on memory.  Many, because the few rows that need many
+steps hold up the others of their block."""
+
+_FARTHEST = {torch.float64: 1e100, torch.float32: 1e12}
+"""Distance from the centre, in units of the flow, beyond which the arithmetic of a flow of that
+precision may overflow."""
+
 
 @dataclass(frozen=True)
-class FittedFlow:
+class FlowModel:
     """A flow between the units of its source, at time 0, and those of its target.
 
     Parameters
     ----------
+    columns : Columns of the target
     flow : Flow
     quantities : LearnedQuantities of the path that the field was trained on
         Its base is None where the source is no Gaussian.
-    source : Scaling, float64: rows of the source, or standard normal latents, to flow units
-    target : Scaling, float64: rows of the target to flow units
+    source : Scaling, float64, from rows of the source, or standard normal latents, to flow units
+    target : Scaling, float64, from rows of the target to flow units
+    device : torch.device
     dtype : torch.dtype of the flow
+    n_jobs : int or None, number of threads that answer blocks of rows
     """
 
+    columns: Columns
     flow: Flow
     quantities: LearnedQuantities
     source: Scaling
     target: Scaling
+    device: torch.device
     dtype: torch.dtype
+    n_jobs: int | None = None
+
+    def ask(
+        self,
+        question: Question,
+        X: NDArray[Any],
+        *arguments: Any,
+        side: str = "target",
+        refuse_far: bool = True,
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Answers to a question about each row, and their errors, in the dtype of the rows.
+
+        One warning counts all rows whose error is above the tolerance.
+
+        Parameters
+        ----------
+        question : method of this class
+        X : array of shape (n, D)
+        *arguments : further arguments of the question
+        side : {"source", "target"}, whose units the rows are in
+        refuse_far : bool
+            Raise for rows that are so far outside that the arithmetic overflows.  Otherwise their
+            value is minus infinity, with an infinite error.
+
+        Raises
+        ------
+        ValueError
+            With the number of such rows.
+        """
+        blocks = [X[start : start + _BLOCK_ROWS] for start in range(0, len(X), _BLOCK_ROWS)]
+        n_threads = min(effective_n_jobs(self.n_jobs), len(blocks))
+        if n_threads == 1:
+            parts = []
+            for block in blocks:
+                parts.append(self._answer(question, block, arguments, side))
+        else:
+            answer = delayed(_with_one_thread)
+            tasks = (answer(self._answer, question, block, arguments, side) for block in blocks)
+            parts = Parallel(n_jobs=n_threads, backend="threading")(tasks)
+        columns = zip(*parts, strict=True)
+        value, error, unresolved = (torch.cat(column).cpu().numpy() for column in columns)
+        with np.errstate(over="ignore"):  # in float32
+            value, error = value.astype(X.dtype), error.astype(X.dtype)
+        if refuse_far:
+            _refuse_far(np.isfinite(value))
+        warn_unresolved(int(unresolved.sum()), len(X), self.flow.solver)
+        return value, error
+
+    def diffused(
+        self,
+        question: Callable[..., Tensor],
+        X: NDArray[Any],
+        *arguments: Any,
+        side: str = "source",
+    ) -> NDArray[np.float64]:
+        """Rows that a diffusion carries: :meth:`diffuse` or :meth:`diffuse_back`.
+
+        Parameters
+        ----------
+        question : method of this class
+        X : array of shape (n, D)
+        *arguments : time, noise level, solver and generator, which draws for one block after another
+        side : {"source", "target"}, whose units the rows are in
+
+        Raises
+        ------
+        ValueError
+            If the score is not known, or rows are so far outside that the arithmetic overflows.
+        """
+        self.quantities.check_score()
+        starts = range(0, len(X), _BLOCK_ROWS)
+        with torch.no_grad():
+            blocks = [self._tensor(X[start : start + _BLOCK_ROWS]) for start in starts]
+            far = torch.cat([self._are_far(block, side) for block in blocks])
+            _refuse_far(~far.cpu().numpy())
+            parts = [question(self, block, *arguments) for block in blocks]
+        carried: NDArray[np.float64] = torch.cat(parts).cpu().numpy()
+        _refuse_far(np.isfinite(carried))
+        return carried
+
+    def _answer(
+        self, question: Question, X: NDArray[Any], arguments: Sequence[Any], side: str
+    ) -> Measured:
+        """Answers for one block; rows that are too far outside are not asked about."""
+        with torch.no_grad():  # which each thread sets for itself
+            x = self._tensor(X)
+            far = self._are_far(x, side)
+            if not far.any():
+                return question(self, x, *arguments)
+            # A point in the middle of the data takes their place, with numbers that can be used.
+            middle = self._scaling(side).inverse(torch.zeros_like(x))
+            near = torch.where(far[:, None], middle, x)
+            value, error, unresolved = question(self, near, *arguments)
+            value[far], error[far] = -torch.inf, torch.inf
+            return Measured(value, error, unresolved | far)
+
+    def _tensor(self, X: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.array(X, dtype=np.float64)).to(self.device)
+
+    def _scaling(self, side: str) -> Scaling:
+        return self.target if side == "target" else self.source
+
+    def _are_far(self, x: Tensor, side: str) -> Tensor:
+        """Rows too far outside for a flow of this precision, or without a place in its units."""
+        return ~(self._scaling(side)(x).norm(dim=1) < _FARTHEST[self.dtype])
 
     def push(self, z: Tensor, t: float) -> Measured:
         """Rows of the source, carried to time `t`, in units of the target; the error is in flow
@@ -75,6 +197,10 @@ class FittedFlow:
         return log_det._replace(
             value=self.target.log_abs_det(x) + log_det.value - self.source.log_abs_det(z)
         )
+
+    def log_mass(self, x: Tensor, t: float) -> Measured:
+        """:meth:`log_prob`, integrated over the cells of columns of whole numbers."""
+        return self.columns.log_mass(lambda x: self.log_prob(x, t), x, self.flow.solver.tolerance)
 
     def log_prob(self, x: Tensor, t: float) -> Measured:
         """Log-density at time `t`, per unit of the target, where the source is standard normal."""
@@ -108,11 +234,11 @@ class FittedFlow:
             ).sum()
             return measured._replace(value=torch.autograd.grad(total, x)[0])
 
-    def velocity(self, x: Tensor, t: float) -> Tensor:
+    def velocity(self, x: Tensor, t: float) -> Measured:
         """Velocity of the flow, the drift, at time `t`, in units of the target per unit of time."""
         u = self.target(x)
         v = self.flow.field(torch.tensor(t, dtype=self.dtype, device=u.device), u.to(self.dtype))
-        return directional_derivative(self.target.inverse, u, v.double())[1]
+        return without_error(directional_derivative(self.target.inverse, u, v.double())[1])
 
     def trajectory(self, x: Tensor, times: Sequence[float]) -> Measured:
         """Positions, shape (B, len(times), D), of rows that are at `x` at ``times[0]``, in units of
@@ -176,41 +302,17 @@ def without_error(value: Tensor) -> Measured:
     )
 
 
-_Result = TypeVar("_Result")
+def _with_one_thread(work: Callable[..., Measured], *arguments: Any) -> Measured:
+    """Run `work` with one thread of torch in this worker thread, which ends with the call."""
+    torch.set_num_threads(1)
+    return work(*arguments)
 
 
-_BLOCK_ROWS = 2**14
-"""Rows that are scored at a time: the bound on the memory of a prediction.  Many, because the few
-that need many steps hold up all."""
-
-
-def map_blocks(
-    work: Callable[[torch.Tensor], _Result],
-    X: NDArray[Any],
-    device: torch.device,
-    n_jobs: int | None,
-) -> list[_Result]:
-    """Results of `work` on the rows of `X`, a block at a time as float64 tensors on the device,
-    without gradients.
-
-    With several jobs, blocks are worked on side by side, by one thread each; thread counts outside
-    stay as they are.
-    """
-
-    def run(start: int, n_threads: int | None) -> _Result:
-        if n_threads is not None:
-            torch.set_num_threads(n_threads)  # of this worker thread, which ends with the call
-        with torch.no_grad():  # which is a thread's own, too
-            return work(
-                torch.from_numpy(np.array(X[start : start + _BLOCK_ROWS], dtype=np.float64)).to(
-                    device
-                )
-            )
-
-    starts = range(0, len(X), _BLOCK_ROWS)
-    if effective_n_jobs(n_jobs) == 1 or len(starts) == 1:
-        return [run(start, None) for start in starts]
-    n_threads = min(effective_n_jobs(n_jobs), len(starts))
-    return Parallel(n_jobs=n_threads, backend="threading")(
-        delayed(run)(start, 1) for start in starts
-    )
+def _refuse_far(finite: NDArray[np.bool_]) -> None:
+    """Raise a ValueError with the count of rows, of shape (n, ...), that are not all finite."""
+    n_far = int((~finite.reshape(len(finite), -1).all(axis=1)).sum())
+    if n_far:
+        raise ValueError(
+            f"{n_far} of {len(finite)} rows are so far outside the fitted data that the arithmetic "
+            "of the flow overflows; drop those rows."
+        )

@@ -53,7 +53,14 @@ from skinterflow.interflow.objectives import (
 )
 from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
 from skinterflow.interflow.quantities import LearnedQuantities, Quantities
-from skinterflow.interflow.scaling import Compose, LearnedGaussian, Scaling, Standardize, Whiten
+from skinterflow.interflow.scaling import (
+    Compose,
+    Identity,
+    LearnedGaussian,
+    Scaling,
+    Standardize,
+    Whiten,
+)
 from skinterflow.interflow.sde import NOISE_LEVELS, StochasticSolver
 from skinterflow.interflow.times import Beta, TimeLaw
 from skinterflow.interflow.training import Step, Training, train
@@ -81,6 +88,7 @@ __all__ = [
     "HeadedDrift",
     "Heads",
     "Hutchinson",
+    "Identity",
     "Independent",
     "Interpolant",
     "LearnedGamma",

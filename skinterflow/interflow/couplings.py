@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -18,6 +19,10 @@ from torch import Tensor
 
 class Coupling(ABC):
     """Pairs the rows of two batches.
+
+    Attributes
+    ----------
+    is_independent : bool, whether base points know nothing of the data points that they meet
 
     References
     ----------
@@ -37,6 +42,8 @@ class Coupling(ABC):
     >>> x0[Sorted().partners(x0, x1)].flatten()
     tensor([1., 3., 2.])
     """
+
+    is_independent: ClassVar[bool] = False
 
     @abstractmethod
     def partners(self, x0: Tensor, x1: Tensor) -> Tensor:
@@ -68,6 +75,8 @@ class Independent(Coupling):
     >>> Independent().partners(torch.zeros(3, 2), torch.ones(3, 2))
     tensor([0, 1, 2])
     """
+
+    is_independent = True
 
     def partners(self, x0: Tensor, x1: Tensor) -> Tensor:
         return torch.arange(len(x0), device=x0.device)

@@ -91,6 +91,8 @@ class VelocityField(nn.Module, ABC):
     n_estimates : int or None
         Number K of independent estimates of the divergence; None if it is exact.
 
+    targets : tuple of str, the quantities of the path that its values are regressed on
+
     References
     ----------
     Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
@@ -117,6 +119,7 @@ class VelocityField(nn.Module, ABC):
 
     n_features: int
     n_estimates: int | None = None
+    targets: tuple[str, ...] = ("b",)
 
     @abstractmethod
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
@@ -136,6 +139,17 @@ class VelocityField(nn.Module, ABC):
         -------
         Velocity, shape (B, D), and divergence: shape (B,) if exact, (B, K) for K estimates.
         """
+
+    def learned(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        """Values of the `targets`, each of shape (B, D): by default the velocity itself."""
+        return (self(t, x),)
+
+    def fields(self) -> list[VelocityField]:
+        """The fields that were trained: by default the field itself."""
+        return [self]
+
+    def bind_path(self, path: nn.Module) -> None:
+        """Use this object as the path that the drift follows from, if it follows from one."""
 
     def hidden_weights(self) -> list[nn.Parameter]:
         """Weight matrices between layers, which Muon trains: none unless the field says so."""
@@ -439,6 +453,9 @@ class AveragedField(VelocityField):
         super().__init__()
         self.members = nn.ModuleList(members)
         self.n_features = members[0].n_features
+
+    def fields(self) -> list[VelocityField]:
+        return [cast(VelocityField, member) for member in self.members]
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
         return torch.stack([member(t, x) for member in self.members]).mean(dim=0)

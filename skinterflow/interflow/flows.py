@@ -30,7 +30,7 @@ from skinterflow.interflow.derivatives import directional_slopes
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
 from skinterflow.interflow.quantities import Quantities
-from skinterflow.interflow.scaling import Compose, Scaling
+from skinterflow.interflow.scaling import Identity, Scaling
 from skinterflow.interflow.sde import NoiseLevel, StochasticSolver
 from skinterflow.interflow.warn import warn
 
@@ -256,7 +256,7 @@ class Pushforward:
 
     def __init__(self, flow: Flow, base: Scaling | None = None) -> None:
         self.flow = flow
-        self.base = base or Compose([])
+        self.base = base or Identity()
 
     def log_prob(self, x: Tensor, t: float | None = None) -> Tensor:
         """Log-density of the flow at time `t` (its end time by default) at points `x`, shape (B,
@@ -333,8 +333,8 @@ class PathEstimate(NamedTuple):
     --------
     >>> import torch
     >>> from skinterflow.interflow import (
-    ...     Compose,
     ...     Diffusion,
+    ...     Identity,
     ...     MixtureField,
     ...     NormalMixture,
     ...     StochasticSolver,
@@ -344,7 +344,7 @@ class PathEstimate(NamedTuple):
     ... )
     >>> diffusion, solver = Diffusion(field, epsilon=lambda t: 0.1), StochasticSolver(n_steps=10)
     >>> estimate = diffusion.log_prob(
-    ...     torch.zeros(5, 1), 1.0, Compose([]), 16, solver, torch.Generator().manual_seed(0)
+    ...     torch.zeros(5, 1), 1.0, Identity(), 16, solver, torch.Generator().manual_seed(0)
     ... )
     >>> estimate.value.shape, bool((estimate.lower_bound <= estimate.value).all())
     (torch.Size([5]), True)

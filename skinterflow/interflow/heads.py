@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from skinterflow.interflow.fields import ModulatedMLP, VelocityField
-from skinterflow.interflow.interpolants import AffineInterpolant, Mirror, expand_as_leading
+from skinterflow.interflow.interpolants import AffineInterpolant, expand_as_leading
 from skinterflow.interflow.latent import QUANTITIES, StochasticInterpolant
 
 _LEAST_BETA = 0.05
@@ -253,6 +253,12 @@ class HeadedDrift(VelocityField):
             return value, divergence
         return value + expand_as_leading(own, x) * x, divergence + self.n_features * own
 
+    def learned(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        return self.heads(t, x)
+
+    def bind_path(self, path: nn.Module) -> None:
+        self.path = cast(StochasticInterpolant, path)
+
     def hidden_weights(self) -> list[nn.Parameter]:
         return self.heads.hidden_weights()
 
@@ -336,7 +342,7 @@ def check_targets(targets: Sequence[str], path: StochasticInterpolant) -> None:
             f"{tuple(targets)!r}."
         )
     noise = names & {"s", "eta"}
-    known = isinstance(path.interpolant, Mirror) or path.gamma is None
+    known = path.interpolant.resamples or path.gamma is None
     enough = [
         {"b"},
         {"b", "s"},

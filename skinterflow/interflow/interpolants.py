@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,11 @@ def expand_as_leading(t: Tensor, x: Tensor) -> Tensor:
 class Interpolant(ABC):
     """A differentiable path ``I_t(x0, x1)`` from ``x0`` at ``t = 0`` to ``x1`` at ``t = 1``.
 
+    Attributes
+    ----------
+    needs_noise : bool, whether it carries one density to the other only with a noise term
+    resamples : bool, whether both ends are the same row, so that it leads from a data set to itself
+
     References
     ----------
     Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
@@ -70,6 +75,9 @@ class Interpolant(ABC):
     >>> Bent().path(torch.tensor(0.5), torch.zeros(1, 2), torch.ones(1, 2))
     (tensor([[1.5000, 1.5000]]), tensor([[1., 1.]]))
     """
+
+    needs_noise: ClassVar[bool] = False
+    resamples: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
@@ -315,6 +323,8 @@ class EncodingDecoding(AffineInterpolant):
     tensor([[1., 2.]])
     """
 
+    needs_noise = True
+
     def alpha(self, t: Tensor) -> Tensor:
         return torch.where(t < 0.5, torch.cos(math.pi * t).square(), 0.0)
 
@@ -344,6 +354,9 @@ class Mirror(AffineInterpolant):
     >>> path(torch.tensor(0.5), x1, x1, z)
     tensor([[7.5000, 8.0000]])
     """
+
+    needs_noise = True
+    resamples = True
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from skinterflow.interflow.fields import VelocityField
-from skinterflow.interflow.heads import HeadedDrift
+from skinterflow.interflow.flows import Flow, Pushforward
 from skinterflow.interflow.interpolants import Interpolant
 from skinterflow.interflow.latent import StochasticInterpolant
-from skinterflow.interflow.scaling import Compose, Scaling
+from skinterflow.interflow.ode import Solver
+from skinterflow.interflow.scaling import Identity, Scaling
 from skinterflow.interflow.times import TimeLaw, stratified_uniform
 
 _MAX_ROWS_PER_TIME = 16
@@ -87,7 +88,7 @@ def path_loss(
     >>> path_loss(field, path, torch.tensor([0.5]), torch.zeros(1, 1), torch.full((1, 1), 3.0))
     tensor([-9.])
     """
-    quantities = field.targets if isinstance(field, HeadedDrift) else ("b",)
+    quantities = field.targets
     if not path.divides(quantities):
         return _regression_loss(field, path, quantities, t, x0, x1, z)
     t = t.clamp(*path.interior)
@@ -109,7 +110,7 @@ def _regression_loss(
     z: Tensor | None,
 ) -> Tensor:
     xt, targets = path.regression(quantities, t, x0, x1, z)
-    values = field.heads(t, xt) if isinstance(field, HeadedDrift) else (field(t, xt),)
+    values = field.learned(t, xt)
     losses = [
         (f * (f - 2.0 * targets[name])).flatten(t.ndim).sum(-1)
         for name, f in zip(quantities, values, strict=True)
@@ -165,7 +166,11 @@ class PathObjective(nn.Module):
         self.field = field
         self.path = path if isinstance(path, StochasticInterpolant) else StochasticInterpolant(path)
         self.time_law = time_law
-        self.base = base or Compose([])
+        self.base = base or Identity()
+
+    def density(self, solver: Solver, end_time: float = 1.0) -> Pushforward:
+        """The density that the field pushes the base to, stopped at a time."""
+        return Pushforward(Flow(self.field, solver, end_time), self.base)
 
     def draw(self, x1: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """Times and latents for a batch.

@@ -32,7 +32,7 @@ from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.heads import HeadedDrift
 from skinterflow.interflow.interpolants import AffineInterpolant, Weights, expand_as_leading
 from skinterflow.interflow.latent import StochasticInterpolant
-from skinterflow.interflow.scaling import Compose, Scaling
+from skinterflow.interflow.scaling import Scaling
 
 _FADING_GAIN = 5.0
 """Factor on errors of what was learned above which noise that relies on the score fades, in
@@ -175,7 +175,7 @@ class LearnedQuantities(Quantities):
     ... )
     >>> t, x = torch.tensor(0.5), torch.tensor([[-1.0], [0.0], [2.0]])
     >>> torch.allclose(
-    ...     LearnedQuantities(exact, exact.path, base=Compose([])).score(t, x),
+    ...     LearnedQuantities(exact, exact.path, base=Identity()).score(t, x),
     ...     exact.score(t, x),
     ...     atol=1e-4,
     ... )
@@ -193,10 +193,10 @@ class LearnedQuantities(Quantities):
         self.path = path
         self.base = base
         self.coupling = coupling
-        targets = set(field.targets) if isinstance(field, HeadedDrift) else set()
+        targets = set(field.targets)
         # Without a latent it is the base point that they learned, which is noise only if it is
         # independent of the data.
-        noise = path.gamma is not None or isinstance(coupling, Independent)
+        noise = path.gamma is not None or coupling.is_independent
         self._from_noise = noise and bool(targets & {"s", "eta"})
         self._divided = "s" not in targets
 
@@ -234,7 +234,7 @@ class LearnedQuantities(Quantities):
                 "the path is not alpha(t) x0 + beta(t) x1; "
                 + _OTHER_WAYS.format("an AffineInterpolant")
             )
-        if not isinstance(self.coupling, Independent):
+        if not self.coupling.is_independent:
             raise ValueError(
                 f"The score does not follow from the drift under {self.coupling!r}, because base "
                 "points depend on the data points there; "
@@ -297,7 +297,7 @@ class LearnedQuantities(Quantities):
         return weights, alpha * (beta_rate * alpha - beta * alpha_rate), of_latent
 
     def _is_standard(self) -> bool:
-        return isinstance(self.base, Compose) and not len(self.base.parts)
+        return self.base is not None and self.base.is_identity
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Mean and covariance of a base that is an affine map of standard normal points."""

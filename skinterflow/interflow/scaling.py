@@ -19,6 +19,10 @@ from torch import Tensor, nn
 class Scaling(nn.Module, ABC):
     """An invertible map ``u(x)`` of D-dimensional space onto itself.
 
+    Attributes
+    ----------
+    is_identity : bool, whether it is known to leave every point where it is
+
     Examples
     --------
     >>> import torch
@@ -37,6 +41,8 @@ class Scaling(nn.Module, ABC):
     True
     """
 
+    is_identity = False
+
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Data units to flow units, shape (B, D)."""
@@ -48,6 +54,32 @@ class Scaling(nn.Module, ABC):
     @abstractmethod
     def log_abs_det(self, x: Tensor) -> Tensor:
         """``log |det du/dx|`` at `x`, shape (B,)."""
+
+
+class Identity(Scaling):
+    """``u = x``: what makes a standard normal base of standard normal points.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import Identity
+    >>> Identity()(torch.ones(1, 2)), Identity().is_identity
+    (tensor([[1., 1.]]), True)
+    """
+
+    is_identity = True
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def inverse(self, u: Tensor) -> Tensor:
+        return u
+
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        return x.new_zeros(len(x))
 
 
 class Standardize(Scaling):
@@ -202,6 +234,7 @@ class Compose(Scaling):
     def __init__(self, parts: Iterable[Scaling]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
+        self.is_identity = all(cast(Scaling, part).is_identity for part in self.parts)
 
     def forward(self, x: Tensor) -> Tensor:
         for part in self.parts:

@@ -116,9 +116,9 @@ def test_scaling_has_not_seen_the_held_out_rows(monkeypatch, early_stopping):
     X, folds = np.random.default_rng(0).normal(size=(100, 3)), []
     train = flow_estimator.FlowEstimator._train
 
-    def noted(self, objectives, parts, *rest):
-        folds.append(parts)
-        return train(self, objectives, parts, *rest)
+    def noted(self, objectives, plan, context):
+        folds.append(plan.folds)
+        return train(self, objectives, plan, context)
 
     monkeypatch.setattr(flow_estimator.FlowEstimator, "_train", noted)
     choose, held_out = density.held_out_rows, []

@@ -82,11 +82,11 @@ def test_search_ends_with_the_fit_that_was_interrupted(iris, interrupted_at, sea
         run(iris)
 
 
-@pytest.mark.parametrize("place", ["_choose_end_time", "statistics", "calibration"])
+@pytest.mark.parametrize("place", ["end time", "statistics", "calibration"])
 def test_interrupt_after_the_training_finishes_the_fit(iris, monkeypatch, place):
     """What was cut off is done anew; a second Ctrl-C leaves the previous state."""
     target, name = {
-        "_choose_end_time": (fitting, "_choose_end_time"),
+        "end time": (fitting, "choose_end_time"),
         "statistics": (fitting, "statistics_of"),
         "calibration": (InterpolantFlowDensity, "_calibrated"),
     }[place]

@@ -118,7 +118,7 @@ def test_patience_waits_until_something_is_learned(iris, monkeypatch, scores, n_
     of the Gaussian, -2."""
     parameters = QUICK | {"early_stopping": True, "end_time": 1.0}
     left = iter(scores + [scores[-1]] * 20)
-    monkeypatch.setattr(fitting.Run, "_judge", lambda self, members: next(left))
+    monkeypatch.setattr(fitting.Run, "_validation_score", lambda self, members: next(left))
     monkeypatch.setattr(fitting.Run, "_gaussian_score", -2.0)
     assert InterpolantFlowDensity(**parameters).fit(iris).n_iter_ == n_steps
 

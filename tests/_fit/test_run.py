@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from skinterflow._data.batches import FlowRows, NormalRows, Reader, ShuffledRows, training_rows
 from skinterflow._fit import run as fitting
+from skinterflow._fit import validation
 from skinterflow._fit.limits import TimeBudget
 from skinterflow._fit.recipe import resolve_recipe
 from skinterflow._fit.validation import CROSS_FIT_BELOW, held_out_rows
@@ -56,12 +57,12 @@ def folds_of(n_rows, **choice):
 @given(n_rows=st.integers(2, 60))
 def test_cross_fitting_judges_every_row_once_by_a_field_that_did_not_see_it(n_rows):
     folds = folds_of(n_rows)
-    judged = torch.cat([fold.judge.u[:, 0] for fold in folds])
+    judged = torch.cat([fold.validation.u[:, 0] for fold in folds])
     assert torch.equal(judged.sort().values, torch.arange(float(n_rows)))
     for fold in folds:
-        assert len(fold.train) + len(fold.judge.u) == n_rows
+        assert len(fold.train) + len(fold.validation.u) == n_rows
         assert len(fold.train) > 0
-        assert not torch.isin(fold.judge.u[:, 0], fold.train.rows.u[:, 0]).any()
+        assert not torch.isin(fold.validation.u[:, 0], fold.train.rows.u[:, 0]).any()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_cross_fitting_judges_every_row_once_by_a_field_that_did_not_see_it(n_ro
     ],
 )
 def test_size_of_the_held_out_parts(n_rows, choice, sizes):
-    assert [len(fold.judge.u) for fold in folds_of(n_rows, **choice)] == sizes
+    assert [len(fold.validation.u) for fold in folds_of(n_rows, **choice)] == sizes
 
 
 @pytest.mark.parametrize(
@@ -92,15 +93,17 @@ def test_size_of_the_held_out_parts(n_rows, choice, sizes):
 )
 def test_end_time_is_chosen_by_held_out_log_likelihood(monkeypatch, scores, chosen):
     monkeypatch.setattr(
-        fitting, "judge", lambda members, folds, times, n: [(scores[time], time) for time in times]
+        validation,
+        "validation_scores",
+        lambda members, folds, times, n: [(scores[time], time) for time in times],
     )
-    assert fitting._choose_end_time([], folds_of(20), RECIPE, UNLIMITED, 512) == chosen
+    assert validation.choose_end_time([], folds_of(20), RECIPE, UNLIMITED, 512) == chosen
     assert (
-        fitting._choose_end_time([], folds_of(20), replace(RECIPE, end_time=0.4), UNLIMITED, 512)
+        validation.choose_end_time([], folds_of(20), replace(RECIPE, end_time=0.4), UNLIMITED, 512)
         == 0.4
     )
     assert (
-        fitting._choose_end_time([], folds_of(20, early_stopping=False), RECIPE, UNLIMITED, 512)
+        validation.choose_end_time([], folds_of(20, early_stopping=False), RECIPE, UNLIMITED, 512)
         == 1.0
     )
 

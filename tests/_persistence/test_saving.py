@@ -76,6 +76,11 @@ MODELS = {
 }
 
 
+def attributes(model):
+    """What belongs to the model: not the copies of it that are built for predictions."""
+    return {name: value for name, value in vars(model).items() if name != "_models"}
+
+
 def by_file(model, path):
     model.save(path)
     return type(model).load(path)
@@ -145,7 +150,7 @@ def assert_equal(loaded, model):
     """Parameters and attributes."""
     assert same(loaded.get_params(), model.get_params())
     assert vars(loaded).keys() == vars(model).keys()
-    assert same(*(encode(vars(m), keep_objects=True) for m in (loaded, model)))
+    assert same(*(encode(attributes(m), keep_objects=True) for m in (loaded, model)))
     assert (loaded._field is loaded._trained) == (model._field is model._trained)
 
 
