@@ -1,4 +1,5 @@
-"""What the examples printed when the pages were built: numbers, and the flow as the best method of the quick start."""
+"""What the examples printed when the pages were built: numbers, and the flow as the best method of
+the quick start."""
 
 import re
 import sys
@@ -16,10 +17,20 @@ def printed(page: Path) -> str:
 def faults() -> list[str]:
     """A sentence for each thing that is not as it should be."""
     pages = [page for page in sorted(PAGES.rglob("*.rst")) if (page.with_suffix(".py")).exists()]
-    found = [f"{page.name} printed NaN or infinity." for page in pages if re.search(r"\b(nan|inf)\b", printed(page), re.I)]
+    found = [
+        f"{page.name} printed NaN or infinity."
+        for page in pages
+        if re.search(r"\b(nan|inf)\b", printed(page), re.I)
+    ]
     scores = dict(re.findall(r"^ +(\w+) +(-?\d+\.\d+)$", printed(PAGES / "quickstart.rst"), re.M))
-    if len(scores) != 3 or max(scores, key=lambda name: float(scores[name])) != "InterpolantFlowDensity":
-        found.append(f"The quick start should find InterpolantFlowDensity the best of three methods, but printed {scores}.")
+    if (
+        len(scores) != 3
+        or max(scores, key=lambda name: float(scores[name])) != "InterpolantFlowDensity"
+    ):
+        found.append(
+            "The quick start should find InterpolantFlowDensity the best of three methods, but "
+            f"printed {scores}."
+        )
     return found if pages else ["No page of an example was built."]
 
 

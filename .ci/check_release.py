@@ -1,4 +1,5 @@
-"""What a release still lacks: an address in place of the placeholders, a dated changelog, one version everywhere.
+"""What a release still lacks: an address in place of the placeholders, a dated changelog, one
+version everywhere.
 
 python .ci/check_release.py      # a line for each thing; exit status 1 if there is one
 """
@@ -18,13 +19,26 @@ def faults(root: Path = ROOT) -> list[str]:
     for name in WITH_ADDRESS:
         for number, line in enumerate((root / name).read_text(encoding="utf-8").splitlines(), 1):
             if PLACEHOLDER in line:
-                found.append(f"{name}, line {number}: put the project's address in place of {PLACEHOLDER}.")
-    version = re.search(r'__version__ = "(.+)"', (root / "skinterflow/_version.py").read_text(encoding="utf-8"))[1]
-    cited = re.search(r"^version: (.+)$", (root / "CITATION.cff").read_text(encoding="utf-8"), re.M)[1]
+                found.append(
+                    f"{name}, line {number}: put the project's address in place of {PLACEHOLDER}."
+                )
+    version = re.search(
+        r'__version__ = "(.+)"', (root / "skinterflow/_version.py").read_text(encoding="utf-8")
+    )[1]
+    cited = re.search(
+        r"^version: (.+)$", (root / "CITATION.cff").read_text(encoding="utf-8"), re.M
+    )[1]
     if cited != version:
         found.append(f"CITATION.cff cites version {cited}, the package is {version}.")
-    if not re.search(rf"^## {re.escape(version)} \(\d{{4}}-\d\d-\d\d\)$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.M):
-        found.append(f"CHANGELOG.md has no section with a date for version {version}: ## {version} (YYYY-MM-DD)")
+    if not re.search(
+        rf"^## {re.escape(version)} \(\d{{4}}-\d\d-\d\d\)$",
+        (root / "CHANGELOG.md").read_text(encoding="utf-8"),
+        re.M,
+    ):
+        found.append(
+            f"CHANGELOG.md has no section with a date for version {version}: ## {version} "
+            "(YYYY-MM-DD)"
+        )
     return found
 
 

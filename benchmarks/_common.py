@@ -1,7 +1,9 @@
-"""What the benchmarks share: data and folds, tables, memory, timing, and measurements in a process of their own.
+"""What the benchmarks share: data and folds, tables, memory, timing, and measurements in a process
+of their own.
 
-Folds, columns and units are those of the RNADE protocol: ``p = default_rng(0).permutation(n)``; fold k tests on ``p[k::10]`` and trains
-on the rest; both are standardised with the training mean and deviation.
+Folds, columns and units are those of the RNADE protocol: ``p = default_rng(0).permutation(n)``;
+fold k tests on ``p[k::10]`` and trains on the rest; both are standardised with the training mean
+and deviation.
 """
 
 import argparse
@@ -48,7 +50,8 @@ _UNSCALED = {"diabetes": {"scaled": False}}
 
 
 def load(name: str, directory: Path | None) -> NDArray[np.float64]:
-    """Rows of a data set, float64; only those of `SMALL` need no directory, and of these only the continuous columns are taken."""
+    """Rows of a data set, float64; only those of `SMALL` need no directory, and of these only the
+    continuous columns are taken."""
     if name in SMALL:
         return continuous_columns(getattr(datasets, f"load_{name}")(**_UNSCALED.get(name, {})).data)
     if directory is None:
@@ -56,30 +59,38 @@ def load(name: str, directory: Path | None) -> NDArray[np.float64]:
     if name == "white wine":
         return np.loadtxt(directory / "winequality-white.csv", delimiter=",", skiprows=1)[:, :11]
     if name == "parkinsons":
-        return np.loadtxt(directory / "parkinsons_updrs.data", delimiter=",", skiprows=1)[:, PARKINSONS_COLUMNS]
+        return np.loadtxt(directory / "parkinsons_updrs.data", delimiter=",", skiprows=1)[
+            :, PARKINSONS_COLUMNS
+        ]
     return np.load(directory / f"{name}.npz")["X"].astype(np.float64)
 
 
 def continuous_columns(X: NDArray[np.float64]) -> NDArray[np.float64]:
     """Columns in which fewer than half of the values are whole numbers.
 
-    The others have no density: any method can raise its likelihood there without bound, by narrow peaks at the whole numbers.
+    The others have no density: any method can raise its likelihood there without bound, by narrow
+    peaks at the whole numbers.
     """
     return X[:, (np.rint(X) == X).mean(axis=0) < 0.5]
 
 
 def check_density_exists(name: str, X: NDArray[np.float64]) -> None:
-    """Raise a ValueError for a set on which log-likelihoods compare nothing, by the package's own warning on the rows as they are.
+    """Raise a ValueError for a set on which log-likelihoods compare nothing, by the package's own
+    warning on the rows as they are.
 
     Standardised rows would not do: a scaled whole number is no whole number.
     """
-    estimator = InterpolantFlowDensity(hidden_layer_sizes=(4,), max_iter=1, early_stopping=False, random_state=0)
+    estimator = InterpolantFlowDensity(
+        hidden_layer_sizes=(4,), max_iter=1, early_stopping=False, random_state=0
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DegenerateDataWarning)
         estimator.fit(X)
     for each in caught:
         if issubclass(each.category, DegenerateDataWarning):
-            raise ValueError(f"The log-likelihoods of methods cannot be compared on {name!r}: {each.message}")
+            raise ValueError(
+                f"The log-likelihoods of methods cannot be compared on {name!r}: {each.message}"
+            )
 
 
 def fold(X: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -92,7 +103,8 @@ def fold(X: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def some_rows(X: Rows, n_rows: int | None) -> Rows:
-    """At most `n_rows` rows, drawn without replacement and always the same; files are often sorted, so never the first ones."""
+    """At most `n_rows` rows, drawn without replacement and always the same; files are often sorted,
+    so never the first ones."""
     if n_rows is None or n_rows >= len(X):
         return X
     return X[np.sort(np.random.default_rng(0).permutation(len(X))[:n_rows])]
@@ -100,13 +112,17 @@ def some_rows(X: Rows, n_rows: int | None) -> Rows:
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Parser of the options of one script, whose help is the module's docstring."""
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def commit() -> str:
     """The commit that is measured, with "-dirty" if files differ from it."""
     command = ["git", "describe", "--always", "--dirty"]
-    described = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    described = subprocess.run(
+        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
     return described.stdout.strip() or "unknown"
 
 
@@ -119,7 +135,9 @@ def machine(device: str = "cpu") -> str:
     """Processor, threads and device; no name of the machine."""
     processor = platform.machine()
     with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as file:
-        processor = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+        processor = next(
+            line.partition(":")[2].strip() for line in file if line.startswith("model name")
+        )
     n_threads = torch.get_num_threads()
     where = f"{processor}, {n_threads} thread{'s' if n_threads > 1 else ''}"
     if torch.device(device).type == "cuda":
@@ -135,7 +153,12 @@ def provenance(device: str = "cpu") -> Record:
         "scikit-learn": sklearn.__version__,
         "torch": torch.__version__,
     }
-    return {"commit": commit(), "date": f"{datetime.now():%Y-%m-%d}", "versions": versions, "machine": machine(device)}
+    return {
+        "commit": commit(),
+        "date": f"{datetime.now():%Y-%m-%d}",
+        "versions": versions,
+        "machine": machine(device),
+    }
 
 
 def report(row: Mapping[str, Any]) -> None:
@@ -144,28 +167,43 @@ def report(row: Mapping[str, Any]) -> None:
 
 
 def save_table(rows: Sequence[Mapping[str, Any]], name: str) -> pd.DataFrame:
-    """Write ``results/<name>.csv``: after every row in a long run, so that one which is cut short leaves something.
+    """Write ``results/<name>.csv``: after every row in a long run, so that one which is cut short
+    leaves something.
 
-    A file of an earlier run is kept, with its time in its name: a quick look does not replace the results of a night.
+    A file of an earlier run is kept, with its time in its name: a quick look does not replace the
+    results of a night.
     """
-    table = pd.DataFrame(list(rows), dtype=object)  # so that an integer stays one beside a missing value
+    table = pd.DataFrame(
+        list(rows), dtype=object
+    )  # so that an integer stays one beside a missing value
     if "error" in table:
         table["error"] = table.pop("error")  # last
     path = RESULTS / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     if path.exists() and path not in _written:
-        path.replace(path.with_stem(f"{name}-{datetime.fromtimestamp(path.stat().st_mtime):%Y%m%d-%H%M%S}"))
+        path.replace(
+            path.with_stem(f"{name}-{datetime.fromtimestamp(path.stat().st_mtime):%Y%m%d-%H%M%S}")
+        )
     _written.add(path)
     table.to_csv(path, index=False)
     return table
 
 
-def write_table(rows: Sequence[Mapping[str, Any]], name: str, arguments: argparse.ArgumentParser, device: str = "cpu") -> None:
-    """Write ``results/<name>.csv`` and print the table as Markdown; write the published file, too, if this run is the published one."""
+def write_table(
+    rows: Sequence[Mapping[str, Any]],
+    name: str,
+    arguments: argparse.ArgumentParser,
+    device: str = "cpu",
+) -> None:
+    """Write ``results/<name>.csv`` and print the table as Markdown; write the published file, too,
+    if this run is the published one."""
     print_table(save_table(rows, name))
     if is_published(name, arguments):
         path = publish(name, rows, provenance(device))
-        print(f"{path} is written; python benchmarks/tables.py puts it into README and docs.", file=sys.stderr)
+        print(
+            f"{path} is written; python benchmarks/tables.py puts it into README and docs.",
+            file=sys.stderr,
+        )
 
 
 def print_table(table: pd.DataFrame) -> None:
@@ -198,7 +236,8 @@ def memory_mb() -> float:
 def peak_memory_mb() -> float:
     """Largest resident memory of this process so far, MB.
 
-    On Linux from /proc, because ``ru_maxrss`` of a process starts with the peak of the one that launched it.
+    On Linux from /proc, because ``ru_maxrss`` of a process starts with the peak of the one that
+    launched it.
     """
     return _status_mb("VmHWM")
 
@@ -217,7 +256,12 @@ def synchronize(device: str | torch.device = "cpu") -> None:
 
 
 def median_seconds(
-    work: Callable[[], Any], *, min_seconds: float = 0.3, min_calls: int = 3, max_calls: int = 100, device: str = "cpu"
+    work: Callable[[], Any],
+    *,
+    min_seconds: float = 0.3,
+    min_calls: int = 3,
+    max_calls: int = 100,
+    device: str = "cpu",
 ) -> float:
     """Median time of one call of `work`, after one that does not count."""
     work()
@@ -231,8 +275,11 @@ def median_seconds(
     return statistics.median(times)
 
 
-def rows_per_second(work: Callable[[int, int], Any], n_rows: int, batch_rows: int, *, seconds: float = 4.0) -> float:
-    """Rate of ``work(start, stop)``, called on one batch of `n_rows` rows after the other, around and around, until the time is up.
+def rows_per_second(
+    work: Callable[[int, int], Any], n_rows: int, batch_rows: int, *, seconds: float = 4.0
+) -> float:
+    """Rate of ``work(start, stop)``, called on one batch of `n_rows` rows after the other, around
+    and around, until the time is up.
 
     A small batch that does not count goes before.
     """
@@ -256,13 +303,16 @@ def shuffled_batches(n_rows: int, batch_size: int) -> Iterator[torch.Tensor]:
 
 
 def measure_alone(script: str, arguments: Sequence[str], *, timeout: float) -> list[Record]:
-    """Rows that a script answers in a process of its own, so that memory, threads and failures are its own.
+    """Rows that a script answers in a process of its own, so that memory, threads and failures are
+    its own.
 
     A failure is a row, too: its column `error` says what went wrong, and the run goes on.
     """
     command = [sys.executable, script, *arguments]
     try:
-        finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=timeout, check=False, env=os.environ)
+        finished = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, timeout=timeout, check=False, env=os.environ
+        )
     except subprocess.TimeoutExpired:
         return [{"error": f"no result within {timeout:.0f} s"}]
     try:
@@ -272,7 +322,8 @@ def measure_alone(script: str, arguments: Sequence[str], *, timeout: float) -> l
 
 
 def answer(measure: Callable[[], Sequence[Record]]) -> None:
-    """The other end of :func:`measure_alone`: print the rows of one measurement, or its error, as JSON."""
+    """The other end of :func:`measure_alone`: print the rows of one measurement, or its error, as
+    JSON."""
     try:
         rows = list(measure())
     except Exception as error:  # whatever a peer raises is its result

@@ -1,10 +1,12 @@
 """The neural peers of `equal_time.py`.
 
-They share one recipe: Adam along a cosine over the *time* budget, batches of 512, clipped gradients; the weights with the best held-out
-value are kept.  Where three checks pass without a better one, those weights are taken up again at a third of the learning rate, and
-after three such drops training stops, so that a method which overfits in seconds gets its annealing, too.  The learning rate is 4e-3,
-which in single runs of 25 s on white wine and parkinsons was better for each that was tried than the usual 1e-3, by 0.15 to 0.9 nats.
-Their packages are imported when they are built, before any clock starts, so that a missing one is a row of the table.
+They share one recipe: Adam along a cosine over the *time* budget, batches of 512, clipped
+gradients; the weights with the best held-out value are kept.  Where three checks pass without a
+better one, those weights are taken up again at a third of the learning rate, and after three such
+drops training stops, so that a method which overfits in seconds gets its annealing, too.  The
+learning rate is 4e-3, which in single runs of 25 s on white wine and parkinsons was better for each
+that was tried than the usual 1e-3, by 0.15 to 0.9 nats.  Their packages are imported when they are
+built, before any clock starts, so that a missing one is a row of the table.
 """
 
 import copy
@@ -91,9 +93,11 @@ class ZukoMAF(_Zuko):
 
 
 class ZukoCNF(_Zuko):
-    """FFJORD, trained with the unbiased trace of one probe, as in its paper, and scored with the exact one at zuko's tolerances.
+    """FFJORD, trained with the unbiased trace of one probe, as in its paper, and scored with the
+    exact one at zuko's tolerances.
 
-    Tolerances of 1e-3 in training and ten times the usual learning rate gained three nats in 25 s on white wine.
+    Tolerances of 1e-3 in training and ten times the usual learning rate gained three nats in 25 s
+    on white wine.
     """
 
     max_test_rows = 1_000
@@ -111,23 +115,32 @@ class ZukoCNF(_Zuko):
     def log_likelihood(self, x: Tensor) -> Tensor:
         transform = self.model.transform
         transform.exact = not self.model.training
-        transform.atol, transform.rtol = (self._TRAINING_TOLERANCE,) * 2 if self.model.training else self.tolerances
+        transform.atol, transform.rtol = (
+            (self._TRAINING_TOLERANCE,) * 2 if self.model.training else self.tolerances
+        )
         return super().log_likelihood(x)
 
 
 class NflowsRQNSF(LikelihoodFlow):
-    """Autoregressive rational-quadratic splines of nflows, linear outside [-5, 5], with random permutations between."""
+    """Autoregressive rational-quadratic splines of nflows, linear outside [-5, 5], with random
+    permutations between."""
 
     def __init__(self, n_features: int) -> None:
         from nflows.distributions import StandardNormal
         from nflows.flows import Flow
-        from nflows.transforms import CompositeTransform, MaskedPiecewiseRationalQuadraticAutoregressiveTransform, RandomPermutation
+        from nflows.transforms import (
+            CompositeTransform,
+            MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
+            RandomPermutation,
+        )
 
         parts = []
         for _ in range(5):
             parts.append(RandomPermutation(n_features))
             parts.append(
-                MaskedPiecewiseRationalQuadraticAutoregressiveTransform(n_features, 128, num_bins=8, tails="linear", tail_bound=5.0)
+                MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
+                    n_features, 128, num_bins=8, tails="linear", tail_bound=5.0
+                )
             )
         self.model = Flow(CompositeTransform(parts), StandardNormal([n_features]))
 
@@ -139,7 +152,8 @@ class NflowsRQNSF(LikelihoodFlow):
 
 
 class OptimalTransportCFM(Density):
-    """torchcfm's exact minibatch optimal transport with a plain MLP, judged by its loss on fixed draws.
+    """torchcfm's exact minibatch optimal transport with a plain MLP, judged by its loss on fixed
+    draws.
 
     Log-densities: dopri5 of torchdiffeq at 1e-5 and the exact divergence by torch.func.
     """
@@ -155,7 +169,9 @@ class OptimalTransportCFM(Density):
         self.n_features = n_features
         self.matcher = ExactOptimalTransportConditionalFlowMatcher(sigma=0.0)
         widths = (n_features + 1, 256, 256, 256)
-        hidden = [part for pair in itertools.pairwise(widths) for part in (nn.Linear(*pair), nn.SiLU())]
+        hidden = [
+            part for pair in itertools.pairwise(widths) for part in (nn.Linear(*pair), nn.SiLU())
+        ]
         self.model = nn.Sequential(*hidden, nn.Linear(widths[-1], n_features))
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
@@ -184,8 +200,12 @@ class OptimalTransportCFM(Density):
     def log_prob(self, rows: Rows) -> Rows:
         x = tensor(rows)
 
-        def velocity_and_divergence(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            jacobian = torch.func.vmap(torch.func.jacrev(lambda point: self.velocity(t, point[None])[0]))(state[0])
+        def velocity_and_divergence(
+            t: Tensor, state: tuple[Tensor, Tensor]
+        ) -> tuple[Tensor, Tensor]:
+            jacobian = torch.func.vmap(
+                torch.func.jacrev(lambda point: self.velocity(t, point[None])[0])
+            )(state[0])
             return self.velocity(t, state[0]), jacobian.diagonal(dim1=-2, dim2=-1).sum(-1)
 
         z, change = self._solve(velocity_and_divergence, (x, x.new_zeros(len(x))), (1.0, 0.0))
@@ -199,7 +219,14 @@ class OptimalTransportCFM(Density):
     def _solve(self, f: Callable[[Tensor, Any], Any], start: Any, times: Sequence[float]) -> Any:
         from torchdiffeq import odeint
 
-        path = odeint(f, start, torch.tensor(times), method="dopri5", atol=self._TOLERANCE, rtol=self._TOLERANCE)
+        path = odeint(
+            f,
+            start,
+            torch.tensor(times),
+            method="dopri5",
+            atol=self._TOLERANCE,
+            rtol=self._TOLERANCE,
+        )
         return tuple(part[-1] for part in path) if isinstance(path, tuple) else path[-1]
 
 
@@ -208,9 +235,14 @@ def tensor(rows: Rows) -> Tensor:
 
 
 def optimise(
-    model: nn.Module, losses: Iterator[Callable[[], Tensor]], judge: Callable[[], float], learning_rate: float, deadline: float
+    model: nn.Module,
+    losses: Iterator[Callable[[], Tensor]],
+    judge: Callable[[], float],
+    learning_rate: float,
+    deadline: float,
 ) -> None:
-    """Train by the recipe of this module until the deadline, a time of ``time.perf_counter``, and leave the best weights in the model."""
+    """Train by the recipe of this module until the deadline, a time of ``time.perf_counter``, and
+    leave the best weights in the model."""
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     started = time.perf_counter()
     seconds = deadline - started
@@ -222,7 +254,10 @@ def optimise(
         over = now + slowest_step + 1.1 * slowest_judge >= seconds
         if over or now >= next_check:
             value, judged = judge(), time.perf_counter() - started
-            slowest_judge, next_check = max(slowest_judge, judged - now), judged + seconds / _N_CHECKS
+            slowest_judge, next_check = (
+                max(slowest_judge, judged - now),
+                judged + seconds / _N_CHECKS,
+            )
             waited = 0 if value > best_value else waited + 1
             if value > best_value:
                 best_value, best = value, copy.deepcopy(model.state_dict())
@@ -234,7 +269,9 @@ def optimise(
             now = judged
         step_started = time.perf_counter()
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * factor * 0.5 * (1.0 + math.cos(math.pi * min(1.0, now / seconds)))
+            group["lr"] = (
+                learning_rate * factor * 0.5 * (1.0 + math.cos(math.pi * min(1.0, now / seconds)))
+            )
         value = loss()
         if torch.isfinite(value):  # a spline or a solve that fails on one batch costs one step
             optimizer.zero_grad()

@@ -1,6 +1,8 @@
-"""The methods of `equal_time.py` but for the neural peers: fitted within a time budget, then asked for log-densities and samples.
+"""The methods of `equal_time.py` but for the neural peers: fitted within a time budget, then asked
+for log-densities and samples.
 
-A peer keeps a tenth of the training rows to tune on or to stop by, and everything that it needs counts towards its budget.
+A peer keeps a tenth of the training rows to tune on or to stop by, and everything that it needs
+counts towards its budget.
 """
 
 import copy
@@ -58,7 +60,9 @@ class Ours(Density):
     parameters: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, n_features: int, device: str = "cpu", max_iter: str | int = "auto") -> None:
-        self.estimator = InterpolantFlowDensity(random_state=0, device=device, max_iter=max_iter, **self.parameters)
+        self.estimator = InterpolantFlowDensity(
+            random_state=0, device=device, max_iter=max_iter, **self.parameters
+        )
 
     def fit(self, train: NDArray[np.float64], seconds: float) -> None:
         self.estimator.fit(train)
@@ -71,7 +75,9 @@ class Ours(Density):
 
     def log_density_error(self, rows: Rows) -> float:
         tight = copy.deepcopy(self.estimator).set_params(atol=1e-7, rtol=1e-7)
-        return float(np.abs(self.log_prob(rows) - tight.score_samples(rows.astype(np.float64))).mean())
+        return float(
+            np.abs(self.log_prob(rows) - tight.score_samples(rows.astype(np.float64))).mean()
+        )
 
 
 class OursWide(Ours):
@@ -89,7 +95,8 @@ class OursNarrow(OursWide):
 
 
 class TunedKernelDensity(Density):
-    """Gaussian kernel: a coarse grid of bandwidths, then ever finer around the best, by held-out log-likelihood while there is time.
+    """Gaussian kernel: a coarse grid of bandwidths, then ever finer around the best, by held-out
+    log-likelihood while there is time.
 
     At a relative tolerance of 1e-4, which prunes its tree and makes it several times faster.
     """
@@ -128,7 +135,8 @@ class TunedKernelDensity(Density):
 
 
 class TunedGaussianMixture(Density):
-    """Full covariances: ever more components, then other starts around the best number, by held-out log-likelihood while there is time.
+    """Full covariances: ever more components, then other starts around the best number, by held-out
+    log-likelihood while there is time.
 
     Trials see at most 20,000 rows; the best goes on from there on all of them.
     """
@@ -160,7 +168,10 @@ class TunedGaussianMixture(Density):
             if score > best_score:
                 best_score, n_best, self.model = score, n, model
             if not trials and seed < self._MAX_STARTS:
-                trials = [(n, seed + 1) for n in sorted({max(1, round(n_best / 1.2)), n_best, round(n_best * 1.2)})]
+                trials = [
+                    (n, seed + 1)
+                    for n in sorted({max(1, round(n_best / 1.2)), n_best, round(n_best * 1.2)})
+                ]
         self.model = GaussianMixture(
             n_best,
             reg_covar=1e-6,

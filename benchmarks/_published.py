@@ -1,8 +1,10 @@
-"""The result files in ``benchmarks/published/``, from which `tables.py` writes the tables of README and docs.
+"""The result files in ``benchmarks/published/``, from which `tables.py` writes the tables of README
+and docs.
 
-A file has one or more runs, each with its command, commit, date, versions, machine and rows.  A script overwrites the file when it is run
-with the command below; with another choice of data sets or methods it replaces only the rows that it measured again.  Any other option
-makes it a quick look, whose result goes to ``benchmarks/results/`` alone.
+A file has one or more runs, each with its command, commit, date, versions, machine and rows.  A
+script overwrites the file when it is run with the command below; with another choice of data sets
+or methods it replaces only the rows that it measured again.  Any other option makes it a quick
+look, whose result goes to ``benchmarks/results/`` alone.
 """
 
 import argparse
@@ -25,7 +27,10 @@ COMMANDS = {
     "growth-dimensions": "python benchmarks/growth.py dimensions",
     "training_step": "python benchmarks/training_step.py --widths 128 128 128 128 --seconds 30 --max-seconds 20",
     "cost-field": "python benchmarks/cost.py field",
-    "cost-solver": ("python benchmarks/cost.py solver --data-dir DIR --rows 100 --dtypes float64 --atols 0.1 0.01 0.001 0.0001"),
+    "cost-solver": (
+        "python benchmarks/cost.py solver --data-dir DIR --rows 100 --dtypes float64 --atols 0.1 "
+        "0.01 0.001 0.0001"
+    ),
     "error_bars": "python benchmarks/error_bars.py",
     "paths": "python benchmarks/paths.py --targets checkerboard",
     "latent-checkerboard": "python benchmarks/latent.py checkerboard",
@@ -39,7 +44,8 @@ KEYS = {
     "rnade": ("data", "method"),
     "paths": ("target", "choice"),
 }
-"""Columns that say which row of an earlier run a new one replaces; files that are not listed are replaced whole."""
+"""Columns that say which row of an earlier run a new one replaces; files that are not listed are
+replaced whole."""
 _PLACES = {"data_dir", "directory", "plot", "timeout"}
 """Options that change no figure."""
 _CHOICES = {"sets", "methods", "choices"}
@@ -60,7 +66,9 @@ def is_published(name: str, arguments: argparse.ArgumentParser) -> bool:
     return all(given[option] == standard[option] for option in given if option not in free)
 
 
-def publish(name: str, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any], folder: Path = FOLDER) -> Path:
+def publish(
+    name: str, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any], folder: Path = FOLDER
+) -> Path:
     """Write the rows of a run into its file, in place of those that it measured again.
 
     Parameters
@@ -73,7 +81,10 @@ def publish(name: str, rows: Sequence[Mapping[str, Any]], about: Mapping[str, An
     path = folder / f"{name}.json"
     earlier = json.loads(path.read_text())["runs"] if path.exists() and name in KEYS else []
     measured = {_key(name, row) for row in rows}
-    kept = [{**run, "rows": [row for row in run["rows"] if _key(name, row) not in measured]} for run in earlier]
+    kept = [
+        {**run, "rows": [row for row in run["rows"] if _key(name, row) not in measured]}
+        for run in earlier
+    ]
     run = {"command": COMMANDS[name], **about, "rows": [_finite(row) for row in rows]}
     path.write_text(_json({"runs": [run for run in [*kept, run] if run["rows"]]}))
     return path
@@ -103,7 +114,11 @@ def _json(content: Mapping[str, Any]) -> str:
     """JSON with a line for each row, so that a difference can be read."""
     lines = []
     for run in content["runs"]:
-        head = [f"   {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}," for key, value in run.items() if key != "rows"]
+        head = [
+            f"   {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)},"
+            for key, value in run.items()
+            if key != "rows"
+        ]
         body = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in run["rows"])
         lines.append("\n".join(["  {", *head, '   "rows": [', body, "   ]", "  }"]))
     return '{\n "runs": [\n' + ",\n".join(lines) + "\n ]\n}\n"

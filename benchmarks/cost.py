@@ -1,17 +1,22 @@
 """What a log-density costs: its one expensive part, and how accuracy trades against work.
 
-    python benchmarks/cost.py field                         # value and divergence by dimension, depth, width, precision
-    python benchmarks/cost.py solver --data-dir DIR         # log-density error against work, by solver and tolerance
+    python benchmarks/cost.py field                         # value and divergence by dimension,
+    depth, width, precision python benchmarks/cost.py solver --data-dir DIR         # log-density
+    error against work, by solver and tolerance
 
-``field``: seconds of `ResidualMLP.value_and_divergence`, exact, at one time and `--rows` rows, against a plain forward pass, and against a
-floor: the multiply-adds that the matrix products need over the rate at which this machine multiplies large matrices in that precision,
-measured in the same run.  A forward pass needs ``D H + (L-1) H^2 + H D`` a row for L hidden layers of width H; its divergence
-``H^2`` more for two layers (the closed form; almost nothing for one), and ``D (L-1) H^2`` more for deeper ones, the
-D tangents through the hidden layers.  Elementwise work is not in the floor.
+``field``: seconds of `ResidualMLP.value_and_divergence`, exact, at one time and `--rows` rows,
+against a plain forward pass, and against a floor: the multiply-adds that the matrix products need
+over the rate at which this machine multiplies large matrices in that precision, measured in the
+same run.  A forward pass needs
+``D H + (L-1) H^2 + H D`` a row for L hidden layers of width H; its divergence ``H^2`` more for two
+layers (the closed form; almost nothing for one), and ``D (L-1) H^2`` more for deeper ones, the D
+tangents through the hidden layers.  Elementwise work is not in the floor.
 
-``solver``: a fit on white wine (first fold), then the log-densities of test rows by every solver and absolute tolerance, the relative one
-zero, against rk4 at 1e-9 in float64.  Work is counted: rows that pass through value_and_divergence, per row of input.  "Above atol" is the
-share of rows whose true error exceeds the tolerance, and "reported" the share that the solver itself reported as such.
+``solver``: a fit on white wine (first fold), then the log-densities of test rows by every solver
+and absolute tolerance, the relative one zero, against rk4 at 1e-9 in float64.  Work is counted:
+rows that pass through value_and_divergence, per row of input.  "Above atol" is the share of rows
+whose true error exceeds the tolerance, and "reported" the share that the solver itself reported as
+such.
 """
 
 import argparse
@@ -57,7 +62,9 @@ def multiply_adds(n_features: int, depth: int, width: int) -> tuple[int, int]:
     return forward, forward + tangents * width**2
 
 
-def field_cost(n_features: int, depth: int, width: int, dtype: str, rate: float, options: argparse.Namespace) -> Record:
+def field_cost(
+    n_features: int, depth: int, width: int, dtype: str, rate: float, options: argparse.Namespace
+) -> Record:
     """One row of the table ``field``."""
     field = ResidualMLP(n_features, (width,) * depth).to(options.device, _DTYPES[dtype])
     torch.nn.init.normal_(field.out.weight, std=width**-0.5)  # zero at first
@@ -116,7 +123,9 @@ class Counted(VelocityField):
         return self.field.value_and_divergence(t, x)
 
 
-def solve(field: VelocityField, end_time: float, solver: Solver, u: Tensor) -> tuple[Record, Tensor]:
+def solve(
+    field: VelocityField, end_time: float, solver: Solver, u: Tensor
+) -> tuple[Record, Tensor]:
     """Work and time of the log-densities of `u`, in flow units, and the log-densities."""
     counted = Counted(field)
     density = Pushforward(Flow(counted, solver, end_time))
@@ -159,18 +168,33 @@ def solver_table(arguments: argparse.ArgumentParser, options: argparse.Namespace
     # The scaling's log-determinant is the same for every solver and cancels in the error.
     u = estimator._target(torch.from_numpy(some_rows(test, options.rows))).to(options.device)
     end_time = estimator.end_time_
-    reference_row, reference = solve(field_as(estimator, "float64", options.device), end_time, _REFERENCE, u)
+    reference_row, reference = solve(
+        field_as(estimator, "float64", options.device), end_time, _REFERENCE, u
+    )
     print(f"reference: {reference_row}")
     table: list[Record] = []
     for dtype in options.dtypes:
         field = field_as(estimator, dtype, options.device)
         for method in options.solvers:
             for atol in options.atols:
-                row, log_prob = solve(field, end_time, Solver(method, atol=atol, rtol=0.0), u.to(_DTYPES[dtype]))
-                table.append({"solver": method, "precision": dtype, "atol": atol, **errors(log_prob, reference, atol), **row})
+                row, log_prob = solve(
+                    field, end_time, Solver(method, atol=atol, rtol=0.0), u.to(_DTYPES[dtype])
+                )
+                table.append(
+                    {
+                        "solver": method,
+                        "precision": dtype,
+                        "atol": atol,
+                        **errors(log_prob, reference, atol),
+                        **row,
+                    }
+                )
                 report(table[-1])
                 save_table(table, "cost-solver")
-    print(f"{len(u)} rows of white wine, {estimator!r}, end time {end_time:g}; {environment(options.device)}\n")
+    print(
+        f"{len(u)} rows of white wine, {estimator!r}, end time {end_time:g}; "
+        f"{environment(options.device)}\n"
+    )
     write_table(table, "cost-solver", arguments, options.device)
 
 
@@ -179,14 +203,22 @@ def main() -> None:
     arguments.add_argument("table", choices=("field", "solver"))
     arguments.add_argument("--dtypes", nargs="+", default=list(_DTYPES), choices=_DTYPES)
     arguments.add_argument("--device", default="cpu")
-    arguments.add_argument("--rows", type=int, help="rows at a time (1,024) for field, test rows (490) for solver")
+    arguments.add_argument(
+        "--rows", type=int, help="rows at a time (1,024) for field, test rows (490) for solver"
+    )
     arguments.add_argument("--dimensions", nargs="+", type=int, default=[2, 8, 32, 64, 128, 256])
     arguments.add_argument("--depths", nargs="+", type=int, default=[1, 2, 4])
     arguments.add_argument("--widths", nargs="+", type=int, default=[64, 128, 256, 512])
     arguments.add_argument("--data-dir", type=Path, help="folder with the data sets, for solver")
-    arguments.add_argument("--max-iter", type=int, help="steps of the fit, for a quick look instead of the defaults")
-    arguments.add_argument("--solvers", nargs="+", default=["rk4", "heun3", "midpoint", "euler", "dopri5"])
-    arguments.add_argument("--atols", nargs="+", type=float, default=[1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+    arguments.add_argument(
+        "--max-iter", type=int, help="steps of the fit, for a quick look instead of the defaults"
+    )
+    arguments.add_argument(
+        "--solvers", nargs="+", default=["rk4", "heun3", "midpoint", "euler", "dopri5"]
+    )
+    arguments.add_argument(
+        "--atols", nargs="+", type=float, default=[1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
+    )
     options = arguments.parse_args()
     if options.table == "field":
         options.rows = options.rows or 1_024

@@ -1,14 +1,17 @@
-"""How good are the defaults?  Held-out log-likelihood with nothing set but `random_state`, beside scikit-learn's own estimators.
+"""How good are the defaults?  Held-out log-likelihood with nothing set but `random_state`, beside
+scikit-learn's own estimators.
 
     python benchmarks/defaults.py --data-dir DIR     # four larger sets, first fold of ten
     python benchmarks/defaults.py --small            # four sets that scikit-learn ships, ten folds
 
-Folds, columns and units are those of the RNADE protocol: ``p = default_rng(0).permutation(n)``; fold k tests on ``p[k::10]`` and trains
-on the rest; both are standardised with the training mean and deviation.  The classics are tuned by cross-validation on the training
-rows: bandwidth for KernelDensity, number of components for GaussianMixture, and fitted again on all of them.  Of the small sets,
-columns that are mostly whole numbers are left out, because they have no density that methods could be compared by: magnesium and
-proline of wine; age, sex, blood pressure, s1, s3, s4 and s6 of diabetes (of `load_diabetes(scaled=False)`).
-The table goes to standard output and, as CSV, to ``benchmarks/results/``; its published form is ``benchmarks/published/``.
+Folds, columns and units are those of the RNADE protocol: ``p = default_rng(0).permutation(n)``;
+fold k tests on ``p[k::10]`` and trains on the rest; both are standardised with the training mean
+and deviation.  The classics are tuned by cross-validation on the training rows: bandwidth for
+KernelDensity, number of components for GaussianMixture, and fitted again on all of them.  Of the
+small sets, columns that are mostly whole numbers are left out, because they have no density that
+methods could be compared by: magnesium and proline of wine; age, sex, blood pressure, s1, s3, s4
+and s6 of diabetes (of
+`load_diabetes(scaled=False)`). The table goes to standard output and, as CSV, to ``benchmarks/results/``; its published form is ``benchmarks/published/``.
 """
 
 import time
@@ -29,7 +32,8 @@ MAX_TUNING_ROWS = 2_000
 
 
 def tuned(estimator, grid, train):
-    """The estimator with the best cross-validated log-likelihood on a part of the rows, fitted on all of them."""
+    """The estimator with the best cross-validated log-likelihood on a part of the rows, fitted on
+    all of them."""
     part = np.random.default_rng(0).permutation(len(train))[:MAX_TUNING_ROWS]
     search = GridSearchCV(estimator, grid, cv=5).fit(train[part])
     return search.best_estimator_.fit(train)
@@ -54,7 +58,11 @@ def flow(train):
 
 
 def flow_with_student(train):
-    return InterpolantFlowDensity(random_state=0, student_layer_sizes=(384, 192)).fit(train).score_samples
+    return (
+        InterpolantFlowDensity(random_state=0, student_layer_sizes=(384, 192))
+        .fit(train)
+        .score_samples
+    )
 
 
 METHODS = {
@@ -68,7 +76,8 @@ SHOWN_BY_DEFAULT = list(METHODS)[:-1]
 
 
 def measure(name, method, X, folds):
-    """One row of the table: mean over folds of the mean test log-likelihood, the worst row of all, the slowest fit and the scoring rate."""
+    """One row of the table: mean over folds of the mean test log-likelihood, the worst row of all,
+    the slowest fit and the scoring rate."""
     means, worst, fits, rates = [], [], [], []
     for k in folds:
         train, test = fold(X, k)
@@ -97,7 +106,9 @@ def measure(name, method, X, folds):
 def main():
     arguments = parser(__doc__)
     arguments.add_argument("--data-dir", type=Path, help="folder with the larger data sets")
-    arguments.add_argument("--small", action="store_true", help="the sets that scikit-learn ships, ten folds")
+    arguments.add_argument(
+        "--small", action="store_true", help="the sets that scikit-learn ships, ten folds"
+    )
     arguments.add_argument("--sets", nargs="*", help="only these sets")
     arguments.add_argument("--methods", nargs="*", choices=METHODS, help="only these methods")
     options = arguments.parse_args()

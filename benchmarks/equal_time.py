@@ -1,14 +1,17 @@
 """Equal time: what density estimators reach when each gets the same wall time on the same cores.
 
-    python benchmarks/equal_time.py --data-dir DIR                  # 60 s a peer
-    python benchmarks/equal_time.py --data-dir DIR --seconds 40 --sets magic --methods "zuko NSF" KernelDensity
+    python benchmarks/equal_time.py --data-dir DIR                  # 60 s a peer python
+    benchmarks/equal_time.py --data-dir DIR --seconds 40 --sets magic --methods "zuko NSF"
+    KernelDensity
 
-Four data sets, first fold of ten, standardised with the training mean and deviation.  A peer has `--seconds` for everything that it
-needs to be fitted, tuning and validation included (see `_peers.py` and `_neural_peers.py`); ours is run with its defaults and takes the
-time that it takes, which the table gives.  Log-likelihood in nats per test row, with its standard error over the rows; continuous
-flows of others are scored on at most 1,000 rows.  Rates are measured after a warm-up, for 4 s, in the precision that stands beside them.
-"Log-density error" is the mean distance of our log-densities to those of a solve at 1e-7, on at most 500 test rows.
-Each method runs in a process of its own; its memory is the largest that was resident, and what was there before the fit
+Four data sets, first fold of ten, standardised with the training mean and deviation.  A peer has
+`--seconds` for everything that it needs to be fitted, tuning and validation included (see
+`_peers.py` and `_neural_peers.py`); ours is run with its defaults and takes the time that it takes,
+which the table gives.  Log-likelihood in nats per test row, with its standard error over the rows;
+continuous flows of others are scored on at most 1,000 rows.  Rates are measured after a warm-up,
+for 4 s, in the precision that stands beside them.  "Log-density error" is the mean distance of our
+log-densities to those of a solve at 1e-7, on at most 500 test rows.  Each method runs in a process
+of its own; its memory is the largest that was resident, and what was there before the fit
 (interpreter, libraries, data) stands beside it.  A method that fails is a row with its error.
 """
 
@@ -73,12 +76,18 @@ def measure(name: str, method: str, options: argparse.Namespace) -> Iterator[Rec
     for n_rows in (density.max_test_rows, options.test_rows):
         test = some_rows(test, n_rows)
     for dtype in density.dtypes:
-        yield {**scored(density, test.astype(dtype)), "fit, s": round(fit_seconds, 1), "before the fit, MB": round(before)}
+        yield {
+            **scored(density, test.astype(dtype)),
+            "fit, s": round(fit_seconds, 1),
+            "before the fit, MB": round(before),
+        }
 
 
 def scored(density: Density, test: Rows) -> Record:
     """Columns on a fitted method, in the precision of the test rows."""
-    log_prob = np.concatenate([density.log_prob(part) for part in in_batches(test, density.batch_rows)]).astype(np.float64)
+    log_prob = np.concatenate(
+        [density.log_prob(part) for part in in_batches(test, density.batch_rows)]
+    ).astype(np.float64)
     tiled = test[np.arange(_TIMED_ROWS) % len(test)]
     return {
         "precision": test.dtype.name,
@@ -86,8 +95,14 @@ def scored(density: Density, test: Rows) -> Record:
         "log-likelihood": round(float(log_prob.mean()), 3),
         "standard error": round(float(log_prob.std(ddof=1) / np.sqrt(len(log_prob))), 3),
         "worst row": round(float(log_prob.min()), 1),
-        "rows scored per s": rounded(rows_per_second(lambda a, b: density.log_prob(tiled[a:b]), _TIMED_ROWS, density.batch_rows)),
-        "rows sampled per s": rounded(rows_per_second(lambda a, b: density.sample(b - a), _TIMED_ROWS, density.batch_rows)),
+        "rows scored per s": rounded(
+            rows_per_second(
+                lambda a, b: density.log_prob(tiled[a:b]), _TIMED_ROWS, density.batch_rows
+            )
+        ),
+        "rows sampled per s": rounded(
+            rows_per_second(lambda a, b: density.sample(b - a), _TIMED_ROWS, density.batch_rows)
+        ),
         "log-density error": rounded(density.log_density_error(some_rows(test, _ERROR_ROWS))),
         "peak memory, MB": round(peak_memory_mb()),
     }
@@ -95,7 +110,9 @@ def scored(density: Density, test: Rows) -> Record:
 
 def build(method: str, n_features: int, options: argparse.Namespace) -> Density:
     if issubclass(METHODS[method], Ours):
-        return METHODS[method](n_features, options.device, "auto" if options.max_iter is None else options.max_iter)
+        return METHODS[method](
+            n_features, options.device, "auto" if options.max_iter is None else options.max_iter
+        )
     return METHODS[method](n_features)
 
 
@@ -107,19 +124,38 @@ def in_batches(rows: Rows, batch_rows: int) -> Iterator[Rows]:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--data-dir", type=Path, required=True, help="folder with the data sets")
-    arguments.add_argument("--sets", nargs="+", default=LARGE, choices=LARGE, help="only these sets")
-    arguments.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="only these methods")
+    arguments.add_argument(
+        "--sets", nargs="+", default=LARGE, choices=LARGE, help="only these sets"
+    )
+    arguments.add_argument(
+        "--methods", nargs="+", default=list(METHODS), choices=METHODS, help="only these methods"
+    )
     arguments.add_argument("--seconds", type=float, default=60.0, help="wall time to fit a peer")
     arguments.add_argument("--device", default="cpu", help="device of ours")
-    arguments.add_argument("--max-iter", type=int, help="steps of ours, for a quick look instead of the defaults")
-    arguments.add_argument("--test-rows", type=int, help="score at most so many test rows, for a quick look")
-    arguments.add_argument("--timeout", type=float, default=3_600.0, help="seconds after which a method is given up")
-    arguments.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # data and method, for the process that measures them
+    arguments.add_argument(
+        "--max-iter", type=int, help="steps of ours, for a quick look instead of the defaults"
+    )
+    arguments.add_argument(
+        "--test-rows", type=int, help="score at most so many test rows, for a quick look"
+    )
+    arguments.add_argument(
+        "--timeout", type=float, default=3_600.0, help="seconds after which a method is given up"
+    )
+    arguments.add_argument(
+        "--one", nargs=2, help=argparse.SUPPRESS
+    )  # data and method, for the process that measures them
     options = arguments.parse_args()
     if options.one:
         answer(lambda: list(measure(*options.one, options)))
         return
-    passed = ["--data-dir", str(options.data_dir), "--seconds", str(options.seconds), "--device", options.device]
+    passed = [
+        "--data-dir",
+        str(options.data_dir),
+        "--seconds",
+        str(options.seconds),
+        "--device",
+        options.device,
+    ]
     for option in ("max_iter", "test_rows"):
         if getattr(options, option) is not None:
             passed += [f"--{option.replace('_', '-')}", str(getattr(options, option))]
@@ -128,7 +164,9 @@ def main() -> None:
     for name in options.sets:
         check_density_exists(name, load(name, options.data_dir))
         for method in options.methods:
-            for row in measure_alone(__file__, ["--one", name, method, *passed], timeout=options.timeout):
+            for row in measure_alone(
+                __file__, ["--one", name, method, *passed], timeout=options.timeout
+            ):
                 rows.append({"data": name, "method": method, **row})
                 report(rows[-1])
                 save_table(rows, "equal_time")

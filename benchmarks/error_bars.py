@@ -1,9 +1,11 @@
-"""How often the estimated error of a log-density is exceeded: on rows of the data, and on rows that are moved away from their mean.
+"""How often the estimated error of a log-density is exceeded: on rows of the data, and on rows that
+are moved away from their mean.
 
     python benchmarks/error_bars.py
 
-Rows are stretched about the mean of the data by a factor; at 1 they are rows of the data, and above it more and more of them are in
-the tails.  The true error is the distance to a solve with tolerances of 1e-8.
+Rows are stretched about the mean of the data by a factor; at 1 they are rows of the data, and above
+it more and more of them are in the tails.  The true error is the distance to a solve with
+tolerances of 1e-8.
 """
 
 import copy
@@ -51,7 +53,9 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.parse_args()
     torch.set_num_threads(1)
-    write_table([row for name, X in SETS.items() for row in measure(name, X)], "error_bars", arguments)
+    write_table(
+        [row for name, X in SETS.items() for row in measure(name, X)], "error_bars", arguments
+    )
 
 
 if __name__ == "__main__":

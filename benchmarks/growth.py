@@ -4,10 +4,12 @@
     python benchmarks/growth.py dimensions        # 2 to 512 dimensions of 2,000 rows, 200 steps
     python benchmarks/growth.py rows --rows 1000 100000 --max-iter 200
 
-The defaults but for a fixed number of steps (nothing stops early), so that what grows is all but the training itself.  The rows are drawn
-from a mixture of ten Gaussians and lie, float32, in a temporary file (``--directory``); beyond 10^5 of them they are memory-mapped.
-Each point is measured in a process of its own.  "Before" is its resident memory with the data at hand, then come its peaks after the
-fit and after scoring (of at most `--score-rows` rows, float32); pages of a mapped file count towards them once they are read.
+The defaults but for a fixed number of steps (nothing stops early), so that what grows is all but
+the training itself.  The rows are drawn from a mixture of ten Gaussians and lie, float32, in a
+temporary file (``--directory``); beyond 10^5 of them they are memory-mapped.  Each point is
+measured in a process of its own.  "Before" is its resident memory with the data at hand, then come
+its peaks after the fit and after scoring (of at most `--score-rows` rows, float32); pages of a
+mapped file count towards them once they are read.
 """
 
 import argparse
@@ -50,7 +52,10 @@ def write_data(path: Path, n_rows: int, n_features: int) -> None:
     X = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n_rows, n_features))
     for start in range(0, n_rows, _CHUNK_ROWS):
         n = min(_CHUNK_ROWS, n_rows - start)
-        X[start : start + n] = means[random.integers(_N_COMPONENTS, size=n)] + random.standard_normal((n, n_features)) @ mixing
+        X[start : start + n] = (
+            means[random.integers(_N_COMPONENTS, size=n)]
+            + random.standard_normal((n, n_features)) @ mixing
+        )
     X.flush()
 
 
@@ -59,7 +64,9 @@ def measure(path: Path, options: argparse.Namespace) -> Record:
     size = np.load(path, mmap_mode="r").shape
     X = np.load(path, mmap_mode="r" if size[0] > _IN_MEMORY else None)
     scored = np.array(X[: options.score_rows])
-    estimator = InterpolantFlowDensity(max_iter=options.max_iter, n_iter_no_change=10**6, random_state=0, device=options.device)
+    estimator = InterpolantFlowDensity(
+        max_iter=options.max_iter, n_iter_no_change=10**6, random_state=0, device=options.device
+    )
     before = memory_mb()
     started = time.perf_counter()
     with warnings.catch_warnings():
@@ -89,14 +96,28 @@ def measure(path: Path, options: argparse.Namespace) -> Record:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("table", choices=("rows", "dimensions"))
-    arguments.add_argument("--rows", nargs="+", type=int, help="numbers of rows (10^3 to 10^7; 2,000 for dimensions)")
-    arguments.add_argument("--dimensions", nargs="+", type=int, help="numbers of dimensions (10 for rows; 2 to 512)")
-    arguments.add_argument("--max-iter", type=int, help="steps (1,000 for rows, 200 for dimensions)")
-    arguments.add_argument("--score-rows", type=int, help="rows that are scored (1,000 for rows, 200 for dimensions)")
+    arguments.add_argument(
+        "--rows", nargs="+", type=int, help="numbers of rows (10^3 to 10^7; 2,000 for dimensions)"
+    )
+    arguments.add_argument(
+        "--dimensions", nargs="+", type=int, help="numbers of dimensions (10 for rows; 2 to 512)"
+    )
+    arguments.add_argument(
+        "--max-iter", type=int, help="steps (1,000 for rows, 200 for dimensions)"
+    )
+    arguments.add_argument(
+        "--score-rows", type=int, help="rows that are scored (1,000 for rows, 200 for dimensions)"
+    )
     arguments.add_argument("--device", default="cpu")
-    arguments.add_argument("--directory", type=Path, help="where the temporary files go (10^7 rows take 400 MB)")
-    arguments.add_argument("--timeout", type=float, default=3_600.0, help="seconds after which a point is given up")
-    arguments.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # the file, for the process that measures it
+    arguments.add_argument(
+        "--directory", type=Path, help="where the temporary files go (10^7 rows take 400 MB)"
+    )
+    arguments.add_argument(
+        "--timeout", type=float, default=3_600.0, help="seconds after which a point is given up"
+    )
+    arguments.add_argument(
+        "--one", type=Path, help=argparse.SUPPRESS
+    )  # the file, for the process that measures it
     options = arguments.parse_args()
     by_rows = options.table == "rows"
     options.rows = options.rows or (_ROWS if by_rows else [2_000])
@@ -106,7 +127,14 @@ def main() -> None:
     if options.one:
         answer(lambda: [measure(options.one, options)])
         return
-    passed = ["--max-iter", str(options.max_iter), "--score-rows", str(options.score_rows), "--device", options.device]
+    passed = [
+        "--max-iter",
+        str(options.max_iter),
+        "--score-rows",
+        str(options.score_rows),
+        "--device",
+        options.device,
+    ]
     print(f"{options.max_iter} steps; {environment(options.device)}\n")
     table: list[Record] = []
     for n_rows in options.rows:
@@ -114,7 +142,9 @@ def main() -> None:
             with tempfile.TemporaryDirectory(dir=options.directory) as folder:
                 path = Path(folder) / "rows.npy"
                 write_data(path, n_rows, n_features)
-                for row in measure_alone(__file__, [options.table, "--one", str(path), *passed], timeout=options.timeout):
+                for row in measure_alone(
+                    __file__, [options.table, "--one", str(path), *passed], timeout=options.timeout
+                ):
                     table.append({"rows": n_rows, "dimension": n_features, **row})
                     report(table[-1])
                     save_table(table, f"growth-{options.table}")

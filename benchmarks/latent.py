@@ -1,22 +1,29 @@
-"""The experiments of paper 2: what noise after training, a latent on the path, and the choice of what is learned do to the samples.
+"""The experiments of paper 2: what noise after training, a latent on the path, and the choice of
+what is learned do to the samples.
 
-    python benchmarks/latent.py checkerboard                     # scaled to two cores
-    python benchmarks/latent.py mixture
-    python benchmarks/latent.py checkerboard --width 512 --layers 4 --max-iter 7000 --rows 300000      # the paper's size
-    python benchmarks/latent.py mixture --width 512 --layers 4 --max-iter 10000 --rows 50000 --steps 1000
+    python benchmarks/latent.py checkerboard                     # scaled to two cores python
+    benchmarks/latent.py mixture python benchmarks/latent.py checkerboard --width 512 --layers 4
+    --max-iter 7000 --rows 300000      # the paper's size python benchmarks/latent.py mixture
+    --width 512 --layers 4 --max-iter 10000 --rows 50000 --steps 1000
 
-Both go from a standard normal on straight paths, with uniform times and the package's own network and training.
+Both go from a standard normal on straight paths, with uniform times and the package's own network
+and training.
 
-**checkerboard** (section 7.1): drift and score are learned by a network each, with ``gamma = sqrt(t (1 - t))`` and without a latent, where
-the base point is the noise.  Samples are drawn by the ODE (epsilon 0) and by diffusions of constant noise.  "KL" is between the truth
-and the samples over the cells of a 48 x 48 grid, less that of as many true samples; "outside" is the part of the samples on no square.
+**checkerboard** (section 7.1): drift and score are learned by a network each, with
+``gamma = sqrt(t (1 - t))`` and without a latent, where the base point is the noise.  Samples are
+drawn by the ODE (epsilon 0) and by diffusions of constant noise.  "KL" is between the truth and the
+samples over the cells of a 48 x 48 grid, less that of as many true samples; "outside" is the part
+of the samples on no square.
 
-**mixture** (section 7.2): five modes in 128 dimensions with ``m ~ N(0, 7.5^2 I)`` and ``C = W^T W / d + I``; drift, velocity, score and
-denoiser are learned once each, and pairs of them are used.  "KL" is the mean over 20 pairs of coordinates of that between the true marginal
-and a kernel density estimate of the samples, less that of the same estimate on as many true samples (the paper's control variate).
-Where the denoiser is divided by gamma the noise fades at the ends, as everywhere in the package.
+**mixture** (section 7.2): five modes in 128 dimensions with ``m ~ N(0, 7.5^2 I)`` and
+``C = W^T W / d + I``; drift, velocity, score and denoiser are learned once each, and pairs of them
+are used.  "KL" is the mean over 20 pairs of coordinates of that between the true marginal and a
+kernel density estimate of the samples, less that of the same estimate on as many true samples (the
+paper's control variate).  Where the denoiser is divided by gamma the noise fades at the ends, as
+everywhere in the package.
 
-Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023.
+Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows
+and Diffusions", 2023.
 """
 
 import argparse
@@ -59,7 +66,11 @@ _BLOCK_ROWS = 10_000
 
 
 def trained(
-    targets: Sequence[str], path: StochasticInterpolant, batches: Iterator[tuple[Tensor, Tensor]], d: int, options: argparse.Namespace
+    targets: Sequence[str],
+    path: StochasticInterpolant,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    d: int,
+    options: argparse.Namespace,
 ) -> HeadedDrift:
     """A network for each target, trained side by side on the same points."""
     heads = SeparateHeads([ResidualMLP(d, [options.width] * options.layers) for _ in targets])
@@ -76,7 +87,9 @@ def trained(
 
 
 @torch.no_grad()
-def samples(field: HeadedDrift, path: StochasticInterpolant, epsilon: float, options: argparse.Namespace) -> Tensor:
+def samples(
+    field: HeadedDrift, path: StochasticInterpolant, epsilon: float, options: argparse.Namespace
+) -> Tensor:
     """Rows by the ODE, or by a diffusion of constant noise."""
     generator = torch.Generator(options.device).manual_seed(1)
     x0 = torch.randn(options.rows, field.n_features, generator=generator, device=options.device)
@@ -108,7 +121,9 @@ def checkerboard(options: argparse.Namespace) -> list[Record]:
                         "gamma": name,
                         "seed": seed,
                         "epsilon": epsilon,
-                        "KL, nats": rounded(_grid_divergence(x, board) - _grid_divergence(truth, board)),
+                        "KL, nats": rounded(
+                            _grid_divergence(x, board) - _grid_divergence(truth, board)
+                        ),
                         "outside": rounded(float(np.isneginf(board.score_samples(x)).mean())),
                         "sampling, s": round(time.perf_counter() - started, 1),
                     }
@@ -128,7 +143,8 @@ def _pairs(rows: Tensor, options: argparse.Namespace) -> Iterator[tuple[Tensor, 
 
 
 def _grid_divergence(x: NDArray[np.float64], board: Checkerboard) -> float:
-    """KL divergence of the board's cell probabilities with respect to those of samples, half a count in every cell."""
+    """KL divergence of the board's cell probabilities with respect to those of samples, half a
+    count in every cell."""
     edges = np.linspace(-board.n_squares / 2, board.n_squares / 2, _N_CELLS + 1)
     counts = np.histogram2d(*x.T, bins=[edges, edges])[0] + 0.5
     centres = 0.5 * (edges[1:] + edges[:-1])
@@ -143,7 +159,11 @@ def five_modes(d: int = 128) -> NormalMixture:
     generator = torch.Generator().manual_seed(0)
     means = 7.5 * torch.randn(5, d, generator=generator, dtype=torch.float64)
     roots = torch.randn(5, d, d, generator=generator, dtype=torch.float64)
-    return NormalMixture(torch.full((5,), 0.2, dtype=torch.float64), means, roots.mT @ roots / d + torch.eye(d, dtype=torch.float64))
+    return NormalMixture(
+        torch.full((5,), 0.2, dtype=torch.float64),
+        means,
+        roots.mT @ roots / d + torch.eye(d, dtype=torch.float64),
+    )
 
 
 def mixture(options: argparse.Namespace) -> list[Record]:
@@ -153,7 +173,14 @@ def mixture(options: argparse.Namespace) -> list[Record]:
     marginals = _marginals(target, target.sample(options.rows, generator).numpy())
     for seed in range(3):  # what is left where nothing is wrong
         divergence = _marginal_divergence(target.sample(options.rows, generator).numpy(), marginals)
-        table.append({"learned": "nothing: true samples", "seed": seed, "epsilon": 0.0, "KL, nats": rounded(divergence)})
+        table.append(
+            {
+                "learned": "nothing: true samples",
+                "seed": seed,
+                "epsilon": 0.0,
+                "KL, nats": rounded(divergence),
+            }
+        )
     path = StochasticInterpolant(Linear(), Brownian())
     for seed in range(options.seeds):
         torch.manual_seed(seed)
@@ -181,12 +208,17 @@ def mixture(options: argparse.Namespace) -> list[Record]:
     return _over_seeds(table, ["learned", "epsilon"], ["KL, nats"])
 
 
-def _marginals(target: NormalMixture, truth: NDArray[np.float64]) -> list[tuple[list[int], NDArray[np.float64], NDArray[np.float64]]]:
-    """Pairs of coordinates, fresh points of the true marginals, and the log-density there of the estimate on true samples."""
+def _marginals(
+    target: NormalMixture, truth: NDArray[np.float64]
+) -> list[tuple[list[int], NDArray[np.float64], NDArray[np.float64]]]:
+    """Pairs of coordinates, fresh points of the true marginals, and the log-density there of the
+    estimate on true samples."""
     marginals = []
     for k in range(_N_MARGINALS):
         columns = [2 * k, 2 * k + 1]
-        marginal = NormalMixture(target.weights, target.means[:, columns], target.covariances[:, columns][:, :, columns])
+        marginal = NormalMixture(
+            target.weights, target.means[:, columns], target.covariances[:, columns][:, :, columns]
+        )
         at = marginal.sample(2_000, torch.Generator().manual_seed(k)).numpy().T
         marginals.append((columns, at, _kernel_density(truth, columns).logpdf(at)))
     return marginals
@@ -196,15 +228,30 @@ def _kernel_density(x: NDArray[np.float64], columns: list[int]) -> gaussian_kde:
     return gaussian_kde(x[:, columns].T, bw_method=0.05)
 
 
-def _marginal_divergence(x: NDArray[np.float64], marginals: Sequence[tuple[list[int], NDArray[np.float64], NDArray[np.float64]]]) -> float:
+def _marginal_divergence(
+    x: NDArray[np.float64],
+    marginals: Sequence[tuple[list[int], NDArray[np.float64], NDArray[np.float64]]],
+) -> float:
     """Mean over the marginals of ``E[log kde(true samples) - log kde(samples)]``."""
-    return float(np.mean([(reference - _kernel_density(x, columns).logpdf(at)).mean() for columns, at, reference in marginals]))
+    return float(
+        np.mean(
+            [
+                (reference - _kernel_density(x, columns).logpdf(at)).mean()
+                for columns, at, reference in marginals
+            ]
+        )
+    )
 
 
-def _over_seeds(table: Sequence[Record], keys: Sequence[str], values: Sequence[str]) -> list[Record]:
+def _over_seeds(
+    table: Sequence[Record], keys: Sequence[str], values: Sequence[str]
+) -> list[Record]:
     """Means over the seeds, with the range where there are several."""
     rows = []
-    for key, group in itertools.groupby(sorted(table, key=lambda row: [row[k] for k in keys]), key=lambda row: [row[k] for k in keys]):
+    for key, group in itertools.groupby(
+        sorted(table, key=lambda row: [row[k] for k in keys]),
+        key=lambda row: [row[k] for k in keys],
+    ):
         runs = list(group)
         row: Record = dict(zip(keys, key, strict=True))
         for value in values:
@@ -225,7 +272,12 @@ def plot_checkerboard(drawn: dict[tuple[str, float], NDArray[np.float64]], path:
     for row, name in zip(axes, names, strict=True):
         for axis, epsilon in zip(row, EPSILONS, strict=True):
             axis.hist2d(*drawn[name, epsilon].T, bins=120, range=[[-2.6, 2.6]] * 2, cmap="magma")
-            axis.set(title=f"ODE, gamma {name}" if epsilon == 0 else f"epsilon {epsilon:g}", xticks=[], yticks=[], aspect="equal")
+            axis.set(
+                title=f"ODE, gamma {name}" if epsilon == 0 else f"epsilon {epsilon:g}",
+                xticks=[],
+                yticks=[],
+                aspect="equal",
+            )
             axis.title.set_fontsize(9)
     figure.savefig(path, dpi=110)
 
@@ -237,9 +289,16 @@ def plot_mixture(table: Sequence[Record], path: Path) -> None:
     axis = figure.subplots()
     for pair in PAIRS:
         name = ", ".join(pair)
-        values = [np.mean([r["KL, nats"] for r in table if (r["learned"], r["epsilon"]) == (name, e)]) for e in EPSILONS]
+        values = [
+            np.mean([r["KL, nats"] for r in table if (r["learned"], r["epsilon"]) == (name, e)])
+            for e in EPSILONS
+        ]
         axis.plot(EPSILONS, values, marker="o", label=name)
-    axis.set(xlabel="noise level epsilon (0: ODE)", ylabel="KL of two-dimensional marginals, nats", title="Five modes in 128 dimensions")
+    axis.set(
+        xlabel="noise level epsilon (0: ODE)",
+        ylabel="KL of two-dimensional marginals, nats",
+        title="Five modes in 128 dimensions",
+    )
     axis.legend(title="learned")
     figure.savefig(path, dpi=110)
 
@@ -256,13 +315,23 @@ def main() -> None:
     arguments.add_argument("--learning-rate", type=float, default=5e-3)
     arguments.add_argument("--max-iter", type=int, default=4_000)
     arguments.add_argument("--rows", type=int, default=30_000, help="samples")
-    arguments.add_argument("--steps", type=int, default=150, help="Heun steps of a diffusion at epsilon 1, in proportion above")
+    arguments.add_argument(
+        "--steps",
+        type=int,
+        default=150,
+        help="Heun steps of a diffusion at epsilon 1, in proportion above",
+    )
     arguments.add_argument("--seeds", type=int, default=1, help="trainings")
     arguments.add_argument("--plot", type=Path, help="write a figure here (matplotlib)")
     arguments.add_argument("--device", default="cpu")
     options = arguments.parse_args()
     print(f"{environment(options.device)}\n")
-    write_table(EXPERIMENTS[options.experiment](options), f"latent-{options.experiment}", arguments, options.device)
+    write_table(
+        EXPERIMENTS[options.experiment](options),
+        f"latent-{options.experiment}",
+        arguments,
+        options.device,
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""Paths, bases and couplings on two-dimensional targets: what they shorten, what they cost, and what they do to the likelihood.
+"""Paths, bases and couplings on two-dimensional targets: what they shorten, what they cost, and
+what they do to the likelihood.
 
     python benchmarks/paths.py                      # 50,000 rows, equal steps (the defaults')
     python benchmarks/paths.py --max-iter 500       # a quick look
 
-The targets are checkerboard and eight Gaussians, whose true log-density is known: "below the truth" is the mean over 10,000 new rows of
-the true log-density less the estimated one, a KL divergence in nats.  Nothing is set but what the row names and the random state; the
-flow goes to t = 1.  Action and length are in flow units, "before" that of the path before it was learned (after half of the steps).
-Evaluations are counted at atol 1e-3, as in `cost.py`.  This redoes, as a table, the checkerboard ablation of Albergo and Vanden-Eijnden,
-"Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, appendix H (curves there).
+The targets are checkerboard and eight Gaussians, whose true log-density is known: "below the truth"
+is the mean over 10,000 new rows of the true log-density less the estimated one, a KL divergence in
+nats.  Nothing is set but what the row names and the random state; the flow goes to t = 1.  Action
+and length are in flow units, "before" that of the path before it was learned (after half of the
+steps).  Evaluations are counted at atol 1e-3, as in `cost.py`.  This redoes, as a table, the
+checkerboard ablation of Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic
+Interpolants", ICLR 2023, appendix H (curves there).
 """
 
 import argparse
@@ -26,17 +29,32 @@ CHOICES = {
     "default": {},
     "default, uniform times": {"time_beta": (1.0, 1.0)},
     "learned path, uniform times": {"interpolant": "fourier", "time_beta": (1.0, 1.0)},
-    "learned path and base, uniform times": {"interpolant": "fourier", "base": "learned", "time_beta": (1.0, 1.0)},
+    "learned path and base, uniform times": {
+        "interpolant": "fourier",
+        "base": "learned",
+        "time_beta": (1.0, 1.0),
+    },
     "linear path": {"interpolant": "linear"},
-    "linear path, optimal-transport coupling": {"interpolant": "linear", "coupling": "optimal_transport"},
-    "variance-preserving path, uniform times": {"interpolant": "variance_preserving", "time_beta": (1.0, 1.0)},
+    "linear path, optimal-transport coupling": {
+        "interpolant": "linear",
+        "coupling": "optimal_transport",
+    },
+    "variance-preserving path, uniform times": {
+        "interpolant": "variance_preserving",
+        "time_beta": (1.0, 1.0),
+    },
 }
 
 
 def measure(target: Density, choice: dict, options: argparse.Namespace) -> Record:
     train, test = target.sample(options.rows, random_state=0), target.sample(10_000, random_state=1)
     estimator = InterpolantFlowDensity(
-        **choice, end_time=1.0, max_iter=options.max_iter or "auto", random_state=0, device=options.device, atol=1e-3
+        **choice,
+        end_time=1.0,
+        max_iter=options.max_iter or "auto",
+        random_state=0,
+        device=options.device,
+        atol=1e-3,
     )
     started = time.perf_counter()
     estimator.fit(train)
@@ -75,7 +93,13 @@ def main() -> None:
     for target in options.targets:
         for choice in options.choices:
             torch.manual_seed(0)
-            rows.append({"target": target, "choice": choice, **measure(TARGETS[target], CHOICES[choice], options)})
+            rows.append(
+                {
+                    "target": target,
+                    "choice": choice,
+                    **measure(TARGETS[target], CHOICES[choice], options),
+                }
+            )
             report(rows[-1])
             save_table(rows, "paths")
     write_table(rows, "paths", arguments, options.device)

@@ -1,8 +1,10 @@
-"""The figures of the quick start, by the functions of ``examples/quickstart.py``: held-out log-likelihoods, and how long it all takes.
+"""The figures of the quick start, by the functions of ``examples/quickstart.py``: held-out
+log-likelihoods, and how long it all takes.
 
     python benchmarks/quickstart.py
 
-"Processor minutes" are those of all threads together, plot included: on a machine that is shared they say more than the clock does.
+"Processor minutes" are those of all threads together, plot included: on a machine that is shared
+they say more than the clock does.
 """
 
 import sys
@@ -34,7 +36,10 @@ def main() -> None:
         "processor minutes": round((time.process_time() - processor) / 60, 1),
     }
     about = {"held-out rows": len(test), "columns": test.shape[1], **times}
-    rows = [{"method": name, "log-likelihood": round(float(score), 2), **about} for name, score in scores.items()]
+    rows = [
+        {"method": name, "log-likelihood": round(float(score), 2), **about}
+        for name, score in scores.items()
+    ]
     write_table(rows, "quickstart", arguments)
 
 

@@ -3,8 +3,9 @@
     python benchmarks/tables.py            # write them
     python benchmarks/tables.py --check    # only say which documents differ, with exit status 1
 
-A table stands between two markers, ``<!-- table: NAME -->`` and ``<!-- end of table -->`` in Markdown, ``.. table: NAME`` and
-``.. end of table`` in reStructuredText.  Whatever is between them is replaced.  NAME is a key of ``TABLES``.
+A table stands between two markers, ``<!-- table: NAME -->`` and ``<!-- end of table -->`` in
+Markdown, ``.. table: NAME`` and ``.. end of table`` in reStructuredText.  Whatever is between them
+is replaced.  NAME is a key of ``TABLES``.
 """
 
 import argparse
@@ -21,7 +22,8 @@ DOCUMENTS = ("README.md", "docs/which_estimator.rst", "docs/quality.rst", "docs/
 OURS = "InterpolantFlowDensity"
 STUDENT = f"{OURS}, student (128, 128), atol 0.1"
 REJECTED = ("galaxies",)
-"""Sets of the equal-time run whose student lost too much: their row is the trained field at ``atol=0.1``."""
+"""Sets of the equal-time run whose student lost too much: there, the row of the student is the
+trained field at ``atol=0.1``."""
 CLASSICAL = ("Gaussian (Ledoit-Wolf)", "KernelDensity", "GaussianMixture")
 PEERS = ("KernelDensity", "GaussianMixture", "zuko NSF", "zuko MAF", "nflows RQ-NSF", "zuko CNF")
 TITLES = {
@@ -44,7 +46,11 @@ class Results:
     def rows(self, name: str, **conditions: Any) -> list[Record]:
         """Rows of a file with these values in these columns."""
         found = rows(name, self.folder)
-        return [row for row in found if all(row.get(column) == value for column, value in conditions.items())]
+        return [
+            row
+            for row in found
+            if all(row.get(column) == value for column, value in conditions.items())
+        ]
 
     def row(self, name: str, **conditions: Any) -> Record:
         """The only such row."""
@@ -60,7 +66,8 @@ class Results:
         sentences = []
         for run in runs(name, self.folder):
             note = f"  {run['note']}" if "note" in run else ""
-            sentences.append(f"``{run['command']}``: commit {run['commit']}, {run['date']}, {run['machine']}.{note}")
+            made = f"commit {run['commit']}, {run['date']}, {run['machine']}"
+            sentences.append(f"``{run['command']}``: {made}.{note}")
         return "\n\n".join(sentences)
 
 
@@ -74,7 +81,9 @@ def shown(value: Any) -> str:
 def with_error(row: Record, digits: int = 2) -> str:
     """Log-likelihood with its standard error, if there is one."""
     error = row.get("standard error")
-    return f"{row['log-likelihood']:.{digits}f}" + (f" ± {error:.{digits}f}" if error is not None else "")
+    return f"{row['log-likelihood']:.{digits}f}" + (
+        f" ± {error:.{digits}f}" if error is not None else ""
+    )
 
 
 def plain(row: Record) -> str:
@@ -106,7 +115,10 @@ def defaults_with_worst(results: Results, name: str) -> Cells:
     cells = [[*head, "worst row: best classical / ours"]]
     for data, row in zip(results.values(name, "data"), body, strict=True):
         ours = results.row(name, data=data, method=OURS)
-        classical = max((results.row(name, data=data, method=m) for m in CLASSICAL), key=lambda found: found["log-likelihood"])
+        classical = max(
+            (results.row(name, data=data, method=m) for m in CLASSICAL),
+            key=lambda found: found["log-likelihood"],
+        )
         cells.append([*row, f"{classical['worst row']:.0f} / {ours['worst row']:.0f}"])
     return cells
 
@@ -114,19 +126,27 @@ def defaults_with_worst(results: Results, name: str) -> Cells:
 def speed_of_defaults(results: Results) -> Cells:
     columns = {"slowest fit, s": "fit, s", "rows scored per s": "rows scored per s"}
     found = results.rows("defaults-large", method=OURS)
-    return [["data", *columns.values()], *([row["data"], *(f"{row[column]:.0f}" for column in columns)] for row in found)]
+    return [
+        ["data", *columns.values()],
+        *([row["data"], *(f"{row[column]:.0f}" for column in columns)] for row in found),
+    ]
 
 
 def equal_time_rows(results: Results) -> dict[str, dict[str, Record]]:
-    """Data set to method to row, ours first; classical methods in float64, the neural ones in float32."""
+    """Data set to method to row, ours first; classical methods in float64, neural ones in
+    float32."""
     chosen: dict[str, dict[str, Record]] = {}
-    for row in sorted(results.rows("equal_time"), key=lambda row: not row["method"].startswith(OURS)):
+    for row in sorted(
+        results.rows("equal_time"), key=lambda row: not row["method"].startswith(OURS)
+    ):
         if row["precision"] == ("float64" if row["method"] in CLASSICAL else "float32"):
             chosen.setdefault(row["data"], {})[row["method"]] = row
     return chosen
 
 
-def equal_time(results: Results, methods: Sequence[str], cell: Callable[[Record], str] = plain) -> Cells:
+def equal_time(
+    results: Results, methods: Sequence[str], cell: Callable[[Record], str] = plain
+) -> Cells:
     """Log-likelihoods, data sets by methods."""
     cells = [["data", *(method.removeprefix(f"{OURS}, ") for method in methods)]]
     for data, found in equal_time_rows(results).items():
@@ -135,7 +155,13 @@ def equal_time(results: Results, methods: Sequence[str], cell: Callable[[Record]
 
 
 def speed_at_equal_time(results: Results) -> Cells:
-    columns = ("fit, s", "rows scored per s", "rows sampled per s", "log-density error", "peak memory, MB")
+    columns = (
+        "fit, s",
+        "rows scored per s",
+        "rows sampled per s",
+        "log-density error",
+        "peak memory, MB",
+    )
     cells = [["data", "method", *columns]]
     for data, found in equal_time_rows(results).items():
         for method, row in found.items():
@@ -174,32 +200,49 @@ def gains(results: Results) -> str:
     """How far ours is above the best peer, for each set."""
     parts = []
     for data, found in equal_time_rows(results).items():
-        peer = max(row["log-likelihood"] for method, row in found.items() if not method.startswith(OURS))
+        peer = max(
+            row["log-likelihood"] for method, row in found.items() if not method.startswith(OURS)
+        )
         parts.append(f"{found[OURS]['log-likelihood'] - peer:.2f} nats ({data})")
-    return f"The log-likelihood of the defaults is above that of the best competitor by {listed(parts)}."
+    gained = listed(parts)
+    return f"The log-likelihood of the defaults is above that of the best competitor by {gained}."
 
 
 def students(results: Results) -> str:
     """The trained field and its student against zuko's NSF."""
 
-    def ratios(method: str, other: str, column: str, sets: Sequence[str], form: str = ".2g") -> list[str]:
-        return [f"{rows[data][method][column] / rows[data][other][column]:{form}} ({data})" for data in sets]
+    def ratios(
+        method: str, other: str, column: str, sets: Sequence[str], form: str = ".2g"
+    ) -> list[str]:
+        return [
+            f"{rows[data][method][column] / rows[data][other][column]:{form}} ({data})"
+            for data in sets
+        ]
 
     rows = equal_time_rows(results)
     kept = [data for data in rows if data not in REJECTED]
-    slower = [found["zuko NSF"]["rows scored per s"] / found[OURS]["rows scored per s"] for found in rows.values()]
-    lost = [f"{rows[data][OURS]['log-likelihood'] - rows[data][STUDENT]['log-likelihood']:.2f} ({data})" for data in kept]
+    slower = [
+        found["zuko NSF"]["rows scored per s"] / found[OURS]["rows scored per s"]
+        for found in rows.values()
+    ]
+    lost = [
+        f"{rows[data][OURS]['log-likelihood'] - rows[data][STUDENT]['log-likelihood']:.2f} ({data})"
+        for data in kept
+    ]
     (faster,) = ratios(STUDENT, OURS, "rows scored per s", REJECTED, ".1f")
     error = rows[REJECTED[0]][STUDENT]["log-density error"]
+    scored = ratios(STUDENT, "zuko NSF", "rows scored per s", kept)
+    sampled = ratios(STUDENT, "zuko NSF", "rows sampled per s", kept)
     return "\n".join(
         [
-            f"* zuko's NSF scores {span(slower)} times as many rows per second as the trained field.",
-            "* A student of widths (128, 128) scores at the following multiples of the rate of NSF: "
-            f"{listed(ratios(STUDENT, 'zuko NSF', 'rows scored per s', kept))}.",
-            f"* It samples at these multiples: {listed(ratios(STUDENT, 'zuko NSF', 'rows sampled per s', kept))}.",
+            f"* zuko's NSF scores {span(slower)} times as many rows per second as the trained "
+            "field.",
+            "* A student of widths (128, 128) scores at the following multiples of the rate of "
+            f"NSF: {listed(scored)}.",
+            f"* It samples at these multiples: {listed(sampled)}.",
             f"* It loses these nats of the held-out log-likelihood: {listed(lost)}.",
-            "* The default `atol` is more accurate than most uses need: at ``atol=0.1`` the rate of the trained field is multiplied by "
-            f"{faster}, with a mean error of {error:g} nats.",
+            "* The default `atol` is more accurate than most uses need: at ``atol=0.1`` the rate "
+            f"of the trained field is multiplied by {faster}, with a mean error of {error:g} nats.",
         ]
     )
 
@@ -208,12 +251,20 @@ def floor_of_fields(results: Results) -> str:
     """Deep fields against the multiply-adds of their matrix products."""
     deep = results.rows("cost-field", precision="float32", **{"hidden layers": 4})
     wide, narrow = (
-        span([row["with divergence, times floor"] for row in deep if row["dimension"] >= 8 and (row["width"] > 128) is chosen], ".1f")
+        span(
+            [
+                row["with divergence, times floor"]
+                for row in deep
+                if row["dimension"] >= 8 and (row["width"] > 128) is chosen
+            ],
+            ".1f",
+        )
         for chosen in (True, False)
     )
     return (
-        f"With four hidden layers and at least 8 dimensions, value and divergence take {wide} times their floor from width 256 on, and "
-        f"{narrow} times at width 128.  The goal was a factor of two."
+        "With four hidden layers and at least 8 dimensions, value and divergence take "
+        f"{wide} times their floor from width 256 on, and {narrow} times at width 128.  The goal "
+        "was a factor of two."
     )
 
 
@@ -221,8 +272,15 @@ def rnade(results: Results) -> Cells:
     methods = ("Gaussian", "MFA", "FVBN", "RNADE-MoG")
     cells = [["data", *(f"{method} (published)" for method in methods), OURS]]
     for data in results.values("rnade", "data"):
-        found = [results.row("rnade", data=data, method=f"{method} (published)") for method in methods]
-        cells.append([data, *best_in_bold([*found, results.row("rnade", data=data, method=OURS)], with_error)])
+        found = [
+            results.row("rnade", data=data, method=f"{method} (published)") for method in methods
+        ]
+        cells.append(
+            [
+                data,
+                *best_in_bold([*found, results.row("rnade", data=data, method=OURS)], with_error),
+            ]
+        )
     return cells
 
 
@@ -231,7 +289,10 @@ def columns_of(name: str, columns: Sequence[str], **conditions: Any) -> Callable
 
     def table(results: Results) -> Cells:
         found = results.rows(name, **conditions)
-        return [list(columns), *([titled(shown(row.get(column))) for column in columns] for row in found)]
+        return [
+            list(columns),
+            *([titled(shown(row.get(column))) for column in columns] for row in found),
+        ]
 
     return table
 
@@ -241,7 +302,11 @@ def cost_of_fields(results: Results) -> Cells:
     columns = ("dimension", "hidden layers", "width", "forward, ms", "with divergence, ms")
     columns += ("times forward", "with divergence, times floor", "rows per s")
     found = results.rows("cost-field", precision="float32")
-    found = [row for row in found if row["hidden layers"] > 1 and row["width"] > 64 and row["dimension"] != 64]
+    found = [
+        row
+        for row in found
+        if row["hidden layers"] > 1 and row["width"] > 64 and row["dimension"] != 64
+    ]
     return [list(columns), *([shown(row[column]) for column in columns] for row in found)]
 
 
@@ -258,15 +323,39 @@ def training_steps(results: Results) -> Cells:
 def error_bars(results: Results) -> Cells:
     """Data and factor by the share of rows whose error is larger than estimated."""
     factors = results.values("error_bars", "factor")
-    cells = [["data", *("rows of the data" if factor == 1 else f"stretched {factor:g} times" for factor in factors)]]
+    cells = [
+        [
+            "data",
+            *(
+                "rows of the data" if factor == 1 else f"stretched {factor:g} times"
+                for factor in factors
+            ),
+        ]
+    ]
     for data in results.values("error_bars", "data"):
         found = [results.row("error_bars", data=data, factor=factor) for factor in factors]
-        cells.append([data, *(f"{row['rows that exceed it']:.1%} (largest error {row['largest error, nats']:g})" for row in found)])
+        cells.append(
+            [
+                data,
+                *(
+                    f"{row['rows that exceed it']:.1%} "
+                    f"(largest error {row['largest error, nats']:g})"
+                    for row in found
+                ),
+            ]
+        )
     return cells
 
 
 def paths(results: Results) -> Cells:
-    columns = ("action before", "action", "length before", "length", "evaluations per row", "ms per step")
+    columns = (
+        "action before",
+        "action",
+        "length before",
+        "length",
+        "evaluations per row",
+        "ms per step",
+    )
     cells = [["choice", "below the truth, nats", *columns]]
     for row in results.rows("paths", target="checkerboard"):
         below = f"{row['below the truth, nats']} ± {row['standard error']}"
@@ -303,7 +392,14 @@ def bsds300(results: Results) -> Cells:
     for row in results.rows("bsds300"):
         above, error = row.get("above the Gaussian", 0.0), row.get("its error")
         patches = f"{row['patches']:,} of our 20 images" if "patches" in row else "test images"
-        cells.append([row["method"], patches, with_error(row), f"{above:.1f}" + (f" ± {error:.1f}" if error else "")])
+        cells.append(
+            [
+                row["method"],
+                patches,
+                with_error(row),
+                f"{above:.1f}" + (f" ± {error:.1f}" if error else ""),
+            ]
+        )
     return cells
 
 
@@ -323,15 +419,19 @@ def quick_start(results: Results) -> str:
     run = runs("quickstart", results.folder)[0]
     found = sorted(run["rows"], key=lambda row: row["log-likelihood"])
     first = found[0]
-    score = f"log-likelihood of {first['held-out rows']} held-out rows x {first['columns']} columns, nats per row"
+    shape = f"{first['held-out rows']} held-out rows x {first['columns']} columns"
+    score = f"log-likelihood of {shape}, nats per row"
     cells = [["method (tuned by cross-validation, ours not)", score]]
-    cells += map(list, zip([row["method"] for row in found], best_in_bold(found, plain), strict=True))
+    cells += map(
+        list, zip([row["method"] for row in found], best_in_bold(found, plain), strict=True)
+    )
     minutes = max(1, round(first["processor minutes"]))
     took = (
-        f"It took {minutes} minute{'s' if minutes > 1 else ''} of processor time on one core ({run['machine']}), "
-        f"{first['minutes']} minutes of wall time."
+        f"It took {minutes} minute{'s' if minutes > 1 else ''} of processor time on one core "
+        f"({run['machine']}), {first['minutes']} minutes of wall time."
     )
-    return f"{took} Progress goes to standard error; at the end, the example prints:\n\n{markdown(cells)}"
+    then = "Progress goes to standard error; at the end, the example prints:"
+    return f"{took} {then}\n\n{markdown(cells)}"
 
 
 def readme_defaults(results: Results) -> str:
@@ -341,14 +441,17 @@ def readme_defaults(results: Results) -> str:
 
 def readme_equal_time(results: Results) -> str:
     methods = (*PEERS, OURS)
-    ours, nsf = (span([float(f"{rate:.1g}") for rate in of_all_sets(results, m, "rows scored per s")]) for m in (OURS, "zuko NSF"))
+    ours, nsf = (
+        span([float(f"{rate:.1g}") for rate in of_all_sets(results, m, "rows scored per s")])
+        for m in (OURS, "zuko NSF")
+    )
     before = (
-        "Against other methods given 60 s each on the same two cores (first fold, nats per row; ours ran with defaults, "
-        f"{seconds_of_ours(results)} s):"
+        "Against other methods given 60 s each on the same two cores (first fold, nats per row; "
+        f"ours ran with defaults, {seconds_of_ours(results)} s):"
     )
     after = (
-        "`python benchmarks/equal_time.py --data-dir DIR`. The price is speed: the trained field scores "
-        f"{ours} rows a second here, zuko's NSF {nsf}."
+        "`python benchmarks/equal_time.py --data-dir DIR`. The price is speed: the trained field "
+        f"scores {ours} rows a second here, zuko's NSF {nsf}."
     )
     return f"{before}\n\n{markdown(equal_time(results, methods))}\n\n{after}"
 
@@ -360,36 +463,65 @@ def with_source(name: str, table: Callable[[Results], Cells]) -> Callable[[Resul
 
 def which_equal_time(results: Results) -> str:
     methods = ("KernelDensity", "GaussianMixture", "zuko NSF", "nflows RQ-NSF", OURS, STUDENT)
-    return f"Ours took {seconds_of_ours(results)} s.\n\n{restructured(equal_time(results, methods))}"
+    return (
+        f"Ours took {seconds_of_ours(results)} s.\n\n{restructured(equal_time(results, methods))}"
+    )
 
 
 _GROWTH = ("fit, s", "rows scored per s")
-_SOLVER = ("solver", "atol", "mean error", "99th percentile", "largest error", "error of the mean", "above atol", "reported")
+_SOLVER = (
+    "solver",
+    "atol",
+    "mean error",
+    "99th percentile",
+    "largest error",
+    "error of the mean",
+    "above atol",
+    "reported",
+)
 TABLES: dict[str, Callable[[Results], str]] = {
     "README quick start": quick_start,
     "README defaults": readme_defaults,
     "README equal time": readme_equal_time,
-    "which: defaults on small data": lambda results: restructured(defaults(results, "defaults-small", with_error)),
+    "which: defaults on small data": lambda results: restructured(
+        defaults(results, "defaults-small", with_error)
+    ),
     "which: equal time": which_equal_time,
     "which: speed": lambda results: restructured(speed(results)),
-    "defaults on small data": with_source("defaults-small", lambda results: defaults_with_worst(results, "defaults-small")),
-    "defaults on large data": with_source("defaults-large", lambda results: defaults_with_worst(results, "defaults-large")),
-    "equal time": with_source("equal_time", lambda results: equal_time(results, (*PEERS, OURS, STUDENT), with_error)),
+    "defaults on small data": with_source(
+        "defaults-small", lambda results: defaults_with_worst(results, "defaults-small")
+    ),
+    "defaults on large data": with_source(
+        "defaults-large", lambda results: defaults_with_worst(results, "defaults-large")
+    ),
+    "equal time": with_source(
+        "equal_time", lambda results: equal_time(results, (*PEERS, OURS, STUDENT), with_error)
+    ),
     "gains at equal time": gains,
     "speed at equal time": with_source("equal_time", speed_at_equal_time),
     "student at equal time": students,
     "speed of the defaults": lambda results: restructured(speed_of_defaults(results)),
     "RNADE protocol": with_source("rnade", rnade),
     "growth with rows": with_source(
-        "growth-rows", columns_of("growth-rows", ("rows", "data, MB", *_GROWTH, "before, MB", "peak of fit, MB", "peak of score, MB"))
+        "growth-rows",
+        columns_of(
+            "growth-rows",
+            ("rows", "data, MB", *_GROWTH, "before, MB", "peak of fit, MB", "peak of score, MB"),
+        ),
     ),
     "growth with dimensions": with_source(
-        "growth-dimensions", columns_of("growth-dimensions", ("dimension", *_GROWTH, "peak of fit, MB", "peak of score, MB"))
+        "growth-dimensions",
+        columns_of(
+            "growth-dimensions", ("dimension", *_GROWTH, "peak of fit, MB", "peak of score, MB")
+        ),
     ),
     "training steps": with_source("training_step", training_steps),
     "cost of fields": with_source("cost-field", cost_of_fields),
     "floor of fields": floor_of_fields,
-    "cost of solvers": with_source("cost-solver", columns_of("cost-solver", (*_SOLVER, "evaluations per row"), precision="float64")),
+    "cost of solvers": with_source(
+        "cost-solver",
+        columns_of("cost-solver", (*_SOLVER, "evaluations per row"), precision="float64"),
+    ),
     "error bars": with_source("error_bars", error_bars),
     "paths": with_source("paths", paths),
     "checkerboard": with_source("latent-checkerboard", checkerboard),
@@ -417,12 +549,21 @@ def updated(text: str, results: Results) -> str:
     KeyError
         If a marker names no table.
     """
-    return _MARKED.sub(lambda found: f"{found['begin']}\n\n{TABLES[found['md'] or found['rst']](results)}\n\n{found['end']}", text)
+    return _MARKED.sub(
+        lambda found: (
+            f"{found['begin']}\n\n{TABLES[found['md'] or found['rst']](results)}\n\n{found['end']}"
+        ),
+        text,
+    )
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a document differs")
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument(
+        "--check", action="store_true", help="write nothing; exit status 1 if a document differs"
+    )
     options = arguments.parse_args()
     stale = []
     for name in DOCUMENTS:
@@ -434,7 +575,8 @@ def main() -> None:
             if not options.check:
                 path.write_text(new, encoding="utf-8")
     if stale:
-        print(f"{'Differ from their result files' if options.check else 'Written'}: {', '.join(stale)}", file=sys.stderr)
+        outcome = "Differ from their result files" if options.check else "Written"
+        print(f"{outcome}: {', '.join(stale)}", file=sys.stderr)
     sys.exit(1 if options.check and stale else 0)
 
 

@@ -1,15 +1,18 @@
-"""What a training step costs: ours, which simulates nothing, against maximum likelihood through an ODE (zuko's CNF, which is FFJORD).
+"""What a training step costs: ours, which simulates nothing, against maximum likelihood through an
+ODE (zuko's CNF, which is FFJORD).
 
     python benchmarks/training_step.py
     python benchmarks/training_step.py --widths 64 64 64 --seconds 30
 
-Both see the same batches, of the same size, with hidden layers of the same widths, and take whole steps: loss, gradient, optimiser.
-Ours is `train` with `PathObjective` and `ResidualMLP`, as the estimator trains a single field; the CNF has zuko's tolerances
-(1e-6 absolute, 1e-5 relative) and Adam at 1e-3, with the exact trace and with the unbiased one (Hutchinson, one probe).
-An untrained CNF is nearly the identity and cheap to integrate, so that steps are measured twice: the first ones, and those after
-`--seconds` of training, which is a short training still.  The data are drawn from a mixture of ten Gaussians with random
-covariances in 43 dimensions, as many as MINIBOONE has, and standardised.  "Evaluations" counts the forward passes of the field
-in a step.  Times are medians over the steps; the ratio is to our later steps.
+Both see the same batches, of the same size, with hidden layers of the same widths, and take whole
+steps: loss, gradient, optimiser.  Ours is `train` with `PathObjective` and `ResidualMLP`, as the
+estimator trains a single field; the CNF has zuko's tolerances (1e-6 absolute, 1e-5 relative) and
+Adam at 1e-3, with the exact trace and with the unbiased one (Hutchinson, one probe).  An untrained
+CNF is nearly the identity and cheap to integrate, so that steps are measured twice: the first ones,
+and those after `--seconds` of training, which is a short training still.  The data are drawn from a
+mixture of ten Gaussians with random covariances in 43 dimensions, as many as MINIBOONE has, and
+standardised.  "Evaluations" counts the forward passes of the field in a step.  Times are medians
+over the steps; the ratio is to our later steps.
 """
 
 import argparse
@@ -20,7 +23,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from _common import Record, environment, parser, report, rounded, save_table, shuffled_batches, synchronize, write_table
+from _common import (
+    Record,
+    environment,
+    parser,
+    report,
+    rounded,
+    save_table,
+    shuffled_batches,
+    synchronize,
+    write_table,
+)
 from torch import Tensor, nn
 
 from skinterflow.interflow import Beta, PathObjective, ResidualMLP, Trigonometric, train
@@ -47,7 +60,9 @@ def batches(options: argparse.Namespace) -> Iterator[Tensor]:
     return (x[rows] for rows in shuffled_batches(len(x), options.batch_size))
 
 
-def our_steps(widths: Sequence[int], options: argparse.Namespace) -> tuple[nn.Module, Iterator[object]]:
+def our_steps(
+    widths: Sequence[int], options: argparse.Namespace
+) -> tuple[nn.Module, Iterator[object]]:
     """The field and a stream of its training steps."""
     field = ResidualMLP(options.dimension, widths)
     objective = PathObjective(field, Trigonometric(), Beta(1.0, 0.5)).to(options.device)
@@ -55,7 +70,9 @@ def our_steps(widths: Sequence[int], options: argparse.Namespace) -> tuple[nn.Mo
     return field, train(objective, pairs, max_iter=10**9, hidden_weights=field.hidden_weights())
 
 
-def cnf_steps(widths: Sequence[int], exact: bool, options: argparse.Namespace) -> tuple[nn.Module, Iterator[object]]:
+def cnf_steps(
+    widths: Sequence[int], exact: bool, options: argparse.Namespace
+) -> tuple[nn.Module, Iterator[object]]:
     """The same of a CNF."""
     from zuko.flows import CNF
 
@@ -73,8 +90,16 @@ def cnf_steps(widths: Sequence[int], exact: bool, options: argparse.Namespace) -
     return flow.transform.ode, steps()
 
 
-def timed(steps: Iterator[object], device: str, *, n_steps: int, seconds: float = 0.0, max_seconds: float = math.inf) -> list[float]:
-    """Times of the next steps: so many, and for so many seconds, but one suffices once `max_seconds` have passed."""
+def timed(
+    steps: Iterator[object],
+    device: str,
+    *,
+    n_steps: int,
+    seconds: float = 0.0,
+    max_seconds: float = math.inf,
+) -> list[float]:
+    """Times of the next steps: so many, and for so many seconds, but one suffices once
+    `max_seconds` have passed."""
     times: list[float] = []
     while (len(times) < n_steps or sum(times) < seconds) and sum(times) < max_seconds:
         synchronize(device)
@@ -88,7 +113,11 @@ def timed(steps: Iterator[object], device: str, *, n_steps: int, seconds: float 
 def measure(method: str, widths: Sequence[int], options: argparse.Namespace) -> list[Record]:
     """Rows of the table: the first steps, and those after some training."""
     torch.manual_seed(0)
-    field, steps = our_steps(widths, options) if method == "ours" else cnf_steps(widths, method == "CNF, exact trace", options)
+    field, steps = (
+        our_steps(widths, options)
+        if method == "ours"
+        else cnf_steps(widths, method == "CNF, exact trace", options)
+    )
     n_calls = 0
 
     def count(*_: object) -> None:
@@ -100,7 +129,13 @@ def measure(method: str, widths: Sequence[int], options: argparse.Namespace) -> 
     rows: list[Record] = []
     for _ in range(2):
         n_calls = 0
-        times = timed(steps, options.device, n_steps=options.steps, seconds=_MIN_SECONDS, max_seconds=options.max_seconds)
+        times = timed(
+            steps,
+            options.device,
+            n_steps=options.steps,
+            seconds=_MIN_SECONDS,
+            max_seconds=options.max_seconds,
+        )
         rows.append(
             {
                 "hidden layers": "x".join(map(str, widths)),
@@ -120,11 +155,28 @@ def measure(method: str, widths: Sequence[int], options: argparse.Namespace) -> 
 def main() -> None:
     methods = ("ours", "CNF, unbiased trace", "CNF, exact trace")
     arguments = parser(__doc__)
-    arguments.add_argument("--widths", nargs="+", type=int, action="append", help="hidden layers; may be repeated")
-    arguments.add_argument("--methods", nargs="+", default=methods, choices=methods, help="only these methods, ours first")
-    arguments.add_argument("--seconds", type=float, default=60.0, help="training between the two measurements")
-    arguments.add_argument("--steps", type=int, default=5, help="least number of steps in each measurement")
-    arguments.add_argument("--max-seconds", type=float, default=60.0, help="longest measurement, though of one step at least")
+    arguments.add_argument(
+        "--widths", nargs="+", type=int, action="append", help="hidden layers; may be repeated"
+    )
+    arguments.add_argument(
+        "--methods",
+        nargs="+",
+        default=methods,
+        choices=methods,
+        help="only these methods, ours first",
+    )
+    arguments.add_argument(
+        "--seconds", type=float, default=60.0, help="training between the two measurements"
+    )
+    arguments.add_argument(
+        "--steps", type=int, default=5, help="least number of steps in each measurement"
+    )
+    arguments.add_argument(
+        "--max-seconds",
+        type=float,
+        default=60.0,
+        help="longest measurement, though of one step at least",
+    )
     arguments.add_argument("--batch-size", type=int, default=1_000)
     arguments.add_argument("--dimension", type=int, default=43)
     arguments.add_argument("--device", default="cpu")
@@ -136,7 +188,13 @@ def main() -> None:
             try:
                 rows = measure(method, widths, options)
             except Exception as error:  # whatever a peer raises is its result
-                rows = [{"hidden layers": "x".join(map(str, widths)), "method": method, "error": f"{type(error).__name__}: {error}"}]
+                rows = [
+                    {
+                        "hidden layers": "x".join(map(str, widths)),
+                        "method": method,
+                        "error": f"{type(error).__name__}: {error}",
+                    }
+                ]
             for row in rows:
                 milliseconds = row.get("ms a step")
                 ours = milliseconds if method == "ours" else ours
@@ -145,7 +203,10 @@ def main() -> None:
                 table.append(row)
                 report(row)
                 save_table(table, "training_step")
-    print(f"{options.dimension} dimensions, batches of {options.batch_size} rows; {environment(options.device)}\n")
+    print(
+        f"{options.dimension} dimensions, batches of {options.batch_size} rows; "
+        f"{environment(options.device)}\n"
+    )
     write_table(table, "training_step", arguments, options.device)
 
 

@@ -1,6 +1,8 @@
-"""Sphinx configuration.  Build with ``python -m sphinx -W -b html docs docs/_build/html``; nothing is fetched.
+"""Sphinx configuration.  Build with ``python -m sphinx -W -b html docs docs/_build/html``; nothing
+is fetched.
 
-All examples are run, in about seven minutes of one core: ``-j 2`` runs two at a time, and ``-D plot_gallery=0`` none.
+All examples are run, in about seven minutes of one core: ``-j 2`` runs two at a time, and
+``-D plot_gallery=0`` none.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ autosummary_generate = True
 autodoc_typehints_format = "short"
 autodoc_type_aliases = {name: name for name in ("ArrayLike", "RandomStateLike")}
 python_maximum_signature_line_length = 88
-numpydoc_show_class_members = False  # the template of a class lists its own methods; torch.nn.Module's are left out
+numpydoc_show_class_members = (
+    False  # the template of a class lists its own methods; torch.nn.Module's are left out
+)
 toc_object_entries_show_parents = "hide"
 
 sphinx_gallery_conf = {
@@ -69,10 +73,20 @@ html_theme_options = {
 
 
 def with_plain_aliases(
-    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, return_annotation: str | None
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: object,
+    options: object,
+    signature: str | None,
+    return_annotation: str | None,
 ) -> tuple[str | None, str | None]:
-    """Sphinx shows an alias within a union, such as ``ArrayLike | None``, by the repr of its stand-in; only the name is wanted."""
-    shown = [text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text) for text in (signature, return_annotation)]
+    """Sphinx shows an alias within a union, such as ``ArrayLike | None``, by the repr of its
+    stand-in; only the name is wanted."""
+    shown = [
+        text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text)
+        for text in (signature, return_annotation)
+    ]
     return shown[0], shown[1]
 
 

@@ -2,11 +2,18 @@
 
 from pathlib import Path
 
-FIRST = ("quickstart.py", "outliers_and_model_choice.py", "photometric_redshifts.py", "reweighting.py", "calibration_and_regions.py")
+FIRST = (
+    "quickstart.py",
+    "outliers_and_model_choice.py",
+    "photometric_redshifts.py",
+    "reweighting.py",
+    "calibration_and_regions.py",
+)
 
 
 def no_plot_file(gallery_conf: object, script_vars: object) -> list[str]:
-    """The argument that every example gets: an empty path, because the gallery takes the figures itself."""
+    """The argument that every example gets: an empty path, because the gallery takes the figures
+    itself."""
     return [""]
 
 

@@ -26,7 +26,9 @@ TIMES = (0.0, 0.4, 0.7, 0.9, 1.0)
 def plot(density):
     axis = np.linspace(-3, 3, 100)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    figure, axes = plt.subplots(1, len(TIMES) + 1, figsize=(16, 3.4), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(
+        1, len(TIMES) + 1, figsize=(16, 3.4), layout="constrained", sharey=True
+    )
     fine = np.linspace(0.0, 1.0, 41)
     trajectories = density.trajectory(density.sample(12, random_state=1, t=0.0), fine)
     for panel, t in zip(axes, TIMES, strict=False):
@@ -44,11 +46,18 @@ def plot(density):
 
 def main(path="density_along_the_path.png", max_iter=1500):
     target = Checkerboard()
-    density = InterpolantFlowDensity(hidden_layer_sizes=(96, 96, 96), max_iter=int(max_iter), end_time=1.0, atol=2e-2, random_state=0)
+    density = InterpolantFlowDensity(
+        hidden_layer_sizes=(96, 96, 96),
+        max_iter=int(max_iter),
+        end_time=1.0,
+        atol=2e-2,
+        random_state=0,
+    )
     density.fit(target.sample(50_000, random_state=0))
     test = target.sample(2000, random_state=1)
     print(
-        f"Mean log-density of {len(test)} new rows: {density.score(test):.3f} nats; the truth is {target.score_samples(test).mean():.3f}."
+        f"Mean log-density of {len(test)} new rows: {density.score(test):.3f} nats; the truth is "
+        f"{target.score_samples(test).mean():.3f}."
     )
     figure = plot(density)
     if path:

@@ -25,7 +25,9 @@ NOISE = (0.1, 1.0)
 
 
 def plot(X0, results, one, fans):
-    figure, axes = plt.subplots(1, len(results), figsize=(4.2 * len(results), 4.8), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(
+        1, len(results), figsize=(4.2 * len(results), 4.8), layout="constrained", sharey=True
+    )
     for axis, (title, rows), fan in zip(axes, results.items(), fans, strict=True):
         axis.scatter(*X0.T, s=2, alpha=0.15, color="tab:gray", label="source")
         axis.scatter(*rows.T, s=3, alpha=0.3, color="tab:blue", label="carried")
@@ -41,15 +43,22 @@ def plot(X0, results, one, fans):
 def main(path="noise_between_two_sets.png", max_iter=1000):
     source, target = EightGaussians(radius=2.0, deviation=0.15), Moons(deviation=0.08)
     X0, X1 = source.sample(10_000, random_state=0), 1.2 * target.sample(10_000, random_state=1)
-    transport = InterpolantTransport(gamma="brownian", hidden_layer_sizes=(64, 64, 64), max_iter=int(max_iter), random_state=0)
+    transport = InterpolantTransport(
+        gamma="brownian", hidden_layer_sizes=(64, 64, 64), max_iter=int(max_iter), random_state=0
+    )
     transport.fit(X0, X1)
     some, one = X0[:1500], X0[:1]
     results, fans = {"map (no noise)": transport.transform(some)}, [transport.transform(one)]
     for epsilon in NOISE:
-        results[f"diffusion, epsilon = {epsilon}"] = transport.sample(some, random_state=0, epsilon=epsilon)
+        results[f"diffusion, epsilon = {epsilon}"] = transport.sample(
+            some, random_state=0, epsilon=epsilon
+        )
         fans.append(transport.sample(np.repeat(one, 60, axis=0), random_state=1, epsilon=epsilon))
     for (title, rows), fan in zip(results.items(), fans, strict=True):
-        print(f"{title}: mean of the rows {rows.mean(axis=0).round(2)}, spread of the ends of one row {fan.std(axis=0).round(2)}")
+        print(
+            f"{title}: mean of the rows {rows.mean(axis=0).round(2)}, spread of the ends of one "
+            f"row {fan.std(axis=0).round(2)}"
+        )
     print(f"rows of the target: mean {X1.mean(axis=0).round(2)}")
     figure = plot(some, results, one[0], fans)
     if path:

@@ -39,8 +39,12 @@ def progress(message):
 def held_out_log_likelihoods(train, test):
     """Mean held-out log-likelihood per row of each method, in nats, with the fitted flow."""
     searches = {
-        "KernelDensity": GridSearchCV(KernelDensity(), {"bandwidth": np.geomspace(0.1, 3.0, 12)}, cv=5),
-        "GaussianMixture": GridSearchCV(GaussianMixture(reg_covar=1e-3, random_state=0), {"n_components": range(1, 9)}, cv=5),
+        "KernelDensity": GridSearchCV(
+            KernelDensity(), {"bandwidth": np.geomspace(0.1, 3.0, 12)}, cv=5
+        ),
+        "GaussianMixture": GridSearchCV(
+            GaussianMixture(reg_covar=1e-3, random_state=0), {"n_components": range(1, 9)}, cv=5
+        ),
     }
     scores = {}
     for name, search in searches.items():
@@ -54,7 +58,10 @@ def held_out_log_likelihoods(train, test):
         density = InterpolantFlowDensity(random_state=0, verbose=True).fit(train)
     progress("Scoring the held-out rows ...")
     scores["InterpolantFlowDensity"] = density.score(test)
-    print(f"The flow took {time.perf_counter() - started:.0f} s to fit and score, with default parameters.")
+    print(
+        f"The flow took {time.perf_counter() - started:.0f} s to fit and score, with default "
+        "parameters."
+    )
     return scores, density
 
 
@@ -65,14 +72,28 @@ def plot(density, test, names):
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     for axis, (i, j) in zip(axes, [(0, 4), (6, 7)], strict=False):
         axis.scatter(*samples[:, [i, j]].T, s=4, alpha=0.35, color="tab:blue", label="samples")
-        axis.scatter(*test[:, [i, j]].T, s=14, color="tab:orange", edgecolor="white", linewidth=0.3, label="held-out rows")
+        axis.scatter(
+            *test[:, [i, j]].T,
+            s=14,
+            color="tab:orange",
+            edgecolor="white",
+            linewidth=0.3,
+            label="held-out rows",
+        )
         axis.set(xlabel=f"{names[i]} (standardised)", ylabel=f"{names[j]} (standardised)")
     axes[0].legend(loc="upper right")
-    log_densities = {"samples": density.score_samples(samples[:300]), "held-out rows": density.score_samples(test)}
+    log_densities = {
+        "samples": density.score_samples(samples[:300]),
+        "held-out rows": density.score_samples(test),
+    }
     low, high = np.percentile(log_densities["samples"], [0.5, 100])
     bins = np.linspace(low - 15, high + 2, 30)
-    for (label, values), color in zip(log_densities.items(), ("tab:blue", "tab:orange"), strict=True):
-        axes[2].hist(np.clip(values, bins[0], None), bins, density=True, alpha=0.6, label=label, color=color)
+    for (label, values), color in zip(
+        log_densities.items(), ("tab:blue", "tab:orange"), strict=True
+    ):
+        axes[2].hist(
+            np.clip(values, bins[0], None), bins, density=True, alpha=0.6, label=label, color=color
+        )
     axes[2].set(xlabel="log-density (nats; lowest bin: that or less)", ylabel="fraction per nat")
     axes[2].legend()
     return figure
@@ -87,14 +108,23 @@ def standardised_split(X):
 
 def main(path="quickstart.png"):
     progress(f"This takes {DURATION}.")
-    torch.set_num_threads(1)  # nets this small are no faster with more, and much slower where cores are shared
+    torch.set_num_threads(
+        1
+    )  # nets this small are no faster with more, and much slower where cores are shared
     data = load_breast_cancer()
     train, test, mean, deviation = standardised_split(data.data)
     scores, density = held_out_log_likelihoods(train, test)
-    print(f"Held-out log-likelihood of {len(test)} rows x {test.shape[1]} columns, nats per row of standardised data (higher is better):")
+    print(
+        f"Held-out log-likelihood of {len(test)} rows x {test.shape[1]} columns, nats per row of "
+        "standardised data (higher is better):"
+    )
     for name, score in sorted(scores.items(), key=lambda item: item[1]):
         print(f"  {name:<24}{score:8.2f}")
-    print("A new row, drawn from the density:", np.round(density.sample(1, random_state=0)[0, :5] * deviation[:5] + mean[:5], 2), "...")
+    print(
+        "A new row, drawn from the density:",
+        np.round(density.sample(1, random_state=0)[0, :5] * deviation[:5] + mean[:5], 2),
+        "...",
+    )
     figure = plot(density, test, data.feature_names)
     if path:
         figure.savefig(path, dpi=130)

@@ -38,12 +38,25 @@ def main(path="recolour_an_image.png", max_iter=1000):
     temple, flower = (image[::4, ::4] / 255 for image in load_sample_images().images)
     random = np.random.default_rng(0)
     # Colours are whole numbers of 0 to 255: noise of one step spreads them.
-    sides = [picture.reshape(-1, 3) + random.uniform(-0.5, 0.5, (picture.size // 3, 3)) / 255 for picture in (temple, flower)]
-    transport = InterpolantTransport(hidden_layer_sizes=(64, 64, 64), max_iter=int(max_iter), atol=5e-2, random_state=0).fit(*sides)
-    recoloured = np.clip(transport.transform(temple.reshape(-1, 3).astype(np.float32)), 0, 1).reshape(temple.shape)
-    for name, picture in (("temple", temple), ("flower", flower), ("recoloured temple", recoloured)):
+    sides = [
+        picture.reshape(-1, 3) + random.uniform(-0.5, 0.5, (picture.size // 3, 3)) / 255
+        for picture in (temple, flower)
+    ]
+    transport = InterpolantTransport(
+        hidden_layer_sizes=(64, 64, 64), max_iter=int(max_iter), atol=5e-2, random_state=0
+    ).fit(*sides)
+    recoloured = np.clip(
+        transport.transform(temple.reshape(-1, 3).astype(np.float32)), 0, 1
+    ).reshape(temple.shape)
+    for name, picture in (
+        ("temple", temple),
+        ("flower", flower),
+        ("recoloured temple", recoloured),
+    ):
         print(f"mean colour of the {name}: {np.round(picture.mean(axis=(0, 1)), 2)}")
-    figure = plot({"temple": temple, "flower": flower, "temple in the colours of the flower": recoloured})
+    figure = plot(
+        {"temple": temple, "flower": flower, "temple in the colours of the flower": recoloured}
+    )
     if path:
         figure.savefig(path, dpi=110)
         print(f"The plot is in {path}.")

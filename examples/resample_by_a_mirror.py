@@ -24,7 +24,9 @@ NOISE = (0.02, 0.2, 2.0)
 
 
 def plot(X, resampled):
-    figure, axes = plt.subplots(1, 1 + len(resampled), figsize=(15, 3.2), layout="constrained", sharex=True, sharey=True)
+    figure, axes = plt.subplots(
+        1, 1 + len(resampled), figsize=(15, 3.2), layout="constrained", sharex=True, sharey=True
+    )
     colour = X[:, 0]
     for axis, (title, rows) in zip(axes, {"rows": X, **resampled}.items(), strict=True):
         axis.scatter(*rows.T, c=colour, s=6, cmap="viridis")
@@ -37,13 +39,23 @@ def plot(X, resampled):
 def main(path="resample_by_a_mirror.png", max_iter=1000):
     moons = Moons()
     transport = InterpolantTransport(
-        interpolant="mirror", gamma="brownian", hidden_layer_sizes=(64, 64, 64), max_iter=int(max_iter), random_state=0
+        interpolant="mirror",
+        gamma="brownian",
+        hidden_layer_sizes=(64, 64, 64),
+        max_iter=int(max_iter),
+        random_state=0,
     )
     transport.fit(moons.sample(10_000, random_state=0))
     X = moons.sample(1_000, random_state=1)
-    resampled = {f"epsilon = {epsilon}": transport.sample(X, random_state=0, epsilon=epsilon) for epsilon in NOISE}
+    resampled = {
+        f"epsilon = {epsilon}": transport.sample(X, random_state=0, epsilon=epsilon)
+        for epsilon in NOISE
+    }
     for title, rows in resampled.items():
-        print(f"{title}: rows moved by {np.linalg.norm(rows - X, axis=1).mean():.2f} in the mean, deviations {rows.std(axis=0).round(2)}")
+        print(
+            f"{title}: rows moved by {np.linalg.norm(rows - X, axis=1).mean():.2f} in the mean, "
+            f"deviations {rows.std(axis=0).round(2)}"
+        )
     print(f"deviations of the rows: {X.std(axis=0).round(2)}")
     figure = plot(X, resampled)
     if path:

@@ -40,7 +40,13 @@ MEANS, DEVIATIONS = (-1.0, 1.0), (1.0, 0.5)
 
 def pairs():
     while True:
-        yield [mean + deviation * torch.randn(512, 1) for mean, deviation in zip(MEANS, DEVIATIONS, strict=True)], None
+        yield (
+            [
+                mean + deviation * torch.randn(512, 1)
+                for mean, deviation in zip(MEANS, DEVIATIONS, strict=True)
+            ],
+            None,
+        )
 
 
 def normal(mean, deviation):
@@ -49,7 +55,9 @@ def normal(mean, deviation):
 
 def exact_bridge(epsilon):
     """Straight lines with a noise term of this width."""
-    path = StochasticInterpolant(Linear(), Brownian(2.0 * math.hypot(DEVIATIONS[0] * DEVIATIONS[1], epsilon)))
+    path = StochasticInterpolant(
+        Linear(), Brownian(2.0 * math.hypot(DEVIATIONS[0] * DEVIATIONS[1], epsilon))
+    )
     source, target = (normal(*end) for end in zip(MEANS, DEVIATIONS, strict=True))
     return MixtureField(target, path, source)
 
@@ -75,11 +83,17 @@ def drift_error(learned, exact, epsilon):
     """Relative error of the forward drift along the bridge."""
     error = square = 0.0
     for t in torch.linspace(0.05, 0.95, 19):
-        x0, x1 = (mean + deviation * torch.randn(1000, 1) for mean, deviation in zip(MEANS, DEVIATIONS, strict=True))
+        x0, x1 = (
+            mean + deviation * torch.randn(1000, 1)
+            for mean, deviation in zip(MEANS, DEVIATIONS, strict=True)
+        )
         x = exact.path(t, x0, x1, torch.randn(1000, 1))
         drift, score = exact.drift_and_score(t, x)
         forward = drift + epsilon * score
-        error, square = error + (learned.field(t, x) - forward).square().mean(), square + forward.square().mean()
+        error, square = (
+            error + (learned.field(t, x) - forward).square().mean(),
+            square + forward.square().mean(),
+        )
     return float((error / square).sqrt())
 
 
@@ -95,17 +109,34 @@ def main(path="schroedinger_bridge.png", max_iter=700):
         torch.manual_seed(0)
         for colour, epsilon in zip(("tab:blue", "tab:orange", "tab:red"), NOISE, strict=True):
             bridge, oracle = learned_bridge(epsilon, int(max_iter)), exact_bridge(epsilon)
-            exact, learned = (deviation(t, scale.square(t).detach()) for scale in (oracle.path.gamma, bridge.path.gamma))
+            exact, learned = (
+                deviation(t, scale.square(t).detach())
+                for scale in (oracle.path.gamma, bridge.path.gamma)
+            )
             axis.plot(t, exact, color=colour, linewidth=5, alpha=0.3)
             axis.plot(t, learned, color=colour, label=f"epsilon = {epsilon}")
-            spread, drift = float((learned / exact - 1).abs().max()), drift_error(bridge, oracle, epsilon)
-            defect = bridge_defect(bridge.field, MEANS[0] + DEVIATIONS[0] * torch.randn(8000, 1), epsilon, torch.Generator().manual_seed(0))
-            print(
-                f"epsilon = {epsilon}: deviations within {100 * spread:.1f}% of the closed form, forward drift within {100 * drift:.1f}%, "
-                f"defect {defect:.3f}"
+            spread, drift = (
+                float((learned / exact - 1).abs().max()),
+                drift_error(bridge, oracle, epsilon),
             )
-    axis.plot(t, DEVIATIONS[0] + t * (DEVIATIONS[1] - DEVIATIONS[0]), "k:", label="optimal transport")
-    axis.set(xlabel="t", ylabel="standard deviation along the path", title="Bridges from N(-1, 1) to N(1, 1/4); wide: closed form")
+            defect = bridge_defect(
+                bridge.field,
+                MEANS[0] + DEVIATIONS[0] * torch.randn(8000, 1),
+                epsilon,
+                torch.Generator().manual_seed(0),
+            )
+            print(
+                f"epsilon = {epsilon}: deviations within {100 * spread:.1f}% of the closed form, "
+                f"forward drift within {100 * drift:.1f}%, defect {defect:.3f}"
+            )
+    axis.plot(
+        t, DEVIATIONS[0] + t * (DEVIATIONS[1] - DEVIATIONS[0]), "k:", label="optimal transport"
+    )
+    axis.set(
+        xlabel="t",
+        ylabel="standard deviation along the path",
+        title="Bridges from N(-1, 1) to N(1, 1/4); wide: closed form",
+    )
     axis.legend()
     if path:
         figure.savefig(path, dpi=110)

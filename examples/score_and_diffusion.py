@@ -27,26 +27,47 @@ NOISE = (0.0, 0.5, 2.0, "decreasing")
 def plot(density, samples):
     axis = np.linspace(-2.5, 2.5, 90)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    figure, axes = plt.subplots(1, 1 + len(samples), figsize=(15, 3.7), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(
+        1, 1 + len(samples), figsize=(15, 3.7), layout="constrained", sharey=True
+    )
     heights = density.score_samples(grid.astype(np.float32), t=0.6).reshape(90, 90)
     axes[0].imshow(np.exp(heights), origin="lower", extent=(-2.5, 2.5, -2.5, 2.5), cmap="Blues")
     places = grid.reshape(90, 90, 2)[4::9, 4::9].reshape(-1, 2)
-    axes[0].quiver(*places.T, *density.score_gradient(places, t=0.6).T, color="tab:red", width=0.006)
+    axes[0].quiver(
+        *places.T, *density.score_gradient(places, t=0.6).T, color="tab:red", width=0.006
+    )
     axes[0].set(title="density and score at t = 0.6", xlabel="$x_1$", ylabel="$x_2$")
     for panel, (epsilon, rows) in zip(axes[1:], samples.items(), strict=True):
         panel.scatter(*rows.T, s=2, alpha=0.5)
-        panel.set(title=f"samples, epsilon = {epsilon}", xlabel="$x_1$", xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), aspect="equal")
+        panel.set(
+            title=f"samples, epsilon = {epsilon}",
+            xlabel="$x_1$",
+            xlim=(-2.5, 2.5),
+            ylim=(-2.5, 2.5),
+            aspect="equal",
+        )
     return figure
 
 
 def main(path="score_and_diffusion.png", max_iter=1000):
     target = EightGaussians(radius=1.6, deviation=0.25)
-    density = InterpolantFlowDensity(hidden_layer_sizes=(64, 64, 64), max_iter=int(max_iter), end_time=1.0, random_state=0)
+    density = InterpolantFlowDensity(
+        hidden_layer_sizes=(64, 64, 64), max_iter=int(max_iter), end_time=1.0, random_state=0
+    )
     density.fit(target.sample(10_000, random_state=0))
-    samples = {epsilon: density.sample(2000, random_state=0, method="sde", epsilon=epsilon) for epsilon in NOISE}
+    samples = {
+        epsilon: density.sample(2000, random_state=0, method="sde", epsilon=epsilon)
+        for epsilon in NOISE
+    }
     for epsilon, rows in samples.items():
-        print(f"epsilon = {epsilon}: mean log-density of the samples under the target {target.score_samples(rows).mean():.3f} nats")
-    print(f"rows of the target itself: {target.score_samples(target.sample(2000, random_state=1)).mean():.3f} nats")
+        print(
+            f"epsilon = {epsilon}: mean log-density of the samples under the target "
+            f"{target.score_samples(rows).mean():.3f} nats"
+        )
+    print(
+        "rows of the target itself: "
+        f"{target.score_samples(target.sample(2000, random_state=1)).mean():.3f} nats"
+    )
     figure = plot(density, samples)
     if path:
         figure.savefig(path, dpi=110)

@@ -31,13 +31,21 @@ CHOICES = {
 
 
 def plot(densities):
-    figure, axes = plt.subplots(1, len(densities), figsize=(13, 4.1), layout="constrained", sharex=True, sharey=True)
+    figure, axes = plt.subplots(
+        1, len(densities), figsize=(13, 4.1), layout="constrained", sharex=True, sharey=True
+    )
     for panel, (name, density) in zip(axes, densities.items(), strict=True):
-        trajectories = density.trajectory(density.sample(60, random_state=2, t=0.0), np.linspace(0.0, 1.0, 31))
+        trajectories = density.trajectory(
+            density.sample(60, random_state=2, t=0.0), np.linspace(0.0, 1.0, 31)
+        )
         panel.plot(trajectories[:, :, 0], trajectories[:, :, 1], color="tab:gray", linewidth=0.6)
         panel.scatter(*trajectories[0].T, s=8, color="tab:orange", label="t = 0", zorder=2)
         panel.scatter(*trajectories[-1].T, s=8, color="tab:blue", label="t = 1", zorder=2)
-        panel.set(title=f"{name}\naction {density.action_:.2f}, length {density.path_length_:.2f}", xlabel="$x_1$", aspect="equal")
+        panel.set(
+            title=f"{name}\naction {density.action_:.2f}, length {density.path_length_:.2f}",
+            xlabel="$x_1$",
+            aspect="equal",
+        )
     axes[0].set_ylabel("$x_2$")
     axes[0].legend(loc="upper left")
     return figure
@@ -60,8 +68,13 @@ def main(path="shorter_paths.png", max_iter=1000):
             random_state=0,
         )
         densities[name] = density.fit(rows + shift)
-        before = "" if density.initial_action_ is None else f" (before {density.initial_action_:.2f})"
-        print(f"{name}: action {density.action_:.2f}{before}, mean log-density of new rows {density.score(test + shift):.3f} nats")
+        before = (
+            "" if density.initial_action_ is None else f" (before {density.initial_action_:.2f})"
+        )
+        print(
+            f"{name}: action {density.action_:.2f}{before}, mean log-density of new rows "
+            f"{density.score(test + shift):.3f} nats"
+        )
     figure = plot(densities)
     if path:
         figure.savefig(path, dpi=110)

@@ -1,12 +1,19 @@
 """skinterflow: density estimation with stochastic interpolants, in scikit-learn's manner."""
 
-from skinterflow._distillation import DistillationWarning
-from skinterflow._files import SavedModelError
-from skinterflow._scaling import DegenerateDataWarning
 from skinterflow._version import __version__
 from skinterflow.density import InterpolantFlowDensity
-from skinterflow.display import CalibrationDisplay, DensityDisplay, TrainingDisplay, TrajectoryDisplay
-from skinterflow.interflow.flows import AccuracyWarning
+from skinterflow.display import (
+    CalibrationDisplay,
+    DensityDisplay,
+    TrainingDisplay,
+    TrajectoryDisplay,
+)
+from skinterflow.exceptions import (
+    AccuracyWarning,
+    DegenerateDataWarning,
+    DistillationWarning,
+    SavedModelError,
+)
 from skinterflow.transport import InterpolantTransport
 
 __all__ = [

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _OUTER = 0.005
-"""Part of the rows at either end of a column that a window does not reach for: one far row would else leave the plot empty."""
+"""Part of the rows at either end of a column that a window does not reach for: one far row would
+else leave the plot empty."""
 _MARGIN = 0.15
 
 MODEL, DATA = "tab:blue", "tab:orange"
@@ -46,7 +47,10 @@ def check_matplotlib(caller: str) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"{caller} requires matplotlib. You can install it with `pip install skinterflow[plot]`.") from error
+        raise ImportError(
+            f"{caller} requires matplotlib. You can install it with `pip install "
+            "skinterflow[plot]`."
+        ) from error
 
 
 def check_estimator_is(estimator: Any, kind: type[BaseEstimator], name: str, caller: str) -> None:
@@ -60,13 +64,21 @@ def check_estimator_is(estimator: Any, kind: type[BaseEstimator], name: str, cal
         If it is not fitted.
     """
     if not isinstance(estimator, kind):
-        raise TypeError(f"{caller} shows a fitted {name}, got {estimator!r}; of a pipeline, pass that step, and what it sees as X.")
+        raise TypeError(
+            f"{caller} shows a fitted {name}, got {estimator!r}; of a pipeline, pass that step, "
+            "and what it sees as X."
+        )
     check_is_fitted(estimator)
 
 
 def column_names(estimator: Any) -> list[str]:
     """Names of the columns that the estimator was fitted on, made up if they had none."""
-    return [str(name) for name in getattr(estimator, "feature_names_in_", map("column {}".format, range(estimator.n_features_in_)))]
+    return [
+        str(name)
+        for name in getattr(
+            estimator, "feature_names_in_", map("column {}".format, range(estimator.n_features_in_))
+        )
+    ]
 
 
 def chosen_columns(estimator: Any, features: Features) -> list[int]:
@@ -77,10 +89,14 @@ def chosen_columns(estimator: Any, features: Features) -> list[int]:
     ValueError
         If there is no such column, one is chosen twice, or none is.
     """
-    given: list[Any] = [features] if isinstance(features, str | int | np.integer) else list(features)
+    given: list[Any] = (
+        [features] if isinstance(features, str | int | np.integer) else list(features)
+    )
     chosen = [_column(estimator, feature) for feature in given]
     if not chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(f"features must be one or more columns, each of them once, got {features!r}.")
+        raise ValueError(
+            f"features must be one or more columns, each of them once, got {features!r}."
+        )
     return chosen
 
 
@@ -88,18 +104,29 @@ def _column(estimator: Any, feature: Any) -> int:
     n_features, names = estimator.n_features_in_, list(getattr(estimator, "feature_names_in_", []))
     if isinstance(feature, str):
         if not names:
-            raise ValueError(f"features={feature!r} is a name, but the rows that were fitted had no names; use numbers of columns.")
+            raise ValueError(
+                f"features={feature!r} is a name, but the rows that were fitted had no names; use "
+                "numbers of columns."
+            )
         if feature not in names:
-            raise ValueError(f"features={feature!r} is not a column; the columns are {', '.join(map(repr, names))}.")
+            raise ValueError(
+                f"features={feature!r} is not a column; the columns are "
+                f"{', '.join(map(repr, names))}."
+            )
         return names.index(feature)
     if not isinstance(feature, int | np.integer) or not 0 <= feature < n_features:
-        raise ValueError(f"features={feature!r} is not a column; use numbers from 0 to {n_features - 1}{', or names' if names else ''}.")
+        raise ValueError(
+            f"features={feature!r} is not a column; use numbers from 0 to "
+            f"{n_features - 1}{', or names' if names else ''}."
+        )
     return int(feature)
 
 
 def window(*columns: NDArray[Any]) -> tuple[float, float]:
     """Range of values that shows nearly all of the values of each column, with a margin."""
-    ends = np.array([np.quantile(column, [_OUTER, 1.0 - _OUTER]) for column in columns], dtype=np.float64)
+    ends = np.array(
+        [np.quantile(column, [_OUTER, 1.0 - _OUTER]) for column in columns], dtype=np.float64
+    )
     low, high = ends[:, 0].min(), ends[:, 1].max()
     margin = _MARGIN * (high - low)
     return float(low - margin), float(high + margin)
@@ -117,17 +144,32 @@ def new_or_given_axes(ax: Any, shape: tuple[int, int], size: tuple[float, float]
     from matplotlib.axes import Axes
 
     if ax is None:
-        axes: NDArray[Any] = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")[1]
+        axes: NDArray[Any] = plt.subplots(
+            *shape, figsize=size, squeeze=False, layout="constrained"
+        )[1]
         return axes
     given = np.asarray(ax, dtype=object)
     if given.size != math.prod(shape) or not all(isinstance(one, Axes) for one in given.flat):
-        wanted = "matplotlib axes" if shape == (1, 1) else f"an array of {shape[0]} x {shape[1]} matplotlib axes"
-        raise ValueError(f"ax must be {wanted}, such as plt.subplots({shape[0]}, {shape[1]})[1], or None for a new figure; got {ax!r}.")
+        wanted = (
+            "matplotlib axes"
+            if shape == (1, 1)
+            else f"an array of {shape[0]} x {shape[1]} matplotlib axes"
+        )
+        raise ValueError(
+            f"ax must be {wanted}, such as plt.subplots({shape[0]}, {shape[1]})[1], or None for a "
+            f"new figure; got {ax!r}."
+        )
     return given.reshape(shape)
 
 
-def draw_columns(axes: NDArray[Any], names: Sequence[str], windows: Sequence[tuple[float, float]], tables: Sequence[Table]) -> None:
-    """Corner plot: histograms on the diagonal, scatter plots of every two columns below it; a legend in the free corner."""
+def draw_columns(
+    axes: NDArray[Any],
+    names: Sequence[str],
+    windows: Sequence[tuple[float, float]],
+    tables: Sequence[Table],
+) -> None:
+    """Corner plot: histograms on the diagonal, scatter plots of every two columns below it; a
+    legend in the free corner."""
     k = len(names)
     for row, column in np.ndindex(k, k):
         ax: Any = axes[row, column]
@@ -138,17 +180,32 @@ def draw_columns(axes: NDArray[Any], names: Sequence[str], windows: Sequence[tup
             ax.set(ylabel="")
             ax.tick_params(left=False, labelleft=False)
         else:
-            draw_pair(ax, (names[column], names[row]), (windows[column], windows[row]), tables, (column, row))
+            draw_pair(
+                ax,
+                (names[column], names[row]),
+                (windows[column], windows[row]),
+                tables,
+                (column, row),
+            )
         ax.label_outer()
         ax.locator_params(nbins=3)
     axes[0, 0].figure.align_ylabels(axes[1:, 0])
     axes[0, -1].legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right")
 
 
-def draw_column(ax: Axes, name: str, ends: tuple[float, float], tables: Sequence[Table], column: int) -> None:
+def draw_column(
+    ax: Axes, name: str, ends: tuple[float, float], tables: Sequence[Table], column: int
+) -> None:
     """Histograms of a column."""
     for table in tables:
-        draw_histogram(ax, table.rows[:, column], ends, filled=table.filled, color=table.color, label=table.label)
+        draw_histogram(
+            ax,
+            table.rows[:, column],
+            ends,
+            filled=table.filled,
+            color=table.color,
+            label=table.label,
+        )
     ax.set(xlabel=name, ylabel="density", xlim=ends)
 
 
@@ -168,34 +225,79 @@ def draw_pair(
 def draw_points(ax: Axes, table: Table, columns: tuple[int, int]) -> None:
     """Rows as points, the smaller the more there are."""
     size = float(np.clip(10_000 / len(table.rows), 3.0, 14.0))
-    ax.scatter(table.rows[:, columns[0]], table.rows[:, columns[1]], s=size, color=table.color, alpha=0.5, linewidths=0, label=table.label)
+    ax.scatter(
+        table.rows[:, columns[0]],
+        table.rows[:, columns[1]],
+        s=size,
+        color=table.color,
+        alpha=0.5,
+        linewidths=0,
+        label=table.label,
+    )
 
 
-def draw_histogram(ax: Axes, values: NDArray[Any], ends: tuple[float, float], *, filled: bool, color: str, label: str) -> None:
-    """Histogram of a column between two ends, as a density of all of its values, with the more bins the more of them."""
+def draw_histogram(
+    ax: Axes,
+    values: NDArray[Any],
+    ends: tuple[float, float],
+    *,
+    filled: bool,
+    color: str,
+    label: str,
+) -> None:
+    """Histogram of a column between two ends, as a density of all of its values, with the more bins
+    the more of them."""
     edges = np.linspace(*ends, 1 + math.ceil(np.clip(3.0 * len(values) ** (1 / 3), 10, 60)))
     heights = np.histogram(values, edges)[0] / (len(values) * (edges[1] - edges[0]))
-    ax.stairs(heights, edges, fill=filled, color=color, alpha=0.4 if filled else 1.0, linewidth=1.2, label=label)
+    ax.stairs(
+        heights,
+        edges,
+        fill=filled,
+        color=color,
+        alpha=0.4 if filled else 1.0,
+        linewidth=1.2,
+        label=label,
+    )
 
 
-def draw_curve(ax: Axes, grid: NDArray[Any], log_density: NDArray[Any], regions: Sequence[tuple[float, float]]) -> None:
-    """A density of one column over regions of highest density, given as level and threshold: the smaller, the darker."""
+def draw_curve(
+    ax: Axes, grid: NDArray[Any], log_density: NDArray[Any], regions: Sequence[tuple[float, float]]
+) -> None:
+    """A density of one column over regions of highest density, given as level and threshold: the
+    smaller, the darker."""
     from matplotlib import colormaps
 
     density = np.exp(log_density)
     shades = colormaps["Blues"](np.linspace(0.2, 0.5, len(regions)))
     for (level, threshold), shade in zip(sorted(regions, reverse=True), shades, strict=True):
-        ax.fill_between(grid, density, where=log_density >= threshold, color=shade, linewidth=0, label=f"{level:.4g} of probability")
+        ax.fill_between(
+            grid,
+            density,
+            where=log_density >= threshold,
+            color=shade,
+            linewidth=0,
+            label=f"{level:.4g} of probability",
+        )
     ax.plot(grid, density, color=MODEL, label="density")
 
 
-def draw_map(ax: Axes, grid: Sequence[NDArray[Any]], log_density: NDArray[Any], regions: Sequence[tuple[float, float]]) -> None:
-    """A density of two columns, with contours around regions of highest density, labelled by their level."""
-    surface = ax.pcolormesh(*grid, np.exp(log_density), shading="gouraud", cmap="Blues", rasterized=True)
+def draw_map(
+    ax: Axes,
+    grid: Sequence[NDArray[Any]],
+    log_density: NDArray[Any],
+    regions: Sequence[tuple[float, float]],
+) -> None:
+    """A density of two columns, with contours around regions of highest density, labelled by their
+    level."""
+    surface = ax.pcolormesh(
+        *grid, np.exp(log_density), shading="gouraud", cmap="Blues", rasterized=True
+    )
     ax.figure.colorbar(surface, ax=ax, label="density")
     named = {threshold: f"{level:.4g}" for level, threshold in regions}
     if named:
         # A log-density is smoother than a density, and no contour is far below the lowest of them.
         heights = np.maximum(log_density, min(named) - 10.0)
-        contours = ax.contour(*grid, heights, levels=sorted(named), colors="black", linewidths=0.9, linestyles="solid")
+        contours = ax.contour(
+            *grid, heights, levels=sorted(named), colors="black", linewidths=0.9, linestyles="solid"
+        )
         ax.clabel(contours, fmt=named, fontsize=8)

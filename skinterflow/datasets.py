@@ -1,7 +1,9 @@
-"""Two-dimensional densities to learn and to look at: exact samples, and the exact log-density where there is one.
+"""Two-dimensional densities to learn and to look at: exact samples, and the exact log-density where
+there is one.
 
-The checkerboard, spirals and rings are those on which papers on flows show what they can do; see Albergo and Vanden-Eijnden,
-"Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, figures 1 and 2.
+The checkerboard, spirals and rings are those on which papers on flows show what they can do; see
+Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023,
+figures 1 and 2.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 from sklearn.utils import check_array
 
-from skinterflow._estimator import RandomStateLike, private_random_state
+from skinterflow._runtime import RandomStateLike, private_random_state
 
 Array = NDArray[np.float64]
 
@@ -71,6 +73,7 @@ class Density(Distribution):
     >>> class Square(Density):
     ...     def _draw(self, n, random):
     ...         return random.uniform(size=(n, 2))
+    ...
     ...     def _log_density(self, X):
     ...         return np.where(((X >= 0) & (X < 1)).all(axis=1), 0.0, -np.inf)
     >>> Square().score_samples([[0.5, 0.5], [0.5, 1.5]])
@@ -95,7 +98,9 @@ class Density(Distribution):
         """
         rows: Array = check_array(X, dtype=np.float64, input_name="X")
         if rows.shape[1] != 2:
-            raise ValueError(f"X has {rows.shape[1]} columns, but the density is one of the plane, with 2.")
+            raise ValueError(
+                f"X has {rows.shape[1]} columns, but the density is one of the plane, with 2."
+            )
         return self._log_density(rows)
 
     @abstractmethod
@@ -104,7 +109,8 @@ class Density(Distribution):
 
 @dataclass(frozen=True)
 class Checkerboard(Density):
-    """Uniform on every other unit square of a board around the origin: with four along each side, on eight in [-2, 2] x [-2, 2].
+    """Uniform on every other unit square of a board around the origin: with four along each side,
+    on eight in [-2, 2] x [-2, 2].
 
     Parameters
     ----------
@@ -112,7 +118,8 @@ class Checkerboard(Density):
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, figure 1.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, figure 1.
 
     Examples
     --------
@@ -126,11 +133,17 @@ class Checkerboard(Density):
     def _draw(self, n: int, random: np.random.RandomState) -> Array:
         side = np.arange(self.n_squares)
         filled = np.argwhere((side[:, None] + side) % 2 == 0)
-        return filled[random.randint(len(filled), size=n)] + random.uniform(size=(n, 2)) - self.n_squares / 2
+        return (
+            filled[random.randint(len(filled), size=n)]
+            + random.uniform(size=(n, 2))
+            - self.n_squares / 2
+        )
 
     def _log_density(self, X: Array) -> Array:
         square = np.floor(X + self.n_squares / 2)
-        inside = ((square >= 0) & (square < self.n_squares)).all(axis=1) & (square.sum(axis=1) % 2 == 0)
+        inside = ((square >= 0) & (square < self.n_squares)).all(axis=1) & (
+            square.sum(axis=1) % 2 == 0
+        )
         return np.where(inside, -np.log((self.n_squares**2 + 1) // 2), -np.inf)
 
 
@@ -146,7 +159,8 @@ class EightGaussians(Density):
 
     Examples
     --------
-    At its centre a Gaussian has density ``1 / (2 pi deviation^2)``, and each has an eighth of the mass.
+    At its centre a Gaussian has density ``1 / (2 pi deviation^2)``, and each has an eighth of the
+    mass.
 
     >>> from skinterflow.datasets import EightGaussians
     >>> EightGaussians().sample(3, random_state=0).shape
@@ -164,16 +178,21 @@ class EightGaussians(Density):
         return self.radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
     def _draw(self, n: int, random: np.random.RandomState) -> Array:
-        return self._centres()[random.randint(self.n_components, size=n)] + self.deviation * random.standard_normal((n, 2))
+        return self._centres()[
+            random.randint(self.n_components, size=n)
+        ] + self.deviation * random.standard_normal((n, 2))
 
     def _log_density(self, X: Array) -> Array:
         offsets = X[:, None, :] - self._centres()
-        return logsumexp(norm.logpdf(offsets, scale=self.deviation).sum(axis=2), axis=1) - np.log(self.n_components)
+        return logsumexp(norm.logpdf(offsets, scale=self.deviation).sum(axis=2), axis=1) - np.log(
+            self.n_components
+        )
 
 
 @dataclass(frozen=True)
 class Rings(Density):
-    """Equally likely concentric rings with Gaussian radii; a radius that would be negative is drawn from its mirror image.
+    """Equally likely concentric rings with Gaussian radii; a radius that would be negative is drawn
+    from its mirror image.
 
     Parameters
     ----------
@@ -193,20 +212,31 @@ class Rings(Density):
     deviation: float = 0.08
 
     def _draw(self, n: int, random: np.random.RandomState) -> Array:
-        radius = np.abs(np.array(self.radii)[random.randint(len(self.radii), size=n)] + self.deviation * random.standard_normal(n))
+        radius = np.abs(
+            np.array(self.radii)[random.randint(len(self.radii), size=n)]
+            + self.deviation * random.standard_normal(n)
+        )
         angle = random.uniform(0.0, 2.0 * np.pi, size=n)
         return radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
     def _log_density(self, X: Array) -> Array:
         radius = np.hypot(*X.T)[:, None]
-        of_radius = np.logaddexp(norm.logpdf(radius, self.radii, self.deviation), norm.logpdf(-radius, self.radii, self.deviation))
+        of_radius = np.logaddexp(
+            norm.logpdf(radius, self.radii, self.deviation),
+            norm.logpdf(-radius, self.radii, self.deviation),
+        )
         with np.errstate(divide="ignore"):
-            return logsumexp(of_radius, axis=1) - np.log(len(self.radii)) - np.log(2.0 * np.pi * radius[:, 0])
+            return (
+                logsumexp(of_radius, axis=1)
+                - np.log(len(self.radii))
+                - np.log(2.0 * np.pi * radius[:, 0])
+            )
 
 
 @dataclass(frozen=True)
 class Spirals(Distribution):
-    """Two intertwined spirals with Gaussian noise; their density is an integral along the arms, not a closed form.
+    """Two intertwined spirals with Gaussian noise; their density is an integral along the arms, not
+    a closed form.
 
     Parameters
     ----------
@@ -237,7 +267,8 @@ class Spirals(Distribution):
 
 @dataclass(frozen=True)
 class Moons(Distribution):
-    """Two half circles that reach into each other, with Gaussian noise, as scikit-learn's `make_moons`.
+    """Two half circles that reach into each other, with Gaussian noise, as scikit-learn's
+    `make_moons`.
 
     Parameters
     ----------

@@ -1,6 +1,8 @@
-"""Displays of fitted estimators, in scikit-learn's manner: ``from_estimator`` computes and plots, ``plot`` draws what was computed again.
+"""Displays of fitted estimators, in scikit-learn's manner: ``from_estimator`` computes and plots,
+``plot`` draws what was computed again.
 
-They need matplotlib, which comes with ``pip install skinterflow[plot]`` and is imported when something is drawn.
+They need matplotlib, which comes with ``pip install skinterflow[plot]`` and is imported when
+something is drawn.
 """
 
 from __future__ import annotations
@@ -14,8 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, binom, norm
 from sklearn.utils.validation import validate_data
 
-from skinterflow._estimator import RandomStateLike, rows_of_our_own
-from skinterflow._flow_estimator import FlowEstimator
+from skinterflow._base import FlowEstimator
 from skinterflow._plots import (
     DATA,
     MODEL,
@@ -33,7 +34,8 @@ from skinterflow._plots import (
     new_or_given_axes,
     window,
 )
-from skinterflow._regions import checked_levels, density_thresholds
+from skinterflow._predict.regions import checked_levels, density_thresholds
+from skinterflow._runtime import RandomStateLike, rows_of_our_own
 from skinterflow.density import InterpolantFlowDensity
 
 if TYPE_CHECKING:
@@ -50,9 +52,11 @@ _NAMED_LINES = 10
 class DensityDisplay:
     """A fitted density: a curve, a map, or samples over data.
 
-    A model of one column is drawn as a curve, one of two as a map, both with regions of highest density.  A model of more columns, or a
-    part of the columns of a model, is shown by samples: histograms, and scatter plots of every two columns.  So one or two `features` of
-    a wider model are samples of their marginal distribution; a marginal density has no formula here.  Use :meth:`from_estimator`.
+    A model of one column is drawn as a curve, one of two as a map, both with regions of highest
+    density.  A model of more columns, or a part of the columns of a model, is shown by samples:
+    histograms, and scatter plots of every two columns.  So one or two `features` of a wider model
+    are samples of their marginal distribution; a marginal density has no formula here.  Use
+    :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -84,8 +88,12 @@ class DensityDisplay:
     >>> from sklearn.datasets import load_iris
     >>> from skinterflow import DensityDisplay, InterpolantFlowDensity
     >>> X = load_iris().data
-    >>> density = InterpolantFlowDensity(max_iter=20, hidden_layer_sizes=(16, 16), early_stopping=False, random_state=0).fit(X)
-    >>> display = DensityDisplay.from_estimator(density, X, features=[0, 2], n_samples=200, random_state=0)
+    >>> density = InterpolantFlowDensity(
+    ...     max_iter=20, hidden_layer_sizes=(16, 16), early_stopping=False, random_state=0
+    ... ).fit(X)
+    >>> display = DensityDisplay.from_estimator(
+    ...     density, X, features=[0, 2], n_samples=200, random_state=0
+    ... )
     >>> display.ax_.get_xlabel()
     'column 0'
     """
@@ -132,7 +140,8 @@ class DensityDisplay:
         ----------
         estimator : fitted InterpolantFlowDensity
         X : array-like of shape (n_rows, n_features) or None, default=None
-            Data to show with the density, such as held-out rows; all columns, as the estimator was fitted on.
+            Data to show with the density, such as held-out rows; all columns, as the estimator was
+            fitted on.
         features : str, int or sequence of them, or None, default=None
             Columns to show, by name or number; None is all.
         levels : sequence of float in (0, 1), default=(0.5, 0.9)
@@ -140,7 +149,8 @@ class DensityDisplay:
         grid_resolution : int of at least 2, or None, default=None
             Points along each axis of a curve or map; None is 400 for a curve and 80 for a map.
         n_samples : int, default=2_000
-            Samples of the model, which set the window and the boundaries of the regions, or are shown themselves.
+            Samples of the model, which set the window and the boundaries of the regions, or are
+            shown themselves.
         random_state : int, RandomState instance or None, default=None
             Seed of the samples.
         t : float in [0, 1] or None, default=None
@@ -158,26 +168,45 @@ class DensityDisplay:
             If there are more columns than `MAX_FEATURES`, or an argument cannot be used.
         """
         check_matplotlib(f"{cls.__name__}.from_estimator")
-        check_estimator_is(estimator, InterpolantFlowDensity, "InterpolantFlowDensity", cls.__name__)
-        columns = list(range(estimator.n_features_in_)) if features is None else chosen_columns(estimator, features)
+        check_estimator_is(
+            estimator, InterpolantFlowDensity, "InterpolantFlowDensity", cls.__name__
+        )
+        columns = (
+            list(range(estimator.n_features_in_))
+            if features is None
+            else chosen_columns(estimator, features)
+        )
         if len(columns) > cls.MAX_FEATURES:
             raise ValueError(
-                f"A corner plot of {len(columns)} columns is too large to read; choose up to {cls.MAX_FEATURES} of them, such as "
-                f"features={columns[: cls.MAX_FEATURES]}."
+                f"A corner plot of {len(columns)} columns is too large to read; choose up to "
+                f"{cls.MAX_FEATURES} of them, such as features={columns[: cls.MAX_FEATURES]}."
             )
         whole = len(columns) == estimator.n_features_in_ <= 2
         resolution = _checked_resolution(grid_resolution, 400 if len(columns) == 1 else 80)
         probabilities = np.atleast_1d(checked_levels(levels)) if np.size(levels) else np.empty(0)
-        rows: Array | None = None if X is None else validate_data(estimator, X, dtype=[np.float64, np.float32], reset=False)[:, columns]
+        rows: Array | None = (
+            None
+            if X is None
+            else validate_data(estimator, X, dtype=[np.float64, np.float32], reset=False)[
+                :, columns
+            ]
+        )
         samples = np.asarray(estimator.sample(n_samples, random_state, t=t))
-        display = cls(feature_names=[column_names(estimator)[k] for k in columns], samples=samples[:, columns], X=rows)
+        display = cls(
+            feature_names=[column_names(estimator)[k] for k in columns],
+            samples=samples[:, columns],
+            X=rows,
+        )
         if whole:
             display.grid = [np.linspace(*ends, resolution) for ends in display._windows()]
             display.log_density = _on_grid(estimator, display.grid, columns, t)
         if whole and len(probabilities):
             with rows_of_our_own():
                 log_density = np.asarray(estimator.score_samples(samples, t=t))
-            display.levels, display.thresholds = probabilities, density_thresholds(log_density, probabilities)[0]
+            display.levels, display.thresholds = (
+                probabilities,
+                density_thresholds(log_density, probabilities)[0],
+            )
         return display.plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> Self:
@@ -225,7 +254,10 @@ class DensityDisplay:
             draw_pair(ax, (names[0], names[1]), (ends[0], ends[1]), tables[1:], (0, 1))
 
     def _windows(self) -> list[tuple[float, float]]:
-        return [window(*(table.rows[:, k] for table in self._tables())) for k in range(len(self.feature_names))]
+        return [
+            window(*(table.rows[:, k] for table in self._tables()))
+            for k in range(len(self.feature_names))
+        ]
 
     def _tables(self) -> list[Table]:
         """The samples, and the data after them."""
@@ -237,10 +269,11 @@ class DensityDisplay:
 
 
 class TrainingDisplay:
-    """How a fit went: the training loss and, where rows were held out, their log-likelihood, at the checks.
+    """How a fit went: the training loss and, where rows were held out, their log-likelihood, at the
+    checks.
 
-    The loss is noisy and need not fall where the density gets better; the held-out log-likelihood is what the weights were kept by.
-    Use :meth:`from_estimator`.
+    The loss is noisy and need not fall where the density gets better; the held-out log-likelihood
+    is what the weights were kept by. Use :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -265,13 +298,21 @@ class TrainingDisplay:
     >>> from sklearn.datasets import load_iris
     >>> from skinterflow import InterpolantFlowDensity, TrainingDisplay
     >>> X = load_iris().data
-    >>> density = InterpolantFlowDensity(max_iter=20, hidden_layer_sizes=(16, 16), early_stopping=True, random_state=0).fit(X)
+    >>> density = InterpolantFlowDensity(
+    ...     max_iter=20, hidden_layer_sizes=(16, 16), early_stopping=True, random_state=0
+    ... ).fit(X)
     >>> display = TrainingDisplay.from_estimator(density)
     >>> display.ax_.get_xlabel()
     'gradient steps'
     """
 
-    def __init__(self, *, steps: Sequence[int], loss_curve: Sequence[float], validation_scores: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        steps: Sequence[int],
+        loss_curve: Sequence[float],
+        validation_scores: Sequence[float] | None = None,
+    ) -> None:
         self.steps = steps
         self.loss_curve = loss_curve
         self.validation_scores = validation_scores
@@ -292,9 +333,15 @@ class TrainingDisplay:
         display : TrainingDisplay
         """
         check_matplotlib(f"{cls.__name__}.from_estimator")
-        check_estimator_is(estimator, FlowEstimator, "InterpolantFlowDensity or InterpolantTransport", cls.__name__)
-        scores = estimator.validation_scores_ if isinstance(estimator, InterpolantFlowDensity) else None
-        return cls(steps=estimator.check_steps_, loss_curve=estimator.loss_curve_, validation_scores=scores).plot(ax=ax)
+        check_estimator_is(
+            estimator, FlowEstimator, "InterpolantFlowDensity or InterpolantTransport", cls.__name__
+        )
+        scores = (
+            estimator.validation_scores_ if isinstance(estimator, InterpolantFlowDensity) else None
+        )
+        return cls(
+            steps=estimator.check_steps_, loss_curve=estimator.loss_curve_, validation_scores=scores
+        ).plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> Self:
         """Draw what was computed.
@@ -311,25 +358,42 @@ class TrainingDisplay:
         check_matplotlib(f"{type(self).__name__}.plot")
         self.ax_: Axes = new_or_given_axes(ax, (1, 1), (6.4, 4.8))[0, 0]
         self.figure_ = self.ax_.figure
-        lines = self.ax_.plot(self.steps, self.loss_curve, color=MODEL, marker=".", label="training loss")
+        lines = self.ax_.plot(
+            self.steps, self.loss_curve, color=MODEL, marker=".", label="training loss"
+        )
         self.ax_.set(xlabel="gradient steps", ylabel="training loss $G$")
         self.validation_ax_: Axes | None = None
         if self.validation_scores is not None:
             self.validation_ax_ = self.ax_.twinx()
             self.validation_ax_.set_ylabel("held-out log-likelihood (nats per row)")
-            lines += self.validation_ax_.plot(self.steps, self.validation_scores, color=DATA, marker=".", label="held-out log-likelihood")
+            lines += self.validation_ax_.plot(
+                self.steps,
+                self.validation_scores,
+                color=DATA,
+                marker=".",
+                label="held-out log-likelihood",
+            )
             best = int(np.argmax(self.validation_scores))
             kept = f"best, {self.validation_scores[best]:.4g} at step {self.steps[best]}"
             lines += self.validation_ax_.plot(
-                self.steps[best], self.validation_scores[best], color="black", marker="*", markersize=10, linestyle="", label=kept
+                self.steps[best],
+                self.validation_scores[best],
+                color="black",
+                marker="*",
+                markersize=10,
+                linestyle="",
+                label=kept,
             )
-        self.axes_ = np.array([one for one in (self.ax_, self.validation_ax_) if one is not None], dtype=object)
+        self.axes_ = np.array(
+            [one for one in (self.ax_, self.validation_ax_) if one is not None], dtype=object
+        )
         self.axes_[-1].legend(handles=lines, loc="center right")
         return self
 
 
 class TrajectoryDisplay:
-    """Where a flow carries points: their ways in two columns, or one column against time.  Use :meth:`from_estimator`.
+    """Where a flow carries points: their ways in two columns, or one column against time.  Use
+    :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -353,8 +417,12 @@ class TrajectoryDisplay:
     >>> from sklearn.datasets import load_iris
     >>> from skinterflow import InterpolantFlowDensity, TrajectoryDisplay
     >>> X = load_iris().data
-    >>> density = InterpolantFlowDensity(max_iter=20, hidden_layer_sizes=(16, 16), early_stopping=False, random_state=0).fit(X)
-    >>> display = TrajectoryDisplay.from_estimator(density, times=[0.0, 0.5, 1.0], n_samples=10, features=(2, 3), random_state=0)
+    >>> density = InterpolantFlowDensity(
+    ...     max_iter=20, hidden_layer_sizes=(16, 16), early_stopping=False, random_state=0
+    ... ).fit(X)
+    >>> display = TrajectoryDisplay.from_estimator(
+    ...     density, times=[0.0, 0.5, 1.0], n_samples=10, features=(2, 3), random_state=0
+    ... )
     >>> display.positions.shape
     (3, 10, 2)
     """
@@ -386,10 +454,11 @@ class TrajectoryDisplay:
         n_samples : int, default=200
             Samples that are drawn where `X` is None.
         times : sequence of float in [0, 1], increasing or decreasing, or None, default=None
-            None is 21 times, evenly spaced: with `X`, which are then rows of data, from `end_time_` back to 0; without, from 0 to
-            `end_time_`.
+            None is 21 times, evenly spaced: with
+            `X`, which are then rows of data, from `end_time_` back to 0; without, from 0 to `end_time_`.
         features : str, int or sequence of one or two of them, or None, default=None
-            Columns to show, by name or number; None is the first two, or the only one.  One column is shown against time.
+            Columns to show, by name or number; None is the first two, or the only one.  One column
+            is shown against time.
         random_state : int, RandomState instance or None, default=None
             Seed of the samples.
         ax : Axes or None, default=None
@@ -405,17 +474,26 @@ class TrajectoryDisplay:
             If more than two columns are chosen, or an argument cannot be used.
         """
         check_matplotlib(f"{cls.__name__}.from_estimator")
-        check_estimator_is(estimator, InterpolantFlowDensity, "InterpolantFlowDensity", cls.__name__)
-        columns = chosen_columns(estimator, range(min(2, estimator.n_features_in_)) if features is None else features)
+        check_estimator_is(
+            estimator, InterpolantFlowDensity, "InterpolantFlowDensity", cls.__name__
+        )
+        columns = chosen_columns(
+            estimator, range(min(2, estimator.n_features_in_)) if features is None else features
+        )
         if len(columns) > 2:
-            raise ValueError(f"Ways are drawn in one or two columns; choose two of the {len(columns)}, such as features={columns[:2]}.")
+            raise ValueError(
+                f"Ways are drawn in one or two columns; choose two of the {len(columns)}, such as "
+                f"features={columns[:2]}."
+            )
         if times is None:
             times = _times_from_the_base(estimator)[:: 1 if X is None else -1]
         points = estimator.sample(n_samples, random_state, t=times[0]) if X is None else X
         with rows_of_our_own():
             positions = estimator.trajectory(points, times)[:, :, columns]
         names = [column_names(estimator)[k] for k in columns]
-        return cls(positions=positions, times=np.asarray(times, dtype=np.float64), feature_names=names).plot(ax=ax)
+        return cls(
+            positions=positions, times=np.asarray(times, dtype=np.float64), feature_names=names
+        ).plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> Self:
         """Draw what was computed.
@@ -434,10 +512,21 @@ class TrajectoryDisplay:
         self.ax_: Axes = self.axes_[0, 0]
         self.figure_ = self.ax_.figure
         times = np.broadcast_to(self.times[:, None], self.positions.shape[:2])
-        across, up = (times, self.positions[:, :, 0]) if len(self.feature_names) == 1 else np.moveaxis(self.positions, 2, 0)
+        across, up = (
+            (times, self.positions[:, :, 0])
+            if len(self.feature_names) == 1
+            else np.moveaxis(self.positions, 2, 0)
+        )
         self.ax_.plot(across, up, color="gray", alpha=0.5, linewidth=0.7)
         for k, name, color, size in ((0, "start", DATA, 7), (-1, "end", MODEL, 14)):
-            self.ax_.scatter(across[k], up[k], s=size, color=color, zorder=3, label=f"{name}, t = {self.times[k]:.3g}")
+            self.ax_.scatter(
+                across[k],
+                up[k],
+                s=size,
+                color=color,
+                zorder=3,
+                label=f"{name}, t = {self.times[k]:.3g}",
+            )
         labels = ["time t", *self.feature_names][-2:]
         self.ax_.set(xlabel=labels[0], ylabel=labels[1])
         self.ax_.legend()
@@ -445,13 +534,16 @@ class TrajectoryDisplay:
 
 
 class CalibrationDisplay:
-    """Whether a density is right, by rows that it was not fitted on: their latents, and how many are in regions of highest density.
+    """Whether a density is right, by rows that it was not fitted on: their latents, and how many
+    are in regions of highest density.
 
-    The left panel has the quantiles of each latent coordinate over those of the standard normal (a QQ plot), with the interval in which
-    each order statistic of as many normal numbers lies in 95 cases of 100.  The right panel has the fraction of rows inside
-    each region over the probability that the model gives it; the interval is that of a binomial law of ``1 / (1 / n_rows + 1 /
-    n_samples)`` rows, because the boundaries are estimated, too.  Both intervals are pointwise, so one point in twenty is
-    outside for the true density.  Use :meth:`from_estimator`.
+    The left panel has the quantiles of each latent coordinate over those of the standard normal (a
+    QQ plot), with the interval in which each order statistic of as many normal numbers lies in 95
+    cases of 100.  The right panel has the fraction of rows inside each region over the probability
+    that the model gives it; the interval is that of a binomial law of
+    ``1 / (1 / n_rows + 1 / n_samples)`` rows, because the boundaries are estimated, too.  Both
+    intervals are pointwise, so one point in twenty is outside for the true density.  Use
+    :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -484,7 +576,9 @@ class CalibrationDisplay:
     >>> from sklearn.datasets import load_iris
     >>> from skinterflow import CalibrationDisplay, InterpolantFlowDensity
     >>> X = load_iris().data
-    >>> density = InterpolantFlowDensity(max_iter=20, hidden_layer_sizes=(16, 16), early_stopping=False, random_state=0).fit(X[::2])
+    >>> density = InterpolantFlowDensity(
+    ...     max_iter=20, hidden_layer_sizes=(16, 16), early_stopping=False, random_state=0
+    ... ).fit(X[::2])
     >>> display = CalibrationDisplay.from_estimator(density, X[1::2], n_samples=500, random_state=0)
     >>> display.coverage.shape
     (19,)
@@ -541,16 +635,26 @@ class CalibrationDisplay:
         display : CalibrationDisplay
         """
         check_matplotlib(f"{cls.__name__}.from_estimator")
-        check_estimator_is(estimator, InterpolantFlowDensity, "InterpolantFlowDensity", cls.__name__)
-        probabilities = np.sort(np.atleast_1d(checked_levels(np.arange(1, 20) / 20 if levels is None else levels)))
+        check_estimator_is(
+            estimator, InterpolantFlowDensity, "InterpolantFlowDensity", cls.__name__
+        )
+        probabilities = np.sort(
+            np.atleast_1d(checked_levels(np.arange(1, 20) / 20 if levels is None else levels))
+        )
         log_density = np.asarray(estimator.score_samples(X))
-        thresholds = np.asarray(estimator.density_threshold(probabilities, n_samples=n_samples, random_state=random_state))
+        thresholds = np.asarray(
+            estimator.density_threshold(
+                probabilities, n_samples=n_samples, random_state=random_state
+            )
+        )
         n_rows = len(log_density)
         ranks = np.unique(np.linspace(1, n_rows, min(n_rows, _MAX_QUANTILES)).round())
         effective = max(1, round(1 / (1 / n_rows + 1 / n_samples)))
         return cls(
             normal_quantiles=norm.ppf((ranks - 0.5) / n_rows),
-            latent_quantiles=np.sort(np.asarray(estimator.transform(X)), axis=0)[ranks.astype(int) - 1],
+            latent_quantiles=np.sort(np.asarray(estimator.transform(X)), axis=0)[
+                ranks.astype(int) - 1
+            ],
             normal_interval=norm.ppf(beta.ppf(_INTERVAL[:, None], ranks, n_rows + 1 - ranks)),
             levels=probabilities,
             coverage=(log_density[:, None] >= thresholds).mean(axis=0),
@@ -579,7 +683,14 @@ class CalibrationDisplay:
 
     def _plot_latent(self, ax: Axes) -> None:
         few = len(self.feature_names) <= _NAMED_LINES
-        ax.fill_between(self.normal_quantiles, *self.normal_interval, color="gray", alpha=0.3, linewidth=0, label=_BAND)
+        ax.fill_between(
+            self.normal_quantiles,
+            *self.normal_interval,
+            color="gray",
+            alpha=0.3,
+            linewidth=0,
+            label=_BAND,
+        )
         ax.axline((0.0, 0.0), slope=1.0, color="black", linewidth=0.8)
         for k, name in enumerate(self.feature_names):
             label = name if few else (f"{len(self.feature_names)} columns" if k == 0 else "")
@@ -591,19 +702,34 @@ class CalibrationDisplay:
                 linewidth=1.2,
                 label=label,
             )
-        ax.set(xlabel="quantile of the standard normal", ylabel="quantile of the latent", title="Latent coordinates")
+        ax.set(
+            xlabel="quantile of the standard normal",
+            ylabel="quantile of the latent",
+            title="Latent coordinates",
+        )
         ax.legend()
 
     def _plot_coverage(self, ax: Axes) -> None:
-        ax.fill_between(self.levels, *self.coverage_interval, color="gray", alpha=0.3, linewidth=0, label=_BAND)
+        ax.fill_between(
+            self.levels, *self.coverage_interval, color="gray", alpha=0.3, linewidth=0, label=_BAND
+        )
         ax.axline((0.0, 0.0), slope=1.0, color="black", linewidth=0.8)
         ax.plot(self.levels, self.coverage, color=MODEL, marker=".", label="rows")
-        ax.set(xlabel="probability of the region", ylabel="fraction of rows inside", title="Regions of highest density")
+        ax.set(
+            xlabel="probability of the region",
+            ylabel="fraction of rows inside",
+            title="Regions of highest density",
+        )
         ax.set(xlim=(0.0, 1.0), ylim=(0.0, 1.0))
         ax.legend(loc="upper left")
 
 
-def _on_grid(estimator: InterpolantFlowDensity, grid: Sequence[Array], columns: Sequence[int], t: float | None) -> Array:
+def _on_grid(
+    estimator: InterpolantFlowDensity,
+    grid: Sequence[Array],
+    columns: Sequence[int],
+    t: float | None,
+) -> Array:
     """Log-densities on a grid, whose axes are columns of the model in any order."""
     rows = np.stack(np.meshgrid(*grid), axis=-1).reshape(-1, len(columns))[:, np.argsort(columns)]
     # float32 halves the time, where it tells the points of the grid apart.
@@ -624,5 +750,7 @@ def _checked_resolution(grid_resolution: int | None, default: int) -> int:
     if grid_resolution is None:
         return default
     if not isinstance(grid_resolution, Integral) or grid_resolution < 2:
-        raise ValueError(f"grid_resolution must be an integer of at least 2, or None, got {grid_resolution!r}.")
+        raise ValueError(
+            f"grid_resolution must be an integer of at least 2, or None, got {grid_resolution!r}."
+        )
     return int(grid_resolution)

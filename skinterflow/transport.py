@@ -13,12 +13,23 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import TransformerMixin, _fit_context
 from sklearn.utils import Tags, check_array
 from sklearn.utils.metadata_routing import UNUSED
-from sklearn.utils.validation import _check_feature_names_in, _get_feature_names, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_feature_names_in,
+    _get_feature_names,
+    check_is_fitted,
+    validate_data,
+)
 
-from skinterflow._arguments import checked_time
-from skinterflow._callbacks import FitEvents
-from skinterflow._defaults import resolve_recipe
-from skinterflow._estimator import (
+from skinterflow._base import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
+from skinterflow._data.batches import NOBODY, Reader, training_rows
+from skinterflow._data.weights import weighted_rows
+from skinterflow._fit.callbacks import FitEvents
+from skinterflow._fit.limits import TimeBudget
+from skinterflow._fit.recipe import resolve_recipe
+from skinterflow._fit.run import N_CHECKS, Draw
+from skinterflow._fit.validation import Fold
+from skinterflow._predict.arguments import checked_time
+from skinterflow._runtime import (
     RandomStateLike,
     all_or_nothing,
     private_random_state,
@@ -27,12 +38,7 @@ from skinterflow._estimator import (
     seeded_generators,
     step_seed,
     sums_may_overflow,
-    weighted_rows,
 )
-from skinterflow._fitting import N_CHECKS, Draw, Fold
-from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
-from skinterflow._limits import TimeBudget
-from skinterflow._rows import NOBODY, Reader, training_rows
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.interpolants import Interpolant, Mirror
 from skinterflow.interflow.latent import Gamma, StochasticInterpolant
@@ -50,47 +56,57 @@ class DensityEstimator(Protocol):
 class InterpolantTransport(TransformerMixin, FlowEstimator):
     r"""Map between two data sets by a stochastic interpolant.
 
-    A velocity field is learned that carries rows of `X0` at ``t = 0`` to rows of `X1` at ``t = 1``.  Neither density need be known, and
-    no row of one set belongs to a row of the other ([1]_, section 3 and figure 2).  The map is smooth and invertible, so the
-    log-density of either side gives that of the other.
+    A velocity field is learned that carries rows of `X0` at ``t = 0`` to rows of `X1` at
+    ``t = 1``.  Neither density need be known, and no row of one set belongs to a row of the other
+    ([1]_, section 3 and figure 2).  The map is smooth and invertible, so the log-density of either
+    side gives that of the other.
 
     Parameters
     ----------
     interpolant : str or Interpolant, default="linear"
-        Path that joins a row of `X0` to a row of `X1`: "linear", "trigonometric", "variance_preserving", "fourier", "encoding_decoding",
-        "mirror", or one's own.  One with parameters, such as "fourier", is learned: it shortens the way.
-        "encoding_decoding" and "mirror" need a `gamma`; "mirror" leads from one data set to itself, and :meth:`sample` resamples it.
+        Path that joins a row of `X0` to a row of `X1`: "linear", "trigonometric",
+        "variance_preserving", "fourier", "encoding_decoding", "mirror", or one's own.  One with
+        parameters, such as "fourier", is learned: it shortens the way.  "encoding_decoding" and
+        "mirror" need a `gamma`; "mirror" leads from one data set to itself, and :meth:`sample`
+        resamples it.
     gamma : {"brownian", "quadratic", "sine_squared", "sigmoid"}, Gamma or None, default=None
-        Scale of a latent that is added to the path, ``x_t = I_t + gamma(t) z`` ([2]_, table 8): ``sqrt(t (1 - t))``, ``t (1 - t)``,
-        ``sin^2(pi t)``, or a hump of sigmoids.  It smooths the densities between the two, and makes the score, and with it
+        Scale of a latent that is added to the path, ``x_t = I_t + gamma(t) z`` ([2]_, table 8):
+        ``sqrt(t (1 - t))``, ``t (1 - t)``, ``sin^2(pi t)``, or a hump of sigmoids.  It smooths the
+        densities between the two, and makes the score, and with it
         :meth:`sample`, available.  None is no latent ([1]_).
     targets : "auto", "b" or tuple of "b", "v", "s", "eta", default="auto"
-        Quantities that are learned, by one network with a head for each ([2]_, section 2.3): the drift "b", or the velocity "v", beside the
-        score "s" or the denoiser "eta"; the drift alone, where no score is wanted; one of "s" and "eta" alone on a mirror path.
-        "auto" is "b" without `gamma`, "eta" on a mirror path, and else ``("b", "eta")``.
+        Quantities that are learned, by one network with a head for each ([2]_, section 2.3): the
+        drift "b", or the velocity "v", beside the score "s" or the denoiser "eta"; the drift alone,
+        where no score is wanted; one of "s" and "eta" alone on a mirror path. "auto" is "b" without
+        `gamma`, "eta" on a mirror path, and else ``("b", "eta")``.
     coupling : {"independent", "optimal_transport"} or Coupling, default="independent"
-        Which row of `X0` meets which row of `X1` in training.  "optimal_transport", within parts of a batch, shortens straight paths, at
-        dearer training steps.
+        Which row of `X0` meets which row of `X1` in training.  "optimal_transport", within parts of
+        a batch, shortens straight paths, at dearer training steps.
     time_beta : tuple of two positive floats, default=(1.0, 1.0)
         Beta law of the training times; ``(1, 1)`` is uniform.
     scaling : {"gaussianize", "power", "whiten", "standardize"}, Scaling or None, default="whiten"
-        Invertible map of each side before the flow, estimated for each on its own rows (a Scaling object serves both); see
-        `InterpolantFlowDensity`.  The flow is left with what an alignment of means and covariances does not do.
+        Invertible map of each side before the flow, estimated for each on its own rows (a Scaling
+        object serves both); see `InterpolantFlowDensity`.  The flow is left with what an alignment
+        of means and covariances does not do.
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
         Widths of the hidden layers; "auto" is ``(96, 96, 96, 96, 96, 96)``.
     activation : {"silu", "tanh", "softplus", "elu"}, default="silu"
     alpha : float, default=30.0
-        Regularisation: the weight decay of AdamW is ``alpha`` divided by the number of rows of the smaller set.
+        Regularisation: the weight decay of AdamW is ``alpha`` divided by the number of rows of the
+        smaller set.
     batch_size : "auto" or int, default="auto"
-        Pairs per gradient step: "auto" is 512 if the smaller set has below 10,000 rows, and else 1,024.
+        Pairs per gradient step: "auto" is 512 if the smaller set has below 10,000 rows, and else
+        1,024.
     learning_rate_init : "auto" or float, default="auto"
-        Learning rate after the warm-up; it decays to zero over `max_iter` steps, along a cosine.  "auto" is 0.005.
+        Learning rate after the warm-up; it decays to zero over `max_iter` steps, along a cosine.
+        "auto" is 0.005.
     max_iter : "auto" or int, default="auto"
         Number of gradient steps; "auto" is 4,000.
     max_time : float or None, default=None
         Seconds that `fit` may take, see `InterpolantFlowDensity`.
     warm_start : bool, default=False
-        Go on from the previous fit: its weights, its scalings, its optimisers, up to `max_iter` steps in all.
+        Go on from the previous fit: its weights, its scalings, its optimisers, up to `max_iter`
+        steps in all.
     random_state : int, RandomState instance or None, default=None
         Seed of the initial weights and the batches.
     verbose : bool, default=False
@@ -106,14 +122,16 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     n_jobs : int or None, default=None
         Blocks of 16,384 rows that are transported side by side, in threads.
     checkpoint : str, path-like or None, default=None
-        File that `fit` notes its progress in, and goes on from after it was cut off; see `InterpolantFlowDensity`.
+        File that `fit` notes its progress in, and goes on from after it was cut off; see
+        `InterpolantFlowDensity`.
 
     Attributes
     ----------
     end_time_ : float
         1: the flow goes all the way.
     n_iter_ : int
-        Number of gradient steps that were run, those of earlier fits that were gone on with among them.
+        Number of gradient steps that were run, those of earlier fits that were gone on with among
+        them.
     check_steps_ : list of int
         Number of the step of each check.
     loss_ : float
@@ -121,7 +139,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     loss_curve_ : list of float
         Mean training loss between checks.
     action_, path_length_ : float
-        Transport action ``E|b|^2`` and length, the mean over times of its root, of the path that was trained on; in units of the flow.
+        Transport action ``E|b|^2`` and length, the mean over times of its root, of the path that
+        was trained on; in units of the flow.
     initial_action_, initial_path_length_ : float or None
         The same of the path before it was learned; None where there was nothing to learn.
     n_features_in_ : int
@@ -136,8 +155,10 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
 
     References
     ----------
-    .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023.
-    .. [2] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023.
+    .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants",
+        ICLR 2023.
+    .. [2] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for
+        Flows and Diffusions", 2023.
 
     Examples
     --------
@@ -218,18 +239,20 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     ) -> Self:
         """Learn the map from the rows of `X0` to those of `X1`.
 
-        Rows of `X0` and `X1` are not paired: both are shuffled on their own, and row i of one means nothing to row i of the other.  Known
-        pairs, such as measurements before and after a treatment, are not learned.
+        Rows of `X0` and `X1` are not paired: both are shuffled on their own, and row i of one means
+        nothing to row i of the other.  Known pairs, such as measurements before and after a
+        treatment, are not learned.
 
-        A failed fit leaves the previous state.  Ctrl-C ends the training: the estimator is fitted, with the weights so far, and
-        `KeyboardInterrupt` is raised; a second one ends the fit at once.
+        A failed fit leaves the previous state.  Ctrl-C ends the training: the estimator is fitted,
+        with the weights so far, and `KeyboardInterrupt` is raised; a second one ends the fit at
+        once.
 
         Parameters
         ----------
         X0 : array-like of shape (n_source_samples, n_features)
         X1 : array-like of shape (n_target_samples, n_features)
-            Of equal width; the numbers of rows may differ.  At least two rows each; finite numbers.  None, and `target_sample_weight` too,
-            for a mirror path.
+            Of equal width; the numbers of rows may differ.  At least two rows each; finite
+            numbers.  None, and `target_sample_weight` too, for a mirror path.
         sample_weight : array-like of shape (n_source_samples,), default=None
             Weights of the rows of `X0`, not negative and not all zero.
         target_sample_weight : array-like of shape (n_target_samples,), default=None
@@ -242,7 +265,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         Raises
         ------
         ValueError
-            If rows, weights or parameters cannot be used, or the checkpoint is of another fit; nothing has then changed.
+            If rows, weights or parameters cannot be used, or the checkpoint is of another fit;
+            nothing has then changed.
         OSError
             If the checkpoint cannot be read or written.
         """
@@ -251,30 +275,42 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         with all_or_nothing(self):
             warm = self.warm_start and hasattr(self, "_field")
             with sums_may_overflow():
-                rows0: NDArray[Any] = validate_data(self, X0, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=not warm)
+                rows0: NDArray[Any] = validate_data(
+                    self, X0, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=not warm
+                )
             path = self._new_path(rows0.shape[1], warm)
             targets = self._new_targets(path, None, warm)
             if isinstance(path.interpolant, Mirror):
                 if X1 is not None or target_sample_weight is not None:
                     raise ValueError(
-                        "A mirror path resamples one data set: fit(X0), without X1 and its weights; for two, take interpolant='linear'."
+                        "A mirror path resamples one data set: fit(X0), without X1 and its "
+                        "weights; for two, take interpolant='linear'."
                     )
                 X1, target_sample_weight = X0, sample_weight
             elif X1 is None:
                 raise ValueError(
-                    f"X1, the rows of the target, is missing; only interpolant='mirror' does without, not {self.interpolant!r}."
+                    "X1, the rows of the target, is missing; only interpolant='mirror' does "
+                    f"without, not {self.interpolant!r}."
                 )
             names = _get_feature_names(X1)
             with sums_may_overflow():
-                rows1: NDArray[Any] = check_array(X1, dtype=[np.float64, np.float32], ensure_min_samples=2, input_name="X1")
+                rows1: NDArray[Any] = check_array(
+                    X1, dtype=[np.float64, np.float32], ensure_min_samples=2, input_name="X1"
+                )
             if rows0.shape[1] != rows1.shape[1]:
                 raise ValueError(
-                    f"X0 has {rows0.shape[1]} columns and X1 has {rows1.shape[1]}; a map that can be inverted needs as many on both sides."
+                    f"X0 has {rows0.shape[1]} columns and X1 has {rows1.shape[1]}; a map that can "
+                    "be inverted needs as many on both sides."
                 )
-            sides = [weighted_rows(rows0, sample_weight), weighted_rows(rows1, target_sample_weight, "target_sample_weight")]
+            sides = [
+                weighted_rows(rows0, sample_weight),
+                weighted_rows(rows1, target_sample_weight, "target_sample_weight"),
+            ]
             device = resolve_device(self.device)
             Solver(self.solver, float(self.atol), float(self.rtol))
-            sitting = self._sitting(warm, events, budget, *(part for side in sides for part in side))
+            sitting = self._sitting(
+                warm, events, budget, *(part for side in sides for part in side)
+            )
             setup = seeded_generators(step_seed(sitting.seed, Draw.SETUP), device).cpu
             given = [self._source, self._target] if warm else [None, None]
             readers = [
@@ -319,7 +355,9 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             tol=0.0,
             verbose=bool(self.verbose),
         )
-        objectives = self._objectives(1, n_features, path, targets, Compose([]), sitting.warm, source.device, setup)
+        objectives = self._objectives(
+            1, n_features, path, targets, Compose([]), sitting.warm, source.device, setup
+        )
         ends = Ends(source.scaling, target.scaling)
         trained = self._train(objectives, [fold], recipe, ends, sitting)
         sitting.interruption.finish(lambda: self._keep(trained, trained.field, ends, fold, sitting))
@@ -351,7 +389,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         return self._by_blocks(rows, lambda x, model: model.pull(x, 1.0))[0]
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
-        """Names of the columns of the target, as :meth:`set_output` gives them to what `transform` returns.
+        """Names of the columns of the target, as :meth:`set_output` gives them to what `transform`
+        returns.
 
         They are those of `X1` or, if it had none, of `X0`; without either ``x0``, ``x1``, ...
 
@@ -378,14 +417,17 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         Returns
         -------
         X0 : ndarray of shape (n_samples, n_features), of the dtype of `X1`
-            Or a data frame with the names of the columns of the source, if :meth:`set_output` asks for one.
+            Or a data frame with the names of the columns of the source, if :meth:`set_output` asks
+            for one.
 
         Raises
         ------
         ValueError
             If rows are so far outside the data that the arithmetic of the flow overflows.
         """
-        return self._contained(self._carried_back(self._validated_other(X1, "X1", "target")), X1, self._names_in())
+        return self._contained(
+            self._carried_back(self._validated_other(X1, "X1", "target")), X1, self._names_in()
+        )
 
     def sample(
         self,
@@ -395,10 +437,12 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         epsilon: float | str | Callable[[float], float] = 1.0,
         n_steps: int | None = None,
     ) -> NDArray[np.float64] | Any:
-        r"""Carry rows of the source to random rows of the target, by the diffusion of a noise level.
+        r"""Carry rows of the source to random rows of the target, by the diffusion of a noise
+        level.
 
-        ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW`` has the law of :meth:`transform`, whatever the noise ([1]_, section 2.4).  One row
-        can be given many times.  On a mirror path the rows come back as other rows of the same density: near them for little noise.
+        ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW`` has the law of :meth:`transform`, whatever
+        the noise ([1]_, section 2.4).  One row can be given many times.  On a mirror path the rows
+        come back as other rows of the same density: near them for little noise.
 
         Parameters
         ----------
@@ -406,29 +450,35 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         random_state : int, RandomState instance or None, default=None
             Seed of the noise; None draws anew at every call.
         epsilon : float, callable or {"decreasing", "sine"}, default=1.0
-            Noise level, in squared flow units per unit of time: not negative; a function of the time; or ``1 - t`` and ``sin(pi t)^2`` by
-            name.  Where the denoiser is divided by `gamma`, the level fades below a `gamma` of 0.2.
+            Noise level, in squared flow units per unit of time: not negative; a function of the
+            time; or ``1 - t`` and ``sin(pi t)^2`` by name.  Where the denoiser is divided by
+            `gamma`, the level fades below a `gamma` of 0.2.
         n_steps : int or None, default=None
             Steps, by Heun's method; None is 200 times the largest noise level, and at least 200.
 
         Returns
         -------
         X1 : ndarray of shape (n_samples, n_features)
-            Or a data frame with the names of the columns of the target, if :meth:`set_output` asks for one.
+            Or a data frame with the names of the columns of the target, if :meth:`set_output` asks
+            for one.
 
         Raises
         ------
         ValueError
-            If no score was learned, if an argument cannot be used, or if rows are so far outside the data that the arithmetic overflows.
+            If no score was learned, if an argument cannot be used, or if rows are so far outside
+            the data that the arithmetic overflows.
         FloatingPointError
             If the diffusion leaves the finite numbers, with the time and the number of rows.
 
         References
         ----------
-        .. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023.
+        .. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for
+            Flows and Diffusions", 2023.
         """
         rows, random = self._validated(X0), private_random_state(random_state)
-        drawn = self._diffused(rows, random, epsilon, n_steps, lambda model, x, *how: model.diffuse(x, 1.0, *how))
+        drawn = self._diffused(
+            rows, random, epsilon, n_steps, lambda model, x, *how: model.diffuse(x, 1.0, *how)
+        )
         return self._contained(drawn, X0, list(self.get_feature_names_out()))
 
     def inverse_sample(
@@ -439,7 +489,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         epsilon: float | str | Callable[[float], float] = 1.0,
         n_steps: int | None = None,
     ) -> NDArray[np.float64] | Any:
-        """Carry rows of the target to random rows of the source, by the backward diffusion: see :meth:`sample`.
+        """Carry rows of the target to random rows of the source, by the backward diffusion: see
+        :meth:`sample`.
 
         Parameters
         ----------
@@ -449,10 +500,18 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         Returns
         -------
         X0 : ndarray of shape (n_samples, n_features)
-            Or a data frame with the names of the columns of the source, if :meth:`set_output` asks for one.
+            Or a data frame with the names of the columns of the source, if :meth:`set_output` asks
+            for one.
         """
         rows, random = self._validated_other(X1, "X1", "target"), private_random_state(random_state)
-        drawn = self._diffused(rows, random, epsilon, n_steps, lambda model, x, *how: model.diffuse_back(x, 1.0, *how), side="target")
+        drawn = self._diffused(
+            rows,
+            random,
+            epsilon,
+            n_steps,
+            lambda model, x, *how: model.diffuse_back(x, 1.0, *how),
+            side="target",
+        )
         return self._contained(drawn, X1, self._names_in())
 
     def score_gradient(self, X: ArrayLike, *, t: float) -> NDArray[Any]:
@@ -461,7 +520,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows in units of the target, into which its scaling carries what is on the way, at every time.
+            Rows in units of the target, into which its scaling carries what is on the way, at every
+            time.
         t : float in [0, 1]
             0 is the source, 1 the target.
 
@@ -510,20 +570,23 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
 
         Returns
         -------
-        log_density : ndarray of shape (n_samples,), in nats per row; minus infinity where that of the given density is
+        log_density : ndarray of shape (n_samples,)
+            In nats per row; minus infinity where that of the given density is.
 
         Raises
         ------
         TypeError
             If what is given has no `score_samples`.
         ValueError
-            If its `score_samples` does not return one number, or minus infinity, for each row; or if rows are so far outside the data that
-            the arithmetic of the flow overflows.
+            If its `score_samples` does not return one number, or minus infinity, for each row; or
+            if rows are so far outside the data that the arithmetic of the flow overflows.
         """
         _check_density("source_density", source_density)
         rows = self._validated_other(X1, "X1", "target")
         log_det, _ = self._by_blocks(rows, lambda x, model: model.pull_log_det(x, 1.0))
-        return _given_log_density("source_density", source_density, self._carried_back(rows)) + log_det
+        return (
+            _given_log_density("source_density", source_density, self._carried_back(rows)) + log_det
+        )
 
     def source_log_density(self, X0: ArrayLike, target_density: DensityEstimator) -> NDArray[Any]:
         """Log-density of the source at its rows, from a fitted density of the target.
@@ -535,19 +598,22 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
 
         Returns
         -------
-        log_density : ndarray of shape (n_samples,), in nats per row; minus infinity where that of the given density is
+        log_density : ndarray of shape (n_samples,)
+            In nats per row; minus infinity where that of the given density is.
 
         Raises
         ------
         TypeError
             If what is given has no `score_samples`.
         ValueError
-            If its `score_samples` does not return one number, or minus infinity, for each row; or if rows are so far outside the data that
-            the arithmetic of the flow overflows.
+            If its `score_samples` does not return one number, or minus infinity, for each row; or
+            if rows are so far outside the data that the arithmetic of the flow overflows.
         """
         _check_density("target_density", target_density)
         rows = self._validated(X0)
-        return _given_log_density("target_density", target_density, self._carried(rows)) + self._log_det(rows)
+        return _given_log_density(
+            "target_density", target_density, self._carried(rows)
+        ) + self._log_det(rows)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -576,10 +642,14 @@ def _given_log_density(name: str, density: DensityEstimator, rows: NDArray[Any])
         given = np.asarray(density.score_samples(rows))
     if given.shape != (len(rows),) or given.dtype.kind not in "fiu":
         raise ValueError(
-            f"{name}.score_samples must return one log-density for each row, of the shape {(len(rows),)}, but returned an array of the "
-            f"shape {given.shape} and dtype {given.dtype}; wrap the estimator, or take another."
+            f"{name}.score_samples must return one log-density for each row, of the shape "
+            f"{(len(rows),)}, but returned an array of the shape {given.shape} and dtype "
+            f"{given.dtype}; wrap the estimator, or take another."
         )
     n_wrong = int((np.isnan(given) | (given == np.inf)).sum())
     if n_wrong:
-        raise ValueError(f"{name}.score_samples returned NaN or infinity for {n_wrong} of {len(rows)} rows; take another density.")
+        raise ValueError(
+            f"{name}.score_samples returned NaN or infinity for {n_wrong} of {len(rows)} rows; "
+            "take another density."
+        )
     return given

@@ -9,6 +9,7 @@ from hypothesis import settings
 from sklearn.datasets import load_iris
 
 from skinterflow import InterpolantFlowDensity
+from tests.helpers import QUICK
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no windows
 
@@ -17,9 +18,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("repeatable")
-
-QUICK = {"hidden_layer_sizes": (16, 16), "max_iter": 30, "batch_size": 32, "random_state": 0}
-"""Parameters of a fit that takes a fraction of a second."""
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +34,11 @@ def fitted(iris):
 
 @pytest.fixture(autouse=True)
 def global_state_is_untouched(request):
-    """After every test: global random states, default dtype and thread count are those before it."""
-    if request.function.__name__ == "test_common_checks":  # scikit-learn's checks draw from NumPy's global state themselves
+    """After every test: global random states, default dtype and thread count are those before
+    it."""
+    if (
+        request.function.__name__ == "test_common_checks"
+    ):  # scikit-learn's checks draw from NumPy's global state themselves
         yield
         return
     numpy_state, torch_state = np.random.get_state(), torch.random.get_rng_state()

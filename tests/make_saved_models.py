@@ -1,4 +1,5 @@
-"""Write the files of `tests/data`, which the next releases must load: ``python -m tests.make_saved_models``.
+"""Write the files of
+`tests/data`, which the next releases must load: ``python -m tests.make_saved_models``.
 
 Files of a release are never written again; a new release adds its own.
 """
@@ -62,7 +63,9 @@ def main():
     release = "_".join(skinterflow.__version__.split(".")[:2])
     for name, model in (("density", density()), ("transport", transport())):
         model.save(DATA / f"{name}_{release}.safetensors")
-        print(name, repr(model.score_samples(frame()) if name == "density" else model.transform(ROWS)))
+        print(
+            name, repr(model.score_samples(frame()) if name == "density" else model.transform(ROWS))
+        )
 
 
 def frame():

@@ -18,7 +18,11 @@ def normal_mixture(n_features=2, seed=3):
 
 def mixture(n_features=2, interpolant=None, gamma=None, source=None):
     """The field that carries a standard normal, or another source, to such a mixture."""
-    return MixtureField(normal_mixture(n_features), StochasticInterpolant(interpolant or Trigonometric(), gamma), source)
+    return MixtureField(
+        normal_mixture(n_features),
+        StochasticInterpolant(interpolant or Trigonometric(), gamma),
+        source,
+    )
 
 
 def gaussian(mean, covariance, interpolant=None):

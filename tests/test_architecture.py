@@ -1,4 +1,5 @@
-"""Imports go downward only: the torch floor knows nothing of the estimators, and no module imports one above it."""
+"""Imports go downward only: the torch floor knows nothing of the estimators, and no module imports
+one above it."""
 
 import ast
 from pathlib import Path
@@ -9,38 +10,50 @@ import skinterflow
 
 ROOT = Path(skinterflow.__file__).parent
 ORDER = [
-    ["interflow.derivatives", "interflow.quadrature"],
-    ["interflow.interpolants", "interflow.times", "interflow.scaling", "interflow.fields", "interflow.ode", "interflow.muon"],
-    ["interflow.couplings", "interflow.divergence", "interflow.latent", "interflow.marginals", "interflow.training", "interflow.sde"],
+    ["interflow.derivatives", "interflow.quadrature", "interflow.warn"],
+    [
+        "interflow.interpolants",
+        "interflow.times",
+        "interflow.scaling",
+        "interflow.fields",
+        "interflow.ode",
+        "interflow.muon",
+    ],
+    [
+        "interflow.couplings",
+        "interflow.divergence",
+        "interflow.latent",
+        "interflow.marginals",
+        "interflow.training",
+        "interflow.sde",
+    ],
     ["interflow.heads", "interflow.diagnostics", "interflow.bridges"],
     ["interflow.objectives", "interflow.quantities"],
     ["interflow.flows", "interflow.mixtures"],
     ["interflow"],
-    ["_version"],
-    [
-        "_arguments",
-        "_callbacks",
-        "_estimator",
-        "_files",
-        "_fitted",
-        "_fitted_values",
-        "_limits",
-        "_plots",
-        "_regions",
-        "_scaling",
-    ],
-    ["_columns", "_groups", "_rows", "_diagnostics", "_state", "datasets"],
-    ["_checkpoint", "_saving"],
-    ["_fitting"],
-    ["_defaults", "_distillation"],
-    ["_flow_estimator"],
+    ["_version", "exceptions", "_runtime", "_data", "_fit", "_predict", "_persistence"],
+    ["_data.degenerate", "_data.groups", "_data.weights"],
+    ["_data.scaling"],
+    ["_data.batches", "_data.columns", "datasets"],
+    ["_persistence.container", "_persistence.registry", "_persistence.values"],
+    ["_persistence.codec"],
+    ["_persistence.checkpoint", "_persistence.mixin"],
+    ["_predict.arguments", "_predict.model", "_predict.regions"],
+    ["_predict.diagnosis"],
+    ["_fit.callbacks", "_fit.limits", "_fit.recipe"],
+    ["_fit.validation"],
+    ["_fit.run"],
+    ["_fit.distillation"],
+    ["_base"],
     ["density", "transport"],
+    ["_plots"],
     ["display"],
     [""],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 FORWARD_MODE = {"jvp", "jacfwd", "hessian", "linearize", "forward_ad", "dual_level", "make_dual"}
-"""What differentiates forward keeps its level in a global variable, which all threads of a process share."""
+"""What differentiates forward keeps its level in a global variable, which all threads of a process
+share."""
 LOWER_FLOOR_ONLY = {"numpy", "sklearn", "joblib"}
 
 
@@ -65,10 +78,14 @@ def test_imports_go_downward(path):
     level = LEVEL[module_name(path)]
     for name in imports(path):
         if name.split(".")[0] == "skinterflow":
-            assert LEVEL[name.removeprefix("skinterflow").removeprefix(".")] < level, f"{path.name} imports {name}"
+            assert LEVEL[name.removeprefix("skinterflow").removeprefix(".")] < level, (
+                f"{path.name} imports {name}"
+            )
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.parent.name == "interflow"], ids=module_name)
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.parent.name == "interflow"], ids=module_name
+)
 def test_torch_floor_does_not_import_numpy_or_scikit_learn(path):
     assert not LOWER_FLOOR_ONLY & {name.split(".")[0] for name in imports(path)}
 

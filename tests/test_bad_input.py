@@ -8,12 +8,16 @@ import pytest
 import torch
 from scipy import sparse
 
-from skinterflow import AccuracyWarning, DegenerateDataWarning, InterpolantFlowDensity, InterpolantTransport
-from skinterflow import _fitting as fitting
+from skinterflow import (
+    AccuracyWarning,
+    DegenerateDataWarning,
+    InterpolantFlowDensity,
+    InterpolantTransport,
+)
+from skinterflow._fit import run as fitting
 from skinterflow.interflow.interpolants import Linear
 from skinterflow.interflow.marginals import YeoJohnson
-
-from .conftest import QUICK
+from tests.helpers import QUICK
 
 
 def quick(**parameters):
@@ -36,7 +40,11 @@ def spoiled(value):
         (spoiled(np.nan), ValueError, "Input X contains NaN"),
         (spoiled(np.inf), ValueError, "Input X contains infinity"),
         ([["a", "b"], ["c", "d"]], ValueError, "could not convert string to float"),
-        (sparse.csr_matrix(rows()), TypeError, "Sparse data was passed for X, but dense data is required"),
+        (
+            sparse.csr_matrix(rows()),
+            TypeError,
+            "Sparse data was passed for X, but dense data is required",
+        ),
         (rows() + 1j, ValueError, "Complex data not supported"),
         (np.empty((0, 3)), ValueError, r"Found array with 0 sample\(s\)"),
         (rows(n=1), ValueError, r"1 sample\(s\).*minimum of 2"),
@@ -77,15 +85,26 @@ def test_weights_that_cannot_be_used(weight, message):
         ({"atol": -1.0}, r"'atol' parameter.*Got -1.0"),
         ({"atol": 0.0}, r"'atol' parameter.*Got 0.0"),
         ({"time_beta": (1.0, 0.0)}, "two positive parameters, got a=1.0 and b=0.0"),
-        ({"time_beta": (1.0,)}, r"time_beta must be the two parameters of a Beta law, such as \(1.0, 0.5\), got \(1.0,\)"),
-        ({"hidden_layer_sizes": ()}, r"hidden_layer_sizes must be 'auto' or one or more integers of at least 1, got \(\)"),
+        (
+            {"time_beta": (1.0,)},
+            r"time_beta must be the two parameters of a Beta law, such as \(1.0, 0.5\), got "
+            r"\(1.0,\)",
+        ),
+        (
+            {"hidden_layer_sizes": ()},
+            r"hidden_layer_sizes must be 'auto' or one or more integers of at least 1, got \(\)",
+        ),
         ({"hidden_layer_sizes": (8, 0)}, r"hidden_layer_sizes must be .* got \(8, 0\)"),
         ({"hidden_layer_sizes": (8.5,)}, r"hidden_layer_sizes must be .* got \(8.5,\)"),
         ({"hidden_layer_sizes": "big"}, r"'hidden_layer_sizes' parameter.*Got 'big'"),
         ({"divergence": "trace"}, r"'divergence' parameter.*Got 'trace'"),
         ({"device": "quantum"}, "device='quantum' is not a device; use 'cpu', 'cuda'"),
         ({"device": "meta"}, "device='meta' is not supported"),
-        ({"device": "cuda:99"}, r"device='cuda:99' was asked for, but torch sees \d+ CUDA devices here; use device='cpu'"),
+        (
+            {"device": "cuda:99"},
+            r"device='cuda:99' was asked for, but torch sees \d+ CUDA devices here; use "
+            r"device='cpu'",
+        ),
         (
             {"scaling": YeoJohnson(torch.full((3,), float("nan")))},
             r"scaling=YeoJohnson\(\) is not finite for 30 of 30 rows; choose another",
@@ -108,7 +127,9 @@ def test_path_that_misses_its_end():
 
 def test_wrong_number_of_features(fitted):
     for method in (fitted.score_samples, fitted.transform, fitted.score):
-        with pytest.raises(ValueError, match="X has 3 features, but InterpolantFlowDensity is expecting 4 features"):
+        with pytest.raises(
+            ValueError, match="X has 3 features, but InterpolantFlowDensity is expecting 4 features"
+        ):
             method(rows())
     with pytest.raises(ValueError, match="Z has 3 columns, but the latent space has 4"):
         fitted.inverse_transform(rows())
@@ -116,7 +137,9 @@ def test_wrong_number_of_features(fitted):
 
 @pytest.mark.parametrize("n_samples", [0, -1, 1.5, "many"])
 def test_number_of_samples(fitted, n_samples):
-    with pytest.raises(ValueError, match=f"n_samples must be an integer of at least 1, got {n_samples!r}"):
+    with pytest.raises(
+        ValueError, match=f"n_samples must be an integer of at least 1, got {n_samples!r}"
+    ):
         fitted.sample(n_samples)
 
 
@@ -132,8 +155,15 @@ def test_columns_without_a_density_are_named():
     with pytest.warns(DegenerateDataWarning) as caught:
         density = quick().fit(degenerate())
     messages = [str(warning.message) for warning in caught]
-    for words, columns in (("constant", "column 1."), ("collinear or duplicated", "column 0, column 2."), ("integer-valued", "column 3.")):
-        assert any(words in message and message.endswith(columns) for message in messages), (words, messages)
+    for words, columns in (
+        ("constant", "column 1."),
+        ("collinear or duplicated", "column 0, column 2."),
+        ("integer-valued", "column 3."),
+    ):
+        assert any(words in message and message.endswith(columns) for message in messages), (
+            words,
+            messages,
+        )
     assert len(messages) == 3
     assert np.isfinite(density.score_samples(degenerate())).all()
     assert np.isfinite(density.sample(10, random_state=0)).all()
@@ -150,7 +180,9 @@ def test_columns_are_named_by_the_frame():
 def test_units_do_not_matter(size):
     X = rows() + 3.0
     plain, scaled = quick().fit(X), quick().fit(X * size)
-    np.testing.assert_allclose(scaled.score_samples(X * size) + 3 * np.log(size), plain.score_samples(X), atol=1e-3)
+    np.testing.assert_allclose(
+        scaled.score_samples(X * size) + 3 * np.log(size), plain.score_samples(X), atol=1e-3
+    )
     assert np.isfinite(scaled.sample(20, random_state=0)).all()
 
 
@@ -190,7 +222,10 @@ def test_interrupt_keeps_the_best_weights(monkeypatch, iris):
 
     monkeypatch.setattr(fitting, "judge", interrupted)
     density = quick(max_iter=300, n_iter_no_change=99)
-    with pytest.raises(KeyboardInterrupt, match=r"interrupted after \d+ of 300 steps; the estimator is fitted, with the best weights"):
+    with pytest.raises(
+        KeyboardInterrupt,
+        match=r"interrupted after \d+ of 300 steps; the estimator is fitted, with the best weights",
+    ):
         density.fit(iris)
     assert len(density.validation_scores_) == 5
     assert density.best_validation_score_ == max(density.validation_scores_)
@@ -223,7 +258,9 @@ def test_failed_first_fit_leaves_nothing(monkeypatch, iris):
 
 def test_warm_start_with_other_columns(iris):
     density = quick(warm_start=True).fit(iris)
-    with pytest.raises(ValueError, match="X has 3 features, but InterpolantFlowDensity is expecting 4"):
+    with pytest.raises(
+        ValueError, match="X has 3 features, but InterpolantFlowDensity is expecting 4"
+    ):
         density.fit(rows())
 
 
@@ -245,12 +282,17 @@ def test_constant_column_keeps_its_place_under_every_scaling(scaling, value):
     X = rows()
     X[:, 1] = value
     max_iter = 600 if scaling is None else 30
-    density = quick(scaling=scaling, max_iter=max_iter, learning_rate_init=0.05, early_stopping=False).fit(X)
+    density = quick(
+        scaling=scaling, max_iter=max_iter, learning_rate_init=0.05, early_stopping=False
+    ).fit(X)
     drawn = density.sample(200, random_state=0)[:, 1]
     np.testing.assert_allclose(drawn.mean(), value, atol=1.0 if scaling is None else 0.02)
 
 
-@pytest.mark.parametrize(("weight", "message"), [(-np.ones(150), "must not be negative, but the smallest is -1"), (np.zeros(150), "zero")])
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [(-np.ones(150), "must not be negative, but the smallest is -1"), (np.zeros(150), "zero")],
+)
 def test_weights_of_score(fitted, iris, weight, message):
     with pytest.raises(ValueError, match=message):
         fitted.score(iris, sample_weight=weight)
@@ -277,9 +319,15 @@ def test_weights_that_are_no_numbers(name, value):
 @pytest.mark.parametrize("size", [1e308, 1e-320, 2.0**40])
 def test_the_size_of_all_weights_does_not_matter(size):
     X, weight = rows(), np.tile([1.0, 0.5], 20)
-    plain, sized = (quick(early_stopping=False).fit(X, sample_weight=w) for w in (weight, weight * size))
-    np.testing.assert_allclose(sized.score_samples(X), plain.score_samples(X), rtol=1e-3 if size < 1e-300 else 0)
-    assert plain.score(X, sample_weight=weight * size) == pytest.approx(plain.score(X, sample_weight=weight), rel=1e-3)
+    plain, sized = (
+        quick(early_stopping=False).fit(X, sample_weight=w) for w in (weight, weight * size)
+    )
+    np.testing.assert_allclose(
+        sized.score_samples(X), plain.score_samples(X), rtol=1e-3 if size < 1e-300 else 0
+    )
+    assert plain.score(X, sample_weight=weight * size) == pytest.approx(
+        plain.score(X, sample_weight=weight), rel=1e-3
+    )
 
 
 def test_weights_that_are_zero_beside_the_largest():
@@ -303,11 +351,16 @@ FAR = {
 def test_rows_that_overflow_are_counted(fitted, iris, name, value):
     X = iris[:5].copy()
     X[[1, 3], 2] = value
-    with pytest.raises(ValueError, match="2 of 5 rows are so far outside the fitted data that the arithmetic of the flow overflows; drop"):
+    with pytest.raises(
+        ValueError,
+        match="2 of 5 rows are so far outside the fitted data that the arithmetic of the flow overflows; drop",
+    ):
         FAR[name](fitted, X)
 
 
-@pytest.mark.parametrize(("dtype", "value"), [(np.float64, 1e155), (np.float64, -1e300), (np.float32, 1e30)])
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(np.float64, 1e155), (np.float64, -1e300), (np.float32, 1e30)]
+)
 def test_log_density_of_rows_that_overflow(fitted, iris, dtype, value):
     """Minus infinity, counted in the warning; the other rows are what they are alone."""
     X = iris[:5].astype(dtype)
@@ -320,7 +373,9 @@ def test_log_density_of_rows_that_overflow(fitted, iris, dtype, value):
     np.testing.assert_allclose(log_density[near], fitted.score_samples(X[near]), rtol=1e-6)
     with pytest.warns(AccuracyWarning):
         assert fitted.score(X) == -np.inf
-    assert fitted.score(X[near], sample_weight=np.full(4, 1e308)) == pytest.approx(fitted.score(X[near]))
+    assert fitted.score(X[near], sample_weight=np.full(4, 1e308)) == pytest.approx(
+        fitted.score(X[near])
+    )
 
 
 @pytest.mark.parametrize(
@@ -328,9 +383,14 @@ def test_log_density_of_rows_that_overflow(fitted, iris, dtype, value):
     [
         (
             np.tile([1e308, -1e308], 20),
-            r"1 column\(s\) have values above 1e\+150 in size, whose squares overflow: column 1; use other units",
+            r"1 column\(s\) have values above 1e\+150 in size, whose squares overflow: column 1; "
+            r"use other units",
         ),
-        (rows()[:, 0] * 1e-310, r"1 column\(s\) range over less than 1e-150, whose square is zero: column 1; use other units"),
+        (
+            rows()[:, 0] * 1e-310,
+            r"1 column\(s\) range over less than 1e-150, whose square is zero: column 1; use other "
+            r"units",
+        ),
     ],
 )
 @pytest.mark.parametrize("scaling", ["gaussianize", "standardize", None])
@@ -347,22 +407,54 @@ def test_columns_whose_squares_are_no_numbers(column, message, scaling):
     ("parameters", "message"),
     [
         ({"end_time": 1e-50}, r"'end_time' parameter.*range \[1e-09, 1.0\]. Got 1e-50"),
-        ({"hidden_layer_sizes": (10**9,)}, r"hidden_layer_sizes has 1 layers with 1e\+09 weights or more, and the most are.*use fewer"),
-        ({"student_layer_sizes": (10**9,)}, r"student_layer_sizes has 1 layers with 1e\+09 weights"),
-        ({"hidden_layer_sizes": [[4], [4, 3]]}, r"hidden_layer_sizes must be 'auto' or one or more integers"),
-        ({"learning_rate_init": 1e300}, r"'learning_rate_init' parameter.*range \(0.0, 1000.0\]. Got 1e\+300"),
+        (
+            {"hidden_layer_sizes": (10**9,)},
+            r"hidden_layer_sizes has 1 layers with 1e\+09 weights or more, and the most are.*use "
+            r"fewer",
+        ),
+        (
+            {"student_layer_sizes": (10**9,)},
+            r"student_layer_sizes has 1 layers with 1e\+09 weights",
+        ),
+        (
+            {"hidden_layer_sizes": [[4], [4, 3]]},
+            r"hidden_layer_sizes must be 'auto' or one or more integers",
+        ),
+        (
+            {"learning_rate_init": 1e300},
+            r"'learning_rate_init' parameter.*range \(0.0, 1000.0\]. Got 1e\+300",
+        ),
         ({"learning_rate_init": 10**400}, r"'learning_rate_init' parameter"),
         ({"tol": 10**400}, "'tol' parameter"),
-        ({"batch_size": 2**63}, r"'batch_size' parameter.*range \[1, 16777216\]. Got 9223372036854775808"),
+        (
+            {"batch_size": 2**63},
+            r"'batch_size' parameter.*range \[1, 16777216\]. Got 9223372036854775808",
+        ),
         ({"max_iter": 2**63}, "'max_iter' parameter"),
         ({"divergence": 2**40}, "'divergence' parameter"),
         ({"n_jobs": 0}, "'n_jobs' parameter.*Got 0"),
         ({"targets": [["b"]]}, r"targets must be a string, or a tuple of strings, got \[\['b'\]\]"),
-        ({"bounds": np.array(3)}, r"bounds must be a dict, or have a pair or None for each of the 3 columns, got array\(3\)"),
-        ({"bounds": {0: (-1e308, 1e308)}}, r"bounds of column 0 must be at most 1e\+150 in size.*use None for an open side"),
-        ({"integer_features": np.array(1)}, r"integer_features must be a sequence of columns, or a mask of all, got array\(1\)"),
-        ({"time_beta": (None, None)}, r"time_beta must be the two parameters of a Beta law.*got \(None, None\)"),
-        ({"time_beta": (1e300, 1e-300)}, r"time_beta must be two numbers from 0.001 to 1000, got \(1e\+300, 1e-300\)"),
+        (
+            {"bounds": np.array(3)},
+            r"bounds must be a dict, or have a pair or None for each of the 3 columns, got "
+            r"array\(3\)",
+        ),
+        (
+            {"bounds": {0: (-1e308, 1e308)}},
+            r"bounds of column 0 must be at most 1e\+150 in size.*use None for an open side",
+        ),
+        (
+            {"integer_features": np.array(1)},
+            r"integer_features must be a sequence of columns, or a mask of all, got array\(1\)",
+        ),
+        (
+            {"time_beta": (None, None)},
+            r"time_beta must be the two parameters of a Beta law.*got \(None, None\)",
+        ),
+        (
+            {"time_beta": (1e300, 1e-300)},
+            r"time_beta must be two numbers from 0.001 to 1000, got \(1e\+300, 1e-300\)",
+        ),
         ({"time_beta": (10**400, 1)}, r"time_beta must be two numbers from 0.001 to 1000"),
         ({"checkpoint": ""}, "checkpoint must not be empty"),
     ],
@@ -423,16 +515,34 @@ def test_partial_fit_checks_parameters_after_a_fit(iris):
     ("ask", "message"),
     [
         (lambda d, X: d.score_samples(X, t=10**400), r"t must be a number in \[0, 1\]"),
-        (lambda d, X: d.velocity(X, None), r"t must be a number in \[0, 1\], from the base to the data, got None"),
-        (lambda d, X: d.trajectory(X, 0.5), r"times must be a sequence of numbers in \[0, 1\].*got 0.5"),
+        (
+            lambda d, X: d.velocity(X, None),
+            r"t must be a number in \[0, 1\], from the base to the data, got None",
+        ),
+        (
+            lambda d, X: d.trajectory(X, 0.5),
+            r"times must be a sequence of numbers in \[0, 1\].*got 0.5",
+        ),
         (lambda d, X: d.trajectory(X, [0.5, 0.5 + 1e-16]), r"times must be.*keep them 1e-09 apart"),
         (lambda d, X: d.trajectory(X, [0.0, None]), r"t must be a number in \[0, 1\].*got None"),
-        (lambda d, X: d.sample(2**63), r"n_samples must be at most 1,073,741,824, which with 4 columns take 32 GiB"),
+        (
+            lambda d, X: d.sample(2**63),
+            r"n_samples must be at most 1,073,741,824, which with 4 columns take 32 GiB",
+        ),
         (lambda d, X: d.sample(2, random_state=-1), r"'random_state' parameter.*Got -1"),
-        (lambda d, X: d.sample(2, method="sde", epsilon=lambda t: None), r"epsilon must give a single number for a time, but gives None"),
+        (
+            lambda d, X: d.sample(2, method="sde", epsilon=lambda t: None),
+            r"epsilon must give a single number for a time, but gives None",
+        ),
         (lambda d, X: d.sample(2, method="sde", epsilon=10**400), r"epsilon must be finite"),
-        (lambda d, X: d.sample(2, method="sde", epsilon=1e300), r"epsilon reaches 1e\+300, for which 2e\+302 steps are wanted"),
-        (lambda d, X: d.sample(2, method="sde", n_steps=10**30), r"n_steps must be at most 1e\+06, got an integer of 100 bits"),
+        (
+            lambda d, X: d.sample(2, method="sde", epsilon=1e300),
+            r"epsilon reaches 1e\+300, for which 2e\+302 steps are wanted",
+        ),
+        (
+            lambda d, X: d.sample(2, method="sde", n_steps=10**30),
+            r"n_steps must be at most 1e\+06, got an integer of 100 bits",
+        ),
     ],
 )
 def test_arguments_that_are_absurd(fitted, iris, ask, message):
@@ -442,7 +552,9 @@ def test_arguments_that_are_absurd(fitted, iris, ask, message):
 
 @pytest.mark.parametrize("t", [1e-50, 1e-12])
 def test_times_that_are_as_good_as_zero(fitted, iris, t):
-    np.testing.assert_array_equal(fitted.score_samples(iris[:3], t=t), fitted.score_samples(iris[:3], t=0.0))
+    np.testing.assert_array_equal(
+        fitted.score_samples(iris[:3], t=t), fitted.score_samples(iris[:3], t=0.0)
+    )
 
 
 def test_short_trajectories_in_float32(fitted, iris):
@@ -457,7 +569,9 @@ def test_rows_too_far_for_training(iris):
     density = quick(early_stopping=False).fit(iris)
     before, X = density.score_samples(iris[:5]), iris[:30].copy()
     X[3, 1] = 1e100
-    with pytest.raises(ValueError, match=r"1 of 30 rows are more than 1e\+12 units of the flow from its centre"):
+    with pytest.raises(
+        ValueError, match=r"1 of 30 rows are more than 1e\+12 units of the flow from its centre"
+    ):
         density.partial_fit(X)
     with pytest.raises(ValueError, match=r"1 of 30 rows are more than 1e\+12 units of the flow"):
         quick().fit(iris, X_val=X)

@@ -1,4 +1,5 @@
-"""The tables of README and docs are those of the published result files, and compare what can be compared."""
+"""The tables of README and docs are those of the published result files, and compare what can be
+compared."""
 
 import argparse
 import json
@@ -35,7 +36,11 @@ def test_tables_of_a_document_are_those_of_the_files(name):
 
 
 def test_every_table_stands_in_one_document():
-    found = [table for name in tables.DOCUMENTS for table in tables.marked((ROOT / name).read_text(encoding="utf-8"))]
+    found = [
+        table
+        for name in tables.DOCUMENTS
+        for table in tables.marked((ROOT / name).read_text(encoding="utf-8"))
+    ]
     assert sorted(found) == sorted(tables.TABLES)
 
 
@@ -46,7 +51,7 @@ def test_no_table_of_figures_is_written_by_hand():
 
 
 def test_no_figure_of_a_table_is_repeated_by_hand():
-    """Log-likelihoods of one nat and more in size; smaller and rounder numbers may mean something else."""
+    """Log-likelihoods of one nat and more; smaller numbers may mean something else."""
     shown = {
         figure
         for name in tables.DOCUMENTS
@@ -54,7 +59,10 @@ def test_no_figure_of_a_table_is_repeated_by_hand():
         for figure in re.findall(r"-?[1-9]\d*\.\d\d(?= ±)", found[0])
     }
     assert len(shown) > 40
-    for name in ("README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.rst"))):
+    for name in (
+        "README.md",
+        *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.rst")),
+    ):
         if name != "docs/what_we_tried.rst":  # single runs of other settings
             assert shown.isdisjoint(re.findall(r"-?\b\d+\.\d\d\b", written_by_hand(name))), name
 
@@ -71,7 +79,11 @@ def test_a_changed_figure_changes_its_table(tmp_path):
     path.write_text(path.read_text(encoding="utf-8").replace("-9.16", "-9.61"), encoding="utf-8")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     new = tables.updated(text, tables.Results(tmp_path))
-    assert new == text.replace("**-9.16** |\n| parkinsons 5875x15", "**-9.61** |\n| parkinsons 5875x15") != text
+    assert (
+        new
+        == text.replace("**-9.16** |\n| parkinsons 5875x15", "**-9.61** |\n| parkinsons 5875x15")
+        != text
+    )
 
 
 def test_a_marker_that_names_no_table_is_an_error():
@@ -81,10 +93,20 @@ def test_a_marker_that_names_no_table_is_an_error():
 
 def test_a_run_replaces_the_rows_that_it_measured_again(tmp_path):
     about = {"commit": "a", "date": "2026-01-01", "versions": {}, "machine": "one"}
-    first = [{"data": name, "method": "flow", "log-likelihood": value} for name, value in (("iris", 1.0), ("wine", 2.0))]
+    first = [
+        {"data": name, "method": "flow", "log-likelihood": value}
+        for name, value in (("iris", 1.0), ("wine", 2.0))
+    ]
     _published.publish("defaults-small", first, about, tmp_path)
-    _published.publish("defaults-small", [{**first[1], "log-likelihood": float("nan")}], {**about, "commit": "b"}, tmp_path)
-    assert [(run["commit"], run["rows"]) for run in _published.runs("defaults-small", tmp_path)] == [
+    _published.publish(
+        "defaults-small",
+        [{**first[1], "log-likelihood": float("nan")}],
+        {**about, "commit": "b"},
+        tmp_path,
+    )
+    assert [
+        (run["commit"], run["rows"]) for run in _published.runs("defaults-small", tmp_path)
+    ] == [
         ("a", [first[0]]),
         ("b", [{**first[1], "log-likelihood": None}]),
     ]
@@ -93,7 +115,12 @@ def test_a_run_replaces_the_rows_that_it_measured_again(tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "published"),
-    [([], True), (["--data-dir", "elsewhere"], True), (["--sets", "iris"], True), (["--max-iter", "10"], False)],
+    [
+        ([], True),
+        (["--data-dir", "elsewhere"], True),
+        (["--sets", "iris"], True),
+        (["--max-iter", "10"], False),
+    ],
 )
 def test_a_quick_look_is_not_published(monkeypatch, given, published):
     arguments = argparse.ArgumentParser()
@@ -114,17 +141,33 @@ def test_files_say_where_they_come_from():
 
 @pytest.mark.parametrize("name", _common.SMALL)
 def test_log_likelihoods_of_the_small_sets_can_be_compared(name):
-    """By the package's own warning (an error here), on the rows as they are and as they are fitted."""
+    """By the package's own warning (an error here), on the rows as they are and as they are
+    fitted."""
     X = _common.load(name, None)
     _common.check_density_exists(name, X)
-    InterpolantFlowDensity(hidden_layer_sizes=(4,), max_iter=1, early_stopping=False, random_state=0).fit(_common.fold(X, 0)[0])
-    shown = {row["data"] for row in _published.rows("defaults-small") if row["data"].startswith(f"{name} ")}
+    InterpolantFlowDensity(
+        hidden_layer_sizes=(4,), max_iter=1, early_stopping=False, random_state=0
+    ).fit(_common.fold(X, 0)[0])
+    shown = {
+        row["data"]
+        for row in _published.rows("defaults-small")
+        if row["data"].startswith(f"{name} ")
+    }
     assert shown == {f"{name} {X.shape[0]}x{X.shape[1]}"}
 
 
-@pytest.mark.parametrize("X", [load_wine().data, load_diabetes(scaled=False).data, np.ones((20, 2))], ids=["wine", "diabetes", "constant"])
+@pytest.mark.parametrize(
+    "X",
+    [load_wine().data, load_diabetes(scaled=False).data, np.ones((20, 2))],
+    ids=["wine", "diabetes", "constant"],
+)
 def test_whole_number_columns_are_refused(X):
-    with pytest.raises(ValueError, match=r"cannot be compared on 'all': \d column\(s\) are (integer-valued|constant)"):
+    with pytest.raises(
+        ValueError,
+        match=r"cannot be compared on 'all': \d column\(s\) are (integer-valued|constant)",
+    ):
         _common.check_density_exists("all", X)
     with pytest.warns(DegenerateDataWarning):
-        InterpolantFlowDensity(hidden_layer_sizes=(4,), max_iter=1, early_stopping=False, random_state=0).fit(X)
+        InterpolantFlowDensity(
+            hidden_layer_sizes=(4,), max_iter=1, early_stopping=False, random_state=0
+        ).fit(X)

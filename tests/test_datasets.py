@@ -16,7 +16,9 @@ DISTRIBUTIONS = {
 }
 over_registry = pytest.mark.parametrize("make", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
 over_densities = pytest.mark.parametrize(
-    "make", [make for make in DISTRIBUTIONS.values() if isinstance(make(), Density)], ids=lambda make: repr(make())
+    "make",
+    [make for make in DISTRIBUTIONS.values() if isinstance(make(), Density)],
+    ids=lambda make: repr(make()),
 )
 
 
@@ -38,11 +40,19 @@ def test_density_integrates_to_one(make):
 
 @over_densities
 def test_samples_have_the_density(make):
-    """Counts in the cells of a grid are those that the density gives, by a chi-squared test at five deviations."""
+    """Counts in the cells of a grid are those that the density gives, by a chi-squared test at five
+    deviations."""
     n, edges = 50_000, np.linspace(-4, 4, 17)
     counts = np.histogram2d(*make().sample(n, random_state=0).T, bins=[edges, edges])[0].ravel()
     axis = (np.arange(800) + 0.5) / 100 - 4
-    mass = np.exp(make().score_samples(np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2))) / 100**2
+    mass = (
+        np.exp(
+            make().score_samples(
+                np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+            )
+        )
+        / 100**2
+    )
     expected = n * mass.reshape(16, 50, 16, 50).sum(axis=(1, 3)).ravel()
     assert (counts[expected < 1e-9] == 0).all()
     kept = expected > 5

@@ -16,25 +16,18 @@ from scipy.integrate import trapezoid
 from sklearn.base import clone
 from sklearn.mixture import GaussianMixture
 
-from skinterflow import AccuracyWarning, InterpolantFlowDensity, _estimator
+from skinterflow import AccuracyWarning, InterpolantFlowDensity, _runtime
 from skinterflow.interflow.interpolants import Linear
 from skinterflow.interflow.marginals import Gaussianize
 from skinterflow.interflow.scaling import Standardize
-
-from .conftest import QUICK
-
-
-def moons(n=400, seed=0):
-    rng = np.random.default_rng(seed)
-    angle = rng.uniform(0, np.pi, n)
-    upper = rng.random(n) < 0.5
-    points = np.stack([np.where(upper, np.cos(angle), 1 - np.cos(angle)), np.where(upper, np.sin(angle), 0.5 - np.sin(angle))], axis=1)
-    return points + 0.1 * rng.normal(size=(n, 2))
+from tests.helpers import QUICK, moons
 
 
 @pytest.fixture(scope="module")
 def moon_density():
-    return InterpolantFlowDensity(random_state=0, max_iter=600, hidden_layer_sizes=(48, 48)).fit(moons())
+    return InterpolantFlowDensity(random_state=0, max_iter=600, hidden_layer_sizes=(48, 48)).fit(
+        moons()
+    )
 
 
 @pytest.mark.slow
@@ -42,7 +35,9 @@ def test_density_integrates_to_one_in_two_dimensions(moon_density):
     x, y = np.linspace(-3, 4, 106), np.linspace(-2.5, 3, 101)
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AccuracyWarning)  # grid corners are far outside the data, where nothing counts
+        warnings.simplefilter(
+            "ignore", AccuracyWarning
+        )  # grid corners are far outside the data, where nothing counts
         total = np.exp(moon_density.score_samples(grid)).sum() * (x[1] - x[0]) * (y[1] - y[0])
     assert total == pytest.approx(1.0, abs=5e-3)
 
@@ -52,7 +47,9 @@ def test_density_integrates_to_one_in_one_dimension(scaling):
     X = np.random.default_rng(0).gamma(2.0, size=(200, 1))
     density = InterpolantFlowDensity(**QUICK, scaling=scaling).fit(X)
     grid = np.linspace(-20, 60, 4001)[:, None]
-    assert trapezoid(np.exp(density.score_samples(grid)), grid[:, 0]) == pytest.approx(1.0, abs=2e-3)
+    assert trapezoid(np.exp(density.score_samples(grid)), grid[:, 0]) == pytest.approx(
+        1.0, abs=2e-3
+    )
 
 
 def test_density_of_a_gaussianized_column_integrates_to_one():
@@ -65,13 +62,17 @@ def test_density_of_a_gaussianized_column_integrates_to_one():
     p = np.exp(density.score_samples(grid))
     assert trapezoid(p, grid[:, 0]) == pytest.approx(1.0, abs=2e-3)
     left = grid[:, 0] <= -0.5
-    assert (density.sample(2000, random_state=0) < -0.5).mean() == pytest.approx(trapezoid(p[left], grid[left, 0]), abs=0.04)
+    assert (density.sample(2000, random_state=0) < -0.5).mean() == pytest.approx(
+        trapezoid(p[left], grid[left, 0]), abs=0.04
+    )
     np.testing.assert_allclose(density.inverse_transform(density.transform(X)), X, atol=1e-3)
 
 
 @pytest.mark.slow
 def test_learns_what_a_gaussian_cannot(moon_density):
-    gain = moon_density.score(moons(1000, seed=1)) - GaussianMixture(random_state=0).fit(moons()).score(moons(1000, seed=1))
+    gain = moon_density.score(moons(1000, seed=1)) - GaussianMixture(random_state=0).fit(
+        moons()
+    ).score(moons(1000, seed=1))
     assert gain > 0.5
 
 
@@ -90,12 +91,21 @@ def test_end_time_zero_is_the_gaussian():
     X = np.random.default_rng(0).normal(size=(12, 3))
     density = InterpolantFlowDensity(**QUICK, scaling="standardize").fit(X)
     density.end_time_ = 0.0
-    np.testing.assert_allclose(density.score_samples(X), stats.norm(X.mean(0), X.std(0)).logpdf(X).sum(1))
+    np.testing.assert_allclose(
+        density.score_samples(X), stats.norm(X.mean(0), X.std(0)).logpdf(X).sum(1)
+    )
     np.testing.assert_allclose(density.transform(X), (X - X.mean(0)) / X.std(0))
 
 
 @pytest.mark.parametrize(
-    "parameters", [{}, {"interpolant": "linear"}, {"interpolant": Linear()}, {"end_time": 0.7}, {"activation": "tanh"}]
+    "parameters",
+    [
+        {},
+        {"interpolant": "linear"},
+        {"interpolant": Linear()},
+        {"end_time": 0.7},
+        {"activation": "tanh"},
+    ],
 )
 def test_inverse_transform_returns_the_rows(parameters, iris):
     density = InterpolantFlowDensity(**QUICK, **parameters, atol=1e-6).fit(iris)
@@ -107,7 +117,9 @@ def test_log_density_is_base_plus_log_determinant(fitted, iris):
     density = clone(fitted).set_params(atol=1e-7, rtol=0.0).fit(iris)
     x, h = iris[::40], 1e-3
     steps = h * np.eye(4)
-    columns = [(density.transform(x + step) - density.transform(x - step)) / (2 * h) for step in steps]
+    columns = [
+        (density.transform(x + step) - density.transform(x - step)) / (2 * h) for step in steps
+    ]
     log_det = np.linalg.slogdet(np.stack(columns, axis=-1))[1]
     expected = stats.norm.logpdf(density.transform(x)).sum(1) + log_det
     np.testing.assert_allclose(density.score_samples(x), expected, atol=1e-5)
@@ -120,7 +132,9 @@ def test_rows_do_not_see_each_other(fitted, iris, seed, n):
     for method in (fitted.score_samples, fitted.transform):
         together = method(iris[rows])
         np.testing.assert_allclose(method(iris[rows[::-1]])[::-1], together, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(np.concatenate([method(iris[[row]]) for row in rows]), together, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            np.concatenate([method(iris[[row]]) for row in rows]), together, rtol=1e-9, atol=1e-9
+        )
 
 
 def test_accuracy_is_as_asked(iris):
@@ -131,7 +145,10 @@ def test_accuracy_is_as_asked(iris):
 
 @pytest.mark.parametrize("solver", ["dopri5", "heun3", "midpoint"])
 def test_other_solvers_agree(fitted, iris, solver):
-    tight, other = copy.deepcopy(fitted).set_params(atol=1e-5), copy.deepcopy(fitted).set_params(solver=solver, atol=1e-6)
+    tight, other = (
+        copy.deepcopy(fitted).set_params(atol=1e-5),
+        copy.deepcopy(fitted).set_params(solver=solver, atol=1e-6),
+    )
     np.testing.assert_allclose(other.score_samples(iris), tight.score_samples(iris), atol=1e-3)
 
 
@@ -139,7 +156,9 @@ def test_float32_goes_through(fitted, iris):
     single = iris.astype(np.float32)
     for method in (fitted.score_samples, fitted.transform, fitted.inverse_transform):
         assert method(single).dtype == np.float32
-        np.testing.assert_allclose(method(single), method(single.astype(np.float64)), atol=5e-3, rtol=1e-3)
+        np.testing.assert_allclose(
+            method(single), method(single.astype(np.float64)), atol=5e-3, rtol=1e-3
+        )
 
 
 def test_hutchinson_divergence_is_close_on_average(fitted, iris):
@@ -165,7 +184,9 @@ def test_latent_of_samples_is_the_normal_draw(fitted):
 def test_score_is_the_weighted_mean(fitted, iris):
     weight = np.linspace(0, 1, 150)
     assert fitted.score(iris) == pytest.approx(fitted.score_samples(iris).mean())
-    assert fitted.score(iris, sample_weight=weight) == pytest.approx(np.average(fitted.score_samples(iris), weights=weight))
+    assert fitted.score(iris, sample_weight=weight) == pytest.approx(
+        np.average(fitted.score_samples(iris), weights=weight)
+    )
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -203,13 +224,23 @@ def test_early_stopping_decides_who_judges(iris, early_stopping, n_members):
 
 def test_validation_scores_are_log_likelihoods_of_data_units(iris):
     """Scaling a column by a hundred lowers every log-density by log(100)."""
-    plain, scaled = (InterpolantFlowDensity(**QUICK).fit(iris * [factor, 1, 1, 1]) for factor in (1.0, 100.0))
-    np.testing.assert_allclose(np.array(plain.validation_scores_) - scaled.validation_scores_, np.log(100), atol=1e-2)
+    plain, scaled = (
+        InterpolantFlowDensity(**QUICK).fit(iris * [factor, 1, 1, 1]) for factor in (1.0, 100.0)
+    )
+    np.testing.assert_allclose(
+        np.array(plain.validation_scores_) - scaled.validation_scores_, np.log(100), atol=1e-2
+    )
 
 
 def test_best_weights_are_kept_and_training_stops(iris):
-    """Overtrained on few rows, the score falls again; the kept weights are those of the best check."""
-    parameters = QUICK | {"max_iter": 400, "alpha": 0.0, "learning_rate_init": 0.05, "end_time": 1.0}
+    """Overtrained on few rows, the score falls again; the kept weights are those of the best
+    check."""
+    parameters = QUICK | {
+        "max_iter": 400,
+        "alpha": 0.0,
+        "learning_rate_init": 0.05,
+        "end_time": 1.0,
+    }
     density = InterpolantFlowDensity(**parameters).fit(iris[::4])
     scores = density.validation_scores_
     assert density.n_iter_ < 400
@@ -237,21 +268,29 @@ def test_verbose_prints_progress(iris, capsys):
 
 
 def test_given_scaling_is_part_of_the_density(iris):
-    scaling = Standardize(torch.full((4,), 3.0, dtype=torch.float64), torch.full((4,), 2.0, dtype=torch.float64))
+    scaling = Standardize(
+        torch.full((4,), 3.0, dtype=torch.float64), torch.full((4,), 2.0, dtype=torch.float64)
+    )
     density = InterpolantFlowDensity(**QUICK, scaling=scaling).fit(iris)
     np.testing.assert_allclose(density.inverse_transform(density.transform(iris)), iris, atol=1e-2)
     density.end_time_ = 0.0
-    np.testing.assert_allclose(density.score_samples(iris), stats.norm(3.0, 2.0).logpdf(iris).sum(1))
+    np.testing.assert_allclose(
+        density.score_samples(iris), stats.norm(3.0, 2.0).logpdf(iris).sum(1)
+    )
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))], ids=["deepcopy", "pickle"]
+)
 def test_copies_score_the_same(fitted, iris, copied):
     np.testing.assert_array_equal(copied(fitted).score_samples(iris), fitted.score_samples(iris))
 
 
 def test_joblib_file(fitted, iris, tmp_path):
     joblib.dump(fitted, tmp_path / "density.joblib")
-    np.testing.assert_array_equal(joblib.load(tmp_path / "density.joblib").score_samples(iris), fitted.score_samples(iris))
+    np.testing.assert_array_equal(
+        joblib.load(tmp_path / "density.joblib").score_samples(iris), fitted.score_samples(iris)
+    )
 
 
 def test_fitted_on_a_gpu_used_without(fitted, iris):
@@ -260,16 +299,22 @@ def test_fitted_on_a_gpu_used_without(fitted, iris):
         pytest.skip("needs a machine without CUDA")
     moved = copy.deepcopy(fitted).set_params(device="cuda")
     assert all(parameter.device.type == "cpu" for parameter in moved._field.parameters())
-    with pytest.warns(UserWarning, match=r"device='cuda' was asked for, .* This fitted model is used on the CPU"):
+    with pytest.warns(
+        UserWarning, match=r"device='cuda' was asked for, .* This fitted model is used on the CPU"
+    ):
         np.testing.assert_array_equal(moved.score_samples(iris), fitted.score_samples(iris))
 
 
 def test_memory_does_not_grow_with_the_rows(fitted, iris, monkeypatch):
     """Rows are solved a block at a time, however many there are."""
-    monkeypatch.setattr(_estimator, "_BLOCK_ROWS", 1024)
+    monkeypatch.setattr(_runtime, "_BLOCK_ROWS", 1024)
     sizes = []
     solve = type(fitted._solver()).solve
-    monkeypatch.setattr(type(fitted._solver()), "solve", lambda self, f, y, *rest: sizes.append(len(y)) or solve(self, f, y, *rest))
+    monkeypatch.setattr(
+        type(fitted._solver()),
+        "solve",
+        lambda self, f, y, *rest: sizes.append(len(y)) or solve(self, f, y, *rest),
+    )
     fitted.score_samples(np.tile(iris, (20, 1)))
     assert sizes == [1024, 1024, 952]
 
@@ -283,7 +328,8 @@ def test_wide_data_with_few_rows():
 
 
 def test_error_bar_is_honest(fitted, iris):
-    """Against a tight solve, the true error is above the estimate for one row in twenty at most; both dtypes."""
+    """Against a tight solve, the true error is above the estimate for one row in twenty at most;
+    both dtypes."""
     exact = copy.deepcopy(fitted).set_params(atol=1e-9, rtol=0.0).score_samples(iris)
     for atol in (0.1, 1e-3):
         density = copy.deepcopy(fitted).set_params(atol=atol)
@@ -296,31 +342,47 @@ def test_error_bar_is_honest(fitted, iris):
 
 
 def test_error_bar_holds_the_standard_error_of_an_estimated_divergence(fitted, iris):
-    """The probes are shared by the rows, so their errors are one draw: near one standard error, below three."""
-    exact, solver_error = copy.deepcopy(fitted).set_params(atol=1e-6).score_samples(iris, return_error=True)
+    """The probes are shared by the rows, so their errors are one draw: near one standard error,
+    below three."""
+    exact, solver_error = (
+        copy.deepcopy(fitted).set_params(atol=1e-6).score_samples(iris, return_error=True)
+    )
     estimates = copy.deepcopy(fitted).set_params(divergence=8, atol=1e-6)
     value, error = estimates.score_samples(iris, return_error=True)
     assert 0.05 < np.sqrt(np.mean(((value - exact) / error) ** 2)) < 3.0
     assert (error > 10 * solver_error).all()
-    assert np.isnan(estimates.set_params(divergence=1).score_samples(iris[:3], return_error=True)[1]).all()
+    assert np.isnan(
+        estimates.set_params(divergence=1).score_samples(iris[:3], return_error=True)[1]
+    ).all()
 
 
 def test_adaptive_solver_estimates_the_error_of_each_row_among_many(fitted, iris):
-    """With a step size for the mean over all rows, a row far outside was 1.2 nats off at a tolerance of 1e-3, and nothing was said."""
+    """With a step size for the mean over all rows, a row far outside was 1.2 nats off at a
+    tolerance of 1e-3, and nothing was said."""
     rows = np.concatenate([np.repeat(iris, 5, axis=0), iris[:5] * 3.0 + 10.0])
     exact = copy.deepcopy(fitted).set_params(atol=1e-6, rtol=1e-7).score_samples(rows)
-    value, error = copy.deepcopy(fitted).set_params(solver="dopri5", atol=1e-3).score_samples(rows, return_error=True)
-    tolerance = 1e-3 + 1e-5 * np.linalg.norm(np.column_stack([fitted.transform(rows), exact]), axis=1)
+    value, error = (
+        copy.deepcopy(fitted)
+        .set_params(solver="dopri5", atol=1e-3)
+        .score_samples(rows, return_error=True)
+    )
+    tolerance = 1e-3 + 1e-5 * np.linalg.norm(
+        np.column_stack([fitted.transform(rows), exact]), axis=1
+    )
     assert (np.abs(value - exact) <= np.maximum(error, 1e-6)).mean() > 0.95
     assert (np.abs(value - exact) <= 2 * tolerance).all()
     assert (error <= tolerance * 1.1).all()
 
 
 def test_jobs_do_not_change_the_result(fitted, iris, monkeypatch):
-    monkeypatch.setattr(_estimator, "_BLOCK_ROWS", 40)
+    monkeypatch.setattr(_runtime, "_BLOCK_ROWS", 40)
     in_parallel = copy.deepcopy(fitted).set_params(n_jobs=2)
-    np.testing.assert_allclose(in_parallel.score_samples(iris), fitted.score_samples(iris), rtol=1e-9)
-    np.testing.assert_allclose(in_parallel.sample(100, random_state=0), fitted.sample(100, random_state=0), rtol=1e-9)
+    np.testing.assert_allclose(
+        in_parallel.score_samples(iris), fitted.score_samples(iris), rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        in_parallel.sample(100, random_state=0), fitted.sample(100, random_state=0), rtol=1e-9
+    )
 
 
 def test_diagnosis_of_a_frame_does_not_miss_its_names(iris):

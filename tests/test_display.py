@@ -1,4 +1,5 @@
-"""Displays: what is computed is what the estimator says, what is drawn is labelled, and what cannot be drawn is refused."""
+"""Displays: what is computed is what the estimator says, what is drawn is labelled, and what cannot
+be drawn is refused."""
 
 import subprocess
 import sys
@@ -22,8 +23,7 @@ from skinterflow import (
     TrainingDisplay,
     TrajectoryDisplay,
 )
-
-from .conftest import QUICK
+from tests.helpers import QUICK
 
 DISPLAYS = [DensityDisplay, TrainingDisplay, TrajectoryDisplay, CalibrationDisplay]
 NAMES = ["sepal length", "sepal width", "petal length", "petal width"]
@@ -37,7 +37,9 @@ def no_figures_are_left():
 
 
 def quick(rows, **parameters):
-    return InterpolantFlowDensity(**(QUICK | {"early_stopping": False, "max_iter": 10} | parameters)).fit(rows)
+    return InterpolantFlowDensity(
+        **(QUICK | {"early_stopping": False, "max_iter": 10} | parameters)
+    ).fit(rows)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,9 @@ def test_curve(line, iris):
     display = DensityDisplay.from_estimator(line, iris[:, :1], levels=(0.9, 0.5), **FEW)
     (grid,) = display.grid
     assert grid.shape == display.log_density.shape == (400,)
-    assert display.log_density == pytest.approx(line.score_samples(grid[:, None]), abs=2 * line.atol)
+    assert display.log_density == pytest.approx(
+        line.score_samples(grid[:, None]), abs=2 * line.atol
+    )
     assert trapezoid(np.exp(display.log_density), grid) == pytest.approx(1.0, abs=0.03)
     assert display.thresholds == pytest.approx(line.density_threshold([0.9, 0.5], **FEW))
     assert labels(display.ax_) == ("column 0", "density")
@@ -109,7 +113,9 @@ def test_map(plane, frame):
 
 def test_map_with_the_columns_exchanged(plane):
     """The same density, seen from the other side."""
-    display = DensityDisplay.from_estimator(plane, features=NAMES[1::-1], grid_resolution=5, levels=(), **FEW)
+    display = DensityDisplay.from_estimator(
+        plane, features=NAMES[1::-1], grid_resolution=5, levels=(), **FEW
+    )
     across, up = display.grid
     (expected,) = plane.score_samples(frame_of(plane, [[up[1], across[3]]]))
     assert display.log_density[1, 3] == pytest.approx(expected, abs=1e-3)
@@ -119,7 +125,9 @@ def test_map_with_the_columns_exchanged(plane):
 
 def test_density_at_a_time(line):
     display = DensityDisplay.from_estimator(line, grid_resolution=10, t=0.3, levels=0.5, **FEW)
-    assert display.log_density == pytest.approx(line.score_samples(display.grid[0][:, None], t=0.3), abs=1e-3)
+    assert display.log_density == pytest.approx(
+        line.score_samples(display.grid[0][:, None], t=0.3), abs=1e-3
+    )
     samples = line.sample(100, 0, t=0.3)
     assert display.thresholds == pytest.approx(np.median(line.score_samples(samples, t=0.3)))
     assert np.array_equal(display.samples, samples)
@@ -142,7 +150,13 @@ def test_corner_plot(named, frame):
 
 
 @pytest.mark.parametrize(
-    ("features", "shown"), [(["petal width", 0, np.int64(1)], [3, 0, 1]), ("sepal width", [1]), (2, [2]), ((2, 3), [2, 3])]
+    ("features", "shown"),
+    [
+        (["petal width", 0, np.int64(1)], [3, 0, 1]),
+        ("sepal width", [1]),
+        (2, [2]),
+        ((2, 3), [2, 3]),
+    ],
 )
 def test_chosen_features_are_samples(named, frame, features, shown):
     display = DensityDisplay.from_estimator(named, frame, features=features, **FEW)
@@ -160,7 +174,10 @@ def test_chosen_features_are_samples(named, frame, features, shown):
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        (["petal width", "stem"], "features='stem' is not a column; the columns are 'sepal length', 'sepal width'"),
+        (
+            ["petal width", "stem"],
+            "features='stem' is not a column; the columns are 'sepal length', 'sepal width'",
+        ),
         ([4], "features=4 is not a column; use numbers from 0 to 3, or names"),
         ([-1], "features=-1 is not a column"),
         ([1.0], r"features=1\.0 is not a column"),
@@ -174,7 +191,10 @@ def test_columns_that_are_none(named, features, message):
 
 
 def test_names_where_there_were_none(line):
-    with pytest.raises(ValueError, match="features='a' is a name, but the rows that were fitted had no names; use numbers of columns"):
+    with pytest.raises(
+        ValueError,
+        match="features='a' is a name, but the rows that were fitted had no names; use numbers of columns",
+    ):
         DensityDisplay.from_estimator(line, features="a")
     with pytest.raises(ValueError, match=r"use numbers from 0 to 0\.$"):
         TrajectoryDisplay.from_estimator(line, features=9)
@@ -182,9 +202,15 @@ def test_names_where_there_were_none(line):
 
 def test_too_many_columns(iris):
     wide = quick(np.hstack([iris, iris**2]), max_iter=2)
-    with pytest.raises(ValueError, match=r"A corner plot of 8 columns is too large.*choose up to 6.*features=\[0, 1, 2, 3, 4, 5\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"A corner plot of 8 columns is too large.*choose up to 6.*features=\[0, 1, 2, 3, 4, 5\]",
+    ):
         DensityDisplay.from_estimator(wide)
-    with pytest.raises(ValueError, match=r"Ways are drawn in one or two columns; choose two of the 3, such as features=\[2, 0\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"Ways are drawn in one or two columns; choose two of the 3, such as features=\[2, 0\]",
+    ):
         TrajectoryDisplay.from_estimator(wide, features=[2, 0, 1])
 
 
@@ -204,7 +230,9 @@ def test_a_narrow_column_far_from_zero():
 
 @pytest.mark.parametrize("resolution", [1, 2.5, "fine"])
 def test_grids_that_are_none(line, resolution):
-    with pytest.raises(ValueError, match=r"grid_resolution must be an integer of at least 2, or None, got"):
+    with pytest.raises(
+        ValueError, match=r"grid_resolution must be an integer of at least 2, or None, got"
+    ):
         DensityDisplay.from_estimator(line, grid_resolution=resolution)
 
 
@@ -227,8 +255,12 @@ def test_training(iris):
     assert display.validation_ax_.get_ylabel() == "held-out log-likelihood (nats per row)"
     assert list(display.axes_) == [display.ax_, display.validation_ax_]
     (loss,), (scores, best) = display.ax_.lines, display.validation_ax_.lines
-    assert np.array_equal(loss.get_xydata(), np.transpose([density.check_steps_, density.loss_curve_]))
-    assert np.array_equal(scores.get_xydata(), np.transpose([density.check_steps_, density.validation_scores_]))
+    assert np.array_equal(
+        loss.get_xydata(), np.transpose([density.check_steps_, density.loss_curve_])
+    )
+    assert np.array_equal(
+        scores.get_xydata(), np.transpose([density.check_steps_, density.validation_scores_])
+    )
     assert best.get_ydata() == [density.best_validation_score_]
     assert legend(display.validation_ax_)[2].startswith("best, ")
 
@@ -244,7 +276,9 @@ def test_training_without_rows_that_judge(named):
 
 
 def test_ways(named):
-    display = TrajectoryDisplay.from_estimator(named, n_samples=7, features=["petal width", "sepal length"], random_state=0)
+    display = TrajectoryDisplay.from_estimator(
+        named, n_samples=7, features=["petal width", "sepal length"], random_state=0
+    )
     assert display.positions.shape == (21, 7, 2)
     assert display.times[[0, -1]] == pytest.approx([0.0, named.end_time_])
     assert np.array_equal(display.positions[0], named.sample(7, 0, t=0.0)[:, [3, 0]])
@@ -266,7 +300,9 @@ def test_ways_of_rows_lead_back(named, frame):
 
 
 def test_ways_in_one_column_are_against_time(line):
-    display = TrajectoryDisplay.from_estimator(line, times=[0.0, 0.5, 1.0], n_samples=4, random_state=0)
+    display = TrajectoryDisplay.from_estimator(
+        line, times=[0.0, 0.5, 1.0], n_samples=4, random_state=0
+    )
     assert labels(display.ax_) == ("time t", "column 0")
     assert display.ax_.lines[2].get_xdata() == pytest.approx([0.0, 0.5, 1.0])
     assert display.ax_.lines[2].get_ydata() == pytest.approx(display.positions[:, 2, 0])
@@ -276,11 +312,17 @@ def test_a_gaussian_has_no_ways(line):
     """Where the flow was left out, the points stay where they are."""
     still = InterpolantFlowDensity.__new__(InterpolantFlowDensity)
     vars(still).update(vars(line) | {"end_time_": 0.0})
-    assert TrajectoryDisplay.from_estimator(still, n_samples=3, random_state=0).positions.shape == (1, 3, 1)
+    assert TrajectoryDisplay.from_estimator(still, n_samples=3, random_state=0).positions.shape == (
+        1,
+        3,
+        1,
+    )
 
 
 def test_calibration_of_the_true_density(normal):
-    display = CalibrationDisplay.from_estimator(normal, np.random.default_rng(3).normal(size=(1500, 2)), random_state=1, n_samples=1000)
+    display = CalibrationDisplay.from_estimator(
+        normal, np.random.default_rng(3).normal(size=(1500, 2)), random_state=1, n_samples=1000
+    )
     low, high = display.coverage_interval
     assert display.levels == pytest.approx(np.arange(0.05, 1.0, 0.05))
     assert ((low <= display.coverage) & (display.coverage <= high)).all()
@@ -288,24 +330,33 @@ def test_calibration_of_the_true_density(normal):
     inside = (low <= display.latent_quantiles) & (display.latent_quantiles <= high)
     assert inside.mean() > 0.9
     assert display.latent_quantiles.shape == (1000, 2)
-    assert display.latent_quantiles == pytest.approx(np.tile(display.normal_quantiles[:, None], 2), abs=0.5)
+    assert display.latent_quantiles == pytest.approx(
+        np.tile(display.normal_quantiles[:, None], 2), abs=0.5
+    )
 
 
 def test_calibration_of_a_density_that_is_too_narrow(normal):
-    display = CalibrationDisplay.from_estimator(normal, 2 * np.random.default_rng(3).normal(size=(200, 2)), levels=[0.8, 0.5], **FEW)
+    display = CalibrationDisplay.from_estimator(
+        normal, 2 * np.random.default_rng(3).normal(size=(200, 2)), levels=[0.8, 0.5], **FEW
+    )
     assert display.levels == pytest.approx([0.5, 0.8])
     # of N(0, 4 I) in the disc where |x|^2 < c: 1 - exp(-c / 8), and c = -2 log(1 - level)
     assert display.coverage == pytest.approx(1 - (1 - display.levels) ** 0.25, abs=0.1)
     assert (display.coverage < display.coverage_interval[0]).all()
-    assert display.latent_quantiles[-20:] == pytest.approx(2 * np.tile(display.normal_quantiles[-20:, None], 2), rel=0.5)
+    assert display.latent_quantiles[-20:] == pytest.approx(
+        2 * np.tile(display.normal_quantiles[-20:, None], 2), rel=0.5
+    )
 
 
 def test_intervals_of_calibration(normal):
-    """One row is a normal number; and the boundaries come from as many samples as there are rows."""
+    """One row is a normal number; and the boundaries come from as many samples as there are
+    rows."""
     display = CalibrationDisplay.from_estimator(normal, [[0.0, 0.5]], levels=0.5, **FEW)
     assert display.normal_interval[:, 0] == pytest.approx(norm.ppf([0.025, 0.975]))
     display = CalibrationDisplay.from_estimator(normal, np.zeros((100, 2)), levels=0.5, **FEW)
-    assert display.coverage_interval[:, 0] == pytest.approx(0.5 + np.array([-1, 1]) * 1.96 * np.sqrt(0.25 * (1 / 100 + 1 / 100)), abs=0.02)
+    assert display.coverage_interval[:, 0] == pytest.approx(
+        0.5 + np.array([-1, 1]) * 1.96 * np.sqrt(0.25 * (1 / 100 + 1 / 100)), abs=0.02
+    )
 
 
 def test_labels_of_calibration(named, frame):
@@ -320,16 +371,24 @@ def test_labels_of_calibration(named, frame):
 def test_calibration_of_many_columns(normal):
     """Their lines share one colour and one label."""
     display = CalibrationDisplay.from_estimator(normal, np.zeros((3, 2)), **FEW)
-    display.latent_quantiles, display.feature_names = np.zeros((3, 11)), [f"x{k}" for k in range(11)]
+    display.latent_quantiles, display.feature_names = (
+        np.zeros((3, 11)),
+        [f"x{k}" for k in range(11)],
+    )
     display.plot()
     assert legend(display.axes_[0]) == ["95% interval of a true model", "11 columns"]
-    assert {to_rgba(line.get_color()) for line in display.axes_[0].lines[1:]} == {to_rgba("tab:blue")}
+    assert {to_rgba(line.get_color()) for line in display.axes_[0].lines[1:]} == {
+        to_rgba("tab:blue")
+    }
 
 
 def test_axes_that_are_given(named, frame):
     figure, ax = plt.subplots()
     assert TrainingDisplay.from_estimator(named, ax=ax).ax_ is ax
-    assert TrajectoryDisplay.from_estimator(named, frame[:3], times=[1.0, 0.5], ax=ax).figure_ is figure
+    assert (
+        TrajectoryDisplay.from_estimator(named, frame[:3], times=[1.0, 0.5], ax=ax).figure_
+        is figure
+    )
     display = DensityDisplay.from_estimator(named, features=0, ax=ax, **FEW)
     assert display.ax_ is ax
     assert len(plt.get_fignums()) == 1
@@ -337,7 +396,9 @@ def test_axes_that_are_given(named, frame):
     display = DensityDisplay.from_estimator(named, features=(0, 1, 2), ax=axes, **FEW)
     assert (display.axes_ == axes).all()
     axes = plt.subplots(2, 1)[1]
-    assert list(CalibrationDisplay.from_estimator(named, frame[:9], ax=axes, **FEW).axes_) == list(axes)
+    assert list(CalibrationDisplay.from_estimator(named, frame[:9], ax=axes, **FEW).axes_) == list(
+        axes
+    )
 
 
 def test_plotting_again(line):
@@ -350,7 +411,10 @@ def test_plotting_again(line):
 
 def test_axes_that_are_none(named):
     ax = plt.subplots()[1]
-    with pytest.raises(ValueError, match=r"ax must be an array of 4 x 4 matplotlib axes, such as plt.subplots\(4, 4\)\[1\].*; got <Axes"):
+    with pytest.raises(
+        ValueError,
+        match=r"ax must be an array of 4 x 4 matplotlib axes, such as plt.subplots\(4, 4\)\[1\].*; got <Axes",
+    ):
         DensityDisplay.from_estimator(named, ax=ax, **FEW)
     with pytest.raises(ValueError, match=r"ax must be matplotlib axes, such as .*; got 'left'"):
         TrainingDisplay.from_estimator(named, ax="left")
@@ -369,24 +433,35 @@ def test_unfitted(display):
 @pytest.mark.parametrize("display", DISPLAYS)
 def test_what_is_no_density(display):
     pipeline = make_pipeline(StandardScaler(), InterpolantFlowDensity())
-    with pytest.raises(TypeError, match=rf"(?s){display.__name__} shows a fitted Interpolant.*got Pipeline.*of a pipeline, pass that step"):
+    with pytest.raises(
+        TypeError,
+        match=rf"(?s){display.__name__} shows a fitted Interpolant.*got Pipeline.*of a pipeline, pass that step",
+    ):
         ask(display, pipeline)
 
 
 def test_ways_of_a_transport():
-    with pytest.raises(TypeError, match="TrajectoryDisplay shows a fitted InterpolantFlowDensity, got InterpolantTransport"):
+    with pytest.raises(
+        TypeError,
+        match="TrajectoryDisplay shows a fitted InterpolantFlowDensity, got InterpolantTransport",
+    ):
         TrajectoryDisplay.from_estimator(InterpolantTransport())
 
 
 @pytest.mark.parametrize("display", DISPLAYS)
 def test_without_matplotlib(display, named, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=rf"{display.__name__}\.from_estimator requires matplotlib.*`pip install skinterflow\[plot\]`"):
+    with pytest.raises(
+        ImportError,
+        match=rf"{display.__name__}\.from_estimator requires matplotlib.*`pip install skinterflow\[plot\]`",
+    ):
         ask(display, named)
     with pytest.raises(ImportError, match=rf"{display.__name__}\.plot requires matplotlib"):
         display.__new__(display).plot()
 
 
 def test_matplotlib_is_not_imported_before_it_is_needed():
-    command = "import sys, skinterflow; skinterflow.DensityDisplay; sys.exit('matplotlib' in sys.modules)"
+    command = (
+        "import sys, skinterflow; skinterflow.DensityDisplay; sys.exit('matplotlib' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0

@@ -1,4 +1,5 @@
-"""Every public name says what it takes, what it gives, what it raises, and shows it by an example that runs."""
+"""Every public name says what it takes, what it gives, what it raises, and shows it by an example
+that runs."""
 
 import dataclasses
 import doctest
@@ -32,17 +33,31 @@ def listed_objects():
 def exported_objects():
     for module in (skinterflow, skinterflow.interflow):
         yield from (getattr(module, name) for name in module.__all__)
-    yield from (each for each in vars(skinterflow.datasets).values() if inspect.isclass(each) and each.__module__ == "skinterflow.datasets")
+    yield from (
+        each
+        for each in vars(skinterflow.datasets).values()
+        if inspect.isclass(each) and each.__module__ == "skinterflow.datasets"
+    )
 
 
 def public_objects():
     found = [*listed_objects(), *exported_objects()]
-    return {f"{each.__module__}.{each.__qualname__}": each for each in found if inspect.isclass(each) or inspect.isfunction(each)}
+    return {
+        f"{each.__module__}.{each.__qualname__}": each
+        for each in found
+        if inspect.isclass(each) or inspect.isfunction(each)
+    }
 
 
 PUBLIC = dict(sorted(public_objects().items()))
 over_names = pytest.mark.parametrize("name", PUBLIC)
-QUICK_MODULES = sorted({each.__module__ for each in PUBLIC.values() if re.match(r"skinterflow\.(interflow|datasets)", each.__module__)})
+QUICK_MODULES = sorted(
+    {
+        each.__module__
+        for each in PUBLIC.values()
+        if re.match(r"skinterflow\.(interflow|datasets)", each.__module__)
+    }
+)
 over_quick_modules = pytest.mark.parametrize("name", QUICK_MODULES)
 
 
@@ -59,42 +74,71 @@ def documented_names(section):
 
 
 def arguments(public):
-    """Parameters of a function or a constructor; those of exceptions, and catch-alls that classes inherit, are not one's own."""
+    """Parameters of a function or a constructor; those of exceptions, and catch-alls that classes
+    inherit, are not one's own."""
     if inspect.isclass(public) and issubclass(public, Exception):
         return set()
     catch_all = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {p.name for p in inspect.signature(public).parameters.values() if p.kind not in catch_all}
+    return {
+        p.name for p in inspect.signature(public).parameters.values() if p.kind not in catch_all
+    }
 
 
 def is_record(public):
     """Classes without a constructor of their own, whose fields may be called attributes."""
-    return inspect.isclass(public) and (issubclass(public, tuple) or dataclasses.is_dataclass(public))
+    return inspect.isclass(public) and (
+        issubclass(public, tuple) or dataclasses.is_dataclass(public)
+    )
 
 
 def public_functions(public):
     """The function itself, or the constructor and the methods that a class defines.
 
-    What `dataclass` writes is not among them, nor are the methods of estimators: as in scikit-learn, they raise ValueError where a
-    parameter is not what its type says.
+    What `dataclass` writes is not among them, nor are the methods of estimators: as in
+    scikit-learn, they raise ValueError where a parameter is not what its type says.
     """
     if inspect.isfunction(public):
         return [public]
     if issubclass(public, BaseEstimator):
         return []
-    members = [member for name, member in vars(public).items() if name[0] != "_" or name in ("__init__", "__post_init__")]
+    members = [
+        member
+        for name, member in vars(public).items()
+        if name[0] != "_" or name in ("__init__", "__post_init__")
+    ]
     functions = [inspect.unwrap(member) for member in members if inspect.isfunction(member)]
-    return [function for function in functions if function.__code__.co_filename == inspect.getfile(public)]
+    return [
+        function
+        for function in functions
+        if function.__code__.co_filename == inspect.getfile(public)
+    ]
 
 
 def test_the_names_are_found():
-    assert {"skinterflow.datasets.Moons", "skinterflow.interflow.ode.calibrate", "skinterflow.density.InterpolantFlowDensity"} < set(PUBLIC)
-    assert documented_names("\na, b : int\n    words: more\n**kwargs\nplain\n") == {"a", "b", "kwargs", "plain"}
+    assert {
+        "skinterflow.datasets.Moons",
+        "skinterflow.interflow.ode.calibrate",
+        "skinterflow.density.InterpolantFlowDensity",
+    } < set(PUBLIC)
+    assert documented_names("\na, b : int\n    words: more\n**kwargs\nplain\n") == {
+        "a",
+        "b",
+        "kwargs",
+        "plain",
+    }
 
 
 def test_the_reference_lists_each_name_once_in_a_group():
-    listed = [f"{each.__module__}.{each.__qualname__}" if hasattr(each, "__qualname__") else repr(each) for each in listed_objects()]
+    listed = [
+        f"{each.__module__}.{each.__qualname__}" if hasattr(each, "__qualname__") else repr(each)
+        for each in listed_objects()
+    ]
     assert len(listed) == len(set(listed)) > 90
-    exported = {f"{each.__module__}.{each.__qualname__}" for each in exported_objects() if hasattr(each, "__qualname__")}
+    exported = {
+        f"{each.__module__}.{each.__qualname__}"
+        for each in exported_objects()
+        if hasattr(each, "__qualname__")
+    }
     assert exported <= set(listed)
     groups = re.findall(r"^    api/(\w+)$", (DOCS / "api.rst").read_text(), re.M)
     assert sorted(groups) == [page.stem for page in API_PAGES]
@@ -117,11 +161,16 @@ def test_every_argument_is_documented(name):
 @over_names
 def test_every_function_says_what_it_returns_and_raises(name):
     public = PUBLIC[name]
-    if inspect.isfunction(public) and inspect.get_annotations(public)["return"] not in ("None", None):
+    if inspect.isfunction(public) and inspect.get_annotations(public)["return"] not in (
+        "None",
+        None,
+    ):
         assert {"Returns", "Yields"} & set(sections(public))
     for function in public_functions(public):
         if re.search(r"^ +raise ", inspect.getsource(function), re.M):
-            assert "Raises" in sections(public if function.__name__[0] == "_" else function), function.__qualname__
+            assert "Raises" in sections(public if function.__name__[0] == "_" else function), (
+                function.__qualname__
+            )
 
 
 @over_quick_modules

@@ -1,8 +1,8 @@
 """Hostile calls: each ends in a finite right answer or in an error of ours, and changes nothing.
 
-A call is drawn from a seed: a model, some parameters, a method, and arguments of which some are absurd.  The tables below say what there
-is to draw; a new method or argument is one more line.  To see the calls of one seed again:
-``HOSTILE_SEED=123 pytest -s tests/test_hostile.py -k test_calls``.
+A call is drawn from a seed: a model, some parameters, a method, and arguments of which some are
+absurd.  The tables below say what there is to draw; a new method or argument is one more line.  To
+see the calls of one seed again: ``HOSTILE_SEED=123 pytest -s tests/test_hostile.py -k test_calls``.
 """
 
 import copy
@@ -24,10 +24,8 @@ from sklearn.neighbors import KernelDensity
 
 import skinterflow
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
-from skinterflow._state import encode
-
-from .conftest import QUICK
-from .test_state import same
+from skinterflow._persistence.codec import encode
+from tests.helpers import QUICK, same
 
 HOSTILITY = 0.1
 """How often an argument is a bad one."""
@@ -35,7 +33,8 @@ SECONDS = 10.0
 """A call that takes longer hangs."""
 HOME = Path(skinterflow.__file__).parent
 ERRORS = (ValueError, TypeError, AttributeError, FloatingPointError, OSError)
-"""What a call may raise; SavedModelError, NotFittedError and InvalidParameterError are among them."""
+"""What a call may raise; SavedModelError, NotFittedError and InvalidParameterError are among
+them."""
 WHERE_OURS = (str(HOME), f"{os.sep}sklearn{os.sep}utils{os.sep}", f"{os.sep}sklearn{os.sep}base.py")
 """Files whose messages are ours, or scikit-learn's own about its arguments."""
 ROWS = np.random.default_rng(0).normal(size=(60, 2))
@@ -48,22 +47,32 @@ MODELS = {
     "density": lambda: InterpolantFlowDensity(**TINY, early_stopping=False).fit(ROWS),
     "density, crossed": lambda: InterpolantFlowDensity(**TINY, end_time=0.9).fit(ROWS),
     "density of a frame": lambda: (
-        InterpolantFlowDensity(**TINY, early_stopping=False).fit(pd.DataFrame(ROWS, columns=["a", "b"])).set_output(transform="pandas")
+        InterpolantFlowDensity(**TINY, early_stopping=False)
+        .fit(pd.DataFrame(ROWS, columns=["a", "b"]))
+        .set_output(transform="pandas")
     ),
-    "density with bounds": lambda: InterpolantFlowDensity(**TINY, early_stopping=False, bounds={0: (-10, None), 1: (-9, 9)}).fit(ROWS),
-    "density of whole numbers": lambda: InterpolantFlowDensity(**TINY, early_stopping=False, integer_features=[1]).fit(
-        np.column_stack([ROWS[:, 0], np.rint(ROWS[:, 1])])
-    ),
+    "density with bounds": lambda: InterpolantFlowDensity(
+        **TINY, early_stopping=False, bounds={0: (-10, None), 1: (-9, 9)}
+    ).fit(ROWS),
+    "density of whole numbers": lambda: InterpolantFlowDensity(
+        **TINY, early_stopping=False, integer_features=[1]
+    ).fit(np.column_stack([ROWS[:, 0], np.rint(ROWS[:, 1])])),
     "density with a score": lambda: InterpolantFlowDensity(
         **TINY, gamma="brownian", targets=("b", "eta"), base="learned", interpolant="linear"
     ).fit(ROWS),
-    "density with a student": lambda: InterpolantFlowDensity(**TINY, early_stopping=False, student_layer_sizes=(4,), end_time=0.8).fit(
+    "density with a student": lambda: InterpolantFlowDensity(
+        **TINY, early_stopping=False, student_layer_sizes=(4,), end_time=0.8
+    ).fit(ROWS),
+    "density without a scaling": lambda: InterpolantFlowDensity(
+        **TINY, early_stopping=False, scaling=None
+    ).fit(ROWS),
+    "transport": lambda: InterpolantTransport(**TINY).fit(ROWS, ROWS + 1.0),
+    "transport with noise": lambda: InterpolantTransport(**TINY, gamma="brownian").fit(
+        ROWS, ROWS + 1.0
+    ),
+    "mirror": lambda: InterpolantTransport(**TINY, interpolant="mirror", gamma="sine_squared").fit(
         ROWS
     ),
-    "density without a scaling": lambda: InterpolantFlowDensity(**TINY, early_stopping=False, scaling=None).fit(ROWS),
-    "transport": lambda: InterpolantTransport(**TINY).fit(ROWS, ROWS + 1.0),
-    "transport with noise": lambda: InterpolantTransport(**TINY, gamma="brownian").fit(ROWS, ROWS + 1.0),
-    "mirror": lambda: InterpolantTransport(**TINY, interpolant="mirror", gamma="sine_squared").fit(ROWS),
     "unfitted density": lambda: InterpolantFlowDensity(**TINY),
     "unfitted transport": lambda: InterpolantTransport(**TINY),
 }
@@ -99,7 +108,9 @@ def good_rows(draw):
 
 def scaled_rows(draw):
     with np.errstate(over="ignore"):
-        return good_rows(draw) * draw.choice([0.0, 1e-320, 1e-170, 1e5, 1e30, 1e150, 1e155, 1e300, -1e300, 1e306])
+        return good_rows(draw) * draw.choice(
+            [0.0, 1e-320, 1e-170, 1e5, 1e30, 1e150, 1e155, 1e300, -1e300, 1e306]
+        )
 
 
 def single(rows):
@@ -119,13 +130,52 @@ def strange_rows(draw):
 
 
 def rows(draw):
-    kind = draw.choice([spoiled, spoiled, scaled_rows, scaled_rows, strange_rows] if draw.random() < 2 * HOSTILITY else [good_rows])
+    kind = draw.choice(
+        [spoiled, spoiled, scaled_rows, scaled_rows, strange_rows]
+        if draw.random() < 2 * HOSTILITY
+        else [good_rows]
+    )
     given = kind(draw)
-    return single(given) if isinstance(given, np.ndarray) and given.dtype == np.float64 and draw.random() < 0.3 else given
+    return (
+        single(given)
+        if isinstance(given, np.ndarray) and given.dtype == np.float64 and draw.random() < 0.3
+        else given
+    )
 
 
-NUMBERS = [0, 1, -1, 0.5, 2, np.nan, np.inf, -np.inf, 1e-50, 1e-9, 5e-324, 1e300, 10**400, -(10**400), 2**63, True, None, "a", 1j]
-times_of_path = of(None, 0, 1, 0.5, 0.8, 1e-12, 1e-50, 1.0 - 1e-12, np.float32(0.25), bad=[*NUMBERS, [], [0.5], np.array(0.5), object()])
+NUMBERS = [
+    0,
+    1,
+    -1,
+    0.5,
+    2,
+    np.nan,
+    np.inf,
+    -np.inf,
+    1e-50,
+    1e-9,
+    5e-324,
+    1e300,
+    10**400,
+    -(10**400),
+    2**63,
+    True,
+    None,
+    "a",
+    1j,
+]
+times_of_path = of(
+    None,
+    0,
+    1,
+    0.5,
+    0.8,
+    1e-12,
+    1e-50,
+    1.0 - 1e-12,
+    np.float32(0.25),
+    bad=[*NUMBERS, [], [0.5], np.array(0.5), object()],
+)
 
 
 several_times = of(
@@ -154,7 +204,13 @@ def weights_of(kind, n):
 
 count = of(1, 2, 5, np.int64(3), bad=[0, -1, 1.5, "a", None, 2**63, 10**30, True, np.nan])
 seed = of(None, 0, 7, np.random.RandomState, bad=[-1, 2**40, "a", 1.5, np.nan])
-level = of(0.5, 0.9, [0.5, 0.6], [[0.5, 0.6]], bad=[0.0, 1.0, -1, np.nan, 1e-300, "a", None, [], [[0.5], [0.5, 0.6]], 10**400, True])
+level = of(
+    0.5,
+    0.9,
+    [0.5, 0.6],
+    [[0.5, 0.6]],
+    bad=[0.0, 1.0, -1, np.nan, 1e-300, "a", None, [], [[0.5], [0.5, 0.6]], 10**400, True],
+)
 n_drawn = of(20, 50, bad=[0, 10**30, "a", 1.5])
 epsilon = of(
     "decreasing", "sine", 0, 0.5, 2.0, lambda t: 1.0 - t, lambda t: torch.tensor(0.5),
@@ -190,7 +246,23 @@ def densities(draw):
     )(draw)  # fmt: skip
 
 
-paths = of("model", bad=["", "a\0b", b"x", 3, None, ".", "no/where/model", "pipe", "/dev/zero", "/dev/null", "other", "x" * 300])
+paths = of(
+    "model",
+    bad=[
+        "",
+        "a\0b",
+        b"x",
+        3,
+        None,
+        ".",
+        "no/where/model",
+        "pipe",
+        "/dev/zero",
+        "/dev/null",
+        "other",
+        "x" * 300,
+    ],
+)
 STATES = [{}, None, 3, {"format_version": 1}, {"format_version": "a", "tree": 1, "arrays": {}},
           {"format_version": 1, "tree": {}, "arrays": {}},
           {"format_version": 1, "tree": [], "arrays": {}}, {"format_version": 99, "tree": 1, "arrays": {}}, [], "state"]  # fmt: skip
@@ -275,11 +347,19 @@ METHODS = {
         "source_log_density": {"rows": rows, "density": densities},
     },
 }  # fmt: skip
-"""Arguments of every public method; those named `rows` and `density`, `path`, `state`, `level` are given by place."""
+"""Arguments of every public method; those named `rows` and `density`, `path`, `state`, `level` are
+given by place."""
 BY_PLACE = {"rows", "density", "path", "state"}
 FITS = {"fit", "partial_fit"}
 CHANGES = FITS | {"__setstate__"}
-NO_CALLS = {"get_params", "set_params", "set_output", "get_metadata_routing", "fit_transform", "set_callbacks"}
+NO_CALLS = {
+    "get_params",
+    "set_params",
+    "set_output",
+    "get_metadata_routing",
+    "fit_transform",
+    "set_callbacks",
+}
 """Of scikit-learn, and tested by its checks."""
 
 
@@ -293,7 +373,11 @@ def n_of(given):
 def started(draw):
     """The name of a model, and a copy of it; or one of its parameters that was not fitted."""
     name = draw.choice(list(MODELS))
-    return (name, copy.deepcopy(model(name))) if draw.random() < 0.85 else (f"clone of {name}", clone(model(name)))
+    return (
+        (name, copy.deepcopy(model(name)))
+        if draw.random() < 0.85
+        else (f"clone of {name}", clone(model(name)))
+    )
 
 
 def called(draw, estimator):
@@ -308,7 +392,9 @@ def called(draw, estimator):
     for key in ("sample_weight", "target_sample_weight", "sample_weight_val"):
         if key in arguments:
             other = {"target_sample_weight": "X1", "sample_weight_val": "X_val"}.get(key)
-            arguments[key] = weights_of(arguments[key], n if other is None else n_of(arguments[other]))
+            arguments[key] = weights_of(
+                arguments[key], n if other is None else n_of(arguments[other])
+            )
     for key, given in arguments.items():
         if given is np.random.RandomState:
             arguments[key] = np.random.RandomState(5)
@@ -329,7 +415,10 @@ def invoke(estimator, method, arguments):
 
 def values_of(estimator):
     """Everything that an estimator has, as plain data."""
-    return encode({name: value for name, value in vars(estimator).items() if name != "_skl_callbacks"}, keep_objects=True)
+    return encode(
+        {name: value for name, value in vars(estimator).items() if name != "_skl_callbacks"},
+        keep_objects=True,
+    )
 
 
 def no_nan(array):
@@ -355,7 +444,9 @@ def check_answer(estimator, method, arguments, answer):
         return
     parts = answer if isinstance(answer, tuple) else (answer,)
     if method == "diagnose":
-        parts = [np.asarray(value) for name, value in answer.items() if name != "wasserstein2_bound"]
+        parts = [
+            np.asarray(value) for name, value in answer.items() if name != "wasserstein2_bound"
+        ]
         shape = None
     else:
         shape = {
@@ -366,9 +457,17 @@ def check_answer(estimator, method, arguments, answer):
     for place, part in enumerate(parts):
         array = np.asarray(part)
         assert shape is None or array.shape == tuple(shape), (array.shape, shape)
-        if method == "score_samples" and place:  # an error is NaN where there is no estimate, and infinite where the flow overflows
+        if (
+            method == "score_samples" and place
+        ):  # an error is NaN where there is no estimate, and infinite where the flow overflows
             assert not (array < 0).any()
-        elif method in ("score_samples", "score", "target_log_density", "source_log_density", "density_threshold"):
+        elif method in (
+            "score_samples",
+            "score",
+            "target_log_density",
+            "source_log_density",
+            "density_threshold",
+        ):
             assert no_nan(array), array
         else:
             assert array.dtype == bool or np.isfinite(array).all(), array
@@ -378,11 +477,23 @@ def check_error(error):
     """One of ours: by its class, where it was raised, and its words."""
     innermost = traceback.extract_tb(error.__traceback__)[-1].filename
     # scikit-learn lets an integer pass that is larger than any float.
-    assert isinstance(error, ERRORS) or (type(error) is OverflowError and WHERE_OURS[1] in innermost), repr(error)
+    assert isinstance(error, ERRORS) or (
+        type(error) is OverflowError and WHERE_OURS[1] in innermost
+    ), repr(error)
     ours = innermost.startswith(WHERE_OURS[0]) or any(part in innermost for part in WHERE_OURS[1:])
     # The operating system speaks for itself about files.
-    assert ours or (isinstance(error, OSError) and error.errno), f"{type(error).__name__} from {innermost}: {error}"
-    foreign = ("unsupported operand", "object is not", "not subscriptable", "NoneType", "too large to convert", "broadcast", "Tensor")
+    assert ours or (isinstance(error, OSError) and error.errno), (
+        f"{type(error).__name__} from {innermost}: {error}"
+    )
+    foreign = (
+        "unsupported operand",
+        "object is not",
+        "not subscriptable",
+        "NoneType",
+        "too large to convert",
+        "broadcast",
+        "Tensor",
+    )
     assert str(error).strip(), repr(error)
     if innermost.startswith(WHERE_OURS[0]):
         assert type(error) is not AttributeError or "partial_fit" in str(error), error
@@ -398,7 +509,12 @@ class State:
         self.python = random.getstate()
         self.torch = torch.random.get_rng_state()
         self.filters = list(warnings.filters)
-        self.rest = (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(), np.geterr())
+        self.rest = (
+            torch.get_default_dtype(),
+            torch.get_num_threads(),
+            torch.is_grad_enabled(),
+            np.geterr(),
+        )
 
     def check(self):
         now = State()
@@ -418,7 +534,8 @@ def ring(*_):
 
 
 def check_calls(number):
-    """Draw some calls of one model from a seed, make them, and look at what comes of each: "answer" or "error"."""
+    """Draw some calls of one model from a seed, make them, and look at what comes of each: "answer"
+    or "error"."""
     draw = random.Random(number)
     name, estimator = started(draw)
     own, what, outcomes = estimator.get_params(), f"HOSTILE_SEED={number}: {name}", []
@@ -457,8 +574,16 @@ def check_call(estimator, method, arguments):
                 assert same(values_of(estimator), before), "the estimator was changed"
                 check_answer(estimator, method, arguments, answer)
             else:
-                assert same(values_of(estimator), before), "a call that failed changed the estimator"
-            check_warnings(caught, estimator, method, arguments, looked_for_infinity=outcome == "error" and " contains " in answer)
+                assert same(values_of(estimator), before), (
+                    "a call that failed changed the estimator"
+                )
+            check_warnings(
+                caught,
+                estimator,
+                method,
+                arguments,
+                looked_for_infinity=outcome == "error" and " contains " in answer,
+            )
         assert time.thread_time() - started < SECONDS, "it hangs"
     finally:
         signal.alarm(0)
@@ -470,8 +595,11 @@ def check_call(estimator, method, arguments):
 
 
 def check_warnings(caught, estimator, method, arguments, looked_for_infinity):
-    """Ours; and about the names of columns only if rows with names were given to a model without, or the other way round."""
-    differ = isinstance(arguments.get("rows"), pd.DataFrame) != hasattr(estimator, "feature_names_in_")
+    """Ours; and about the names of columns only if rows with names were given to a model without,
+    or the other way round."""
+    differ = isinstance(arguments.get("rows"), pd.DataFrame) != hasattr(
+        estimator, "feature_names_in_"
+    )
     for warning in caught:
         # NumPy warns while scikit-learn looks for infinity.
         assert issubclass(warning.category, UserWarning) or looked_for_infinity, warning
@@ -508,7 +636,11 @@ def run(numbers):
 
 def test_every_public_method_is_drawn():
     for estimator, methods in METHODS.items():
-        public = {name for name in dir(estimator) if not name.startswith(("_", "set_")) and callable(getattr(estimator, name, None))}
+        public = {
+            name
+            for name in dir(estimator)
+            if not name.startswith(("_", "set_")) and callable(getattr(estimator, name, None))
+        }
         assert public | {"__setstate__", "partial_fit"} >= methods.keys()
         assert public - NO_CALLS <= methods.keys(), public - NO_CALLS - methods.keys()
         assert set(estimator().get_params()) - FIT_PARAMETERS.keys() <= {"verbose"}
@@ -520,7 +652,9 @@ def test_calls(place):
         run([int(os.environ["HOSTILE_SEED"])])
         return
     outcomes = run(range(300))
-    assert min(outcomes.count("answer"), outcomes.count("error")) > 50  # neither all good nor all bad
+    assert (
+        min(outcomes.count("answer"), outcomes.count("error")) > 50
+    )  # neither all good nor all bad
 
 
 class Kind(random.Random):
@@ -543,7 +677,9 @@ def test_every_method_meets_extreme_rows(place, name, value):
     for method, strategies in METHODS[type(model(name))].items():
         if "rows" in strategies and method not in FITS:
             estimator = copy.deepcopy(model(name))
-            arguments = {key: strategy(Kind(0)) for key, strategy in strategies.items()} | {"rows": rows.copy()}
+            arguments = {key: strategy(Kind(0)) for key, strategy in strategies.items()} | {
+                "rows": rows.copy()
+            }
             arguments |= {"sample_weight": None} if "sample_weight" in arguments else {}
             try:
                 check_call(estimator, method, arguments)

@@ -1,4 +1,5 @@
-"""Latents and targets on the estimators: what was learned is used, on the way there and back, and impossible wishes are refused."""
+"""Latents and targets on the estimators: what was learned is used, on the way there and back, and
+impossible wishes are refused."""
 
 import copy
 import pickle
@@ -13,11 +14,8 @@ from skinterflow.datasets import Moons
 from skinterflow.interflow.heads import HeadedDrift
 from skinterflow.interflow.interpolants import Interpolant, Linear
 from skinterflow.interflow.latent import Brownian, Gamma, Normalized
-
-from .conftest import QUICK
-from .oracles import mixture, normal_mixture
-from .test_flows import energy_distance
-from .test_transport import ToItself, expected_failures
+from tests.helpers import QUICK, ToItself, energy_distance, expected_failures
+from tests.oracles import mixture, normal_mixture
 
 TINY = {**QUICK, "scaling": None}
 
@@ -25,7 +23,9 @@ TINY = {**QUICK, "scaling": None}
 def sides(n=2_000):
     """Rows of two mixtures whose path has a closed form."""
     generator = torch.Generator().manual_seed(0)
-    return normal_mixture(seed=5).sample(n, generator).numpy(), normal_mixture().sample(n, generator).numpy()
+    return normal_mixture(seed=5).sample(n, generator).numpy(), normal_mixture().sample(
+        n, generator
+    ).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,19 @@ def learned():
 @pytest.fixture(scope="module")
 def mirror():
     recipe = {"hidden_layer_sizes": (64, 64), "max_iter": 600, "batch_size": 256, "random_state": 0}
-    return InterpolantTransport(interpolant="mirror", gamma="brownian", **recipe).fit(Moons().sample(5_000, random_state=0))
+    return InterpolantTransport(interpolant="mirror", gamma="brownian", **recipe).fit(
+        Moons().sample(5_000, random_state=0)
+    )
 
 
 @pytest.mark.slow
 def test_samples_are_like_rows_of_the_other_side(learned):
     X0, X1 = sides(1_000)
     fresh = torch.from_numpy(sides(4_000)[1][2_000:])
-    for carried in (learned.transform(X0), learned.sample(X0, random_state=1, epsilon=2.0, n_steps=200)):
+    for carried in (
+        learned.transform(X0),
+        learned.sample(X0, random_state=1, epsilon=2.0, n_steps=200),
+    ):
         assert energy_distance(torch.from_numpy(carried), fresh) < 0.02
     back = learned.inverse_sample(X1, random_state=1, n_steps=150)
     assert energy_distance(torch.from_numpy(back), torch.from_numpy(sides(4_000)[0][2_000:])) < 0.02
@@ -66,10 +71,16 @@ def test_learned_score_is_that_of_the_path(learned):
 
 @pytest.mark.slow
 def test_mirror_resamples_a_data_set(mirror):
-    X, fresh = Moons().sample(1_000, random_state=1), torch.from_numpy(Moons().sample(1_000, random_state=2))
+    X, fresh = (
+        Moons().sample(1_000, random_state=1),
+        torch.from_numpy(Moons().sample(1_000, random_state=2)),
+    )
     again = mirror.sample(X, random_state=0)
     assert energy_distance(torch.from_numpy(again), fresh) < 0.01
-    moved = [np.linalg.norm(mirror.sample(X, random_state=0, epsilon=e) - X, axis=1).mean() for e in (0.05, 1.0)]
+    moved = [
+        np.linalg.norm(mirror.sample(X, random_state=0, epsilon=e) - X, axis=1).mean()
+        for e in (0.05, 1.0)
+    ]
     assert 0.0 < moved[0] < moved[1]
     assert moved[1] > 0.3
     np.testing.assert_allclose(mirror.transform(X), X, atol=0.3)  # the ODE comes back
@@ -82,9 +93,12 @@ def test_same_seed_same_samples():
     assert first.shape == X0.shape
     np.testing.assert_array_equal(first, transport.sample(X0, random_state=3, n_steps=5))
     assert not np.array_equal(first, transport.sample(X0, random_state=4, n_steps=5))
-    np.testing.assert_array_equal(first, pickle.loads(pickle.dumps(transport)).sample(X0, random_state=3, n_steps=5))
     np.testing.assert_array_equal(
-        transport.inverse_sample(X1, random_state=3, n_steps=5), transport.inverse_sample(X1, random_state=3, n_steps=5)
+        first, pickle.loads(pickle.dumps(transport)).sample(X0, random_state=3, n_steps=5)
+    )
+    np.testing.assert_array_equal(
+        transport.inverse_sample(X1, random_state=3, n_steps=5),
+        transport.inverse_sample(X1, random_state=3, n_steps=5),
     )
 
 
@@ -93,9 +107,13 @@ def test_targets_of_a_transport(targets):
     X0, X1 = sides(20)
     transport = InterpolantTransport(gamma="brownian", targets=targets, **TINY).fit(X0, X1)
     assert transport.transform(X0).shape == X0.shape
-    np.testing.assert_allclose(transport.inverse_transform(transport.transform(X0[:20])), X0[:20], atol=0.05)
+    np.testing.assert_allclose(
+        transport.inverse_transform(transport.transform(X0[:20])), X0[:20], atol=0.05
+    )
     if targets == "b":
-        with pytest.raises(ValueError, match=r"does not follow from the drift alone .* targets=\('b', 'eta'\)"):
+        with pytest.raises(
+            ValueError, match=r"does not follow from the drift alone .* targets=\('b', 'eta'\)"
+        ):
             transport.sample(X0)
         with pytest.raises(ValueError, match=r"does not follow from the drift alone"):
             transport.score_gradient(X0, t=0.5)
@@ -109,7 +127,11 @@ def test_targets_of_a_transport(targets):
     [
         {"gamma": "brownian"},
         {"gamma": "quadratic", "targets": ("b", "s")},
-        {"gamma": Brownian(0.5), "interpolant": Normalized(Linear(), Brownian(0.5)), "targets": ("v", "eta")},
+        {
+            "gamma": Brownian(0.5),
+            "interpolant": Normalized(Linear(), Brownian(0.5)),
+            "targets": ("v", "eta"),
+        },
         {"interpolant": "encoding_decoding", "gamma": "sine_squared"},
         {"targets": ("eta",), "interpolant": "linear"},
         {"targets": ("b", "s")},
@@ -119,13 +141,16 @@ def test_targets_of_a_transport(targets):
     ids=str,
 )
 def test_density_with_latents_and_targets(choice, iris):
-    """Everything that an estimator does works, and the density integrates: the latents of samples are where they came from."""
+    """Everything that an estimator does works, and the density integrates: the latents of samples
+    are where they came from."""
     density = InterpolantFlowDensity(**{**QUICK, "end_time": 0.9, **choice}).fit(iris)
     assert np.isfinite(density.score_samples(iris)).all()
     assert np.isfinite(density.score_gradient(iris, t=0.5)).all()
     assert density.sample(5, random_state=0, method="sde", n_steps=5).shape == (5, 4)
     X = density.sample(5, random_state=0)
-    np.testing.assert_allclose(density.transform(X), np.random.RandomState(0).standard_normal((5, 4)), atol=0.02)
+    np.testing.assert_allclose(
+        density.transform(X), np.random.RandomState(0).standard_normal((5, 4)), atol=0.02
+    )
     assert np.isfinite(density.diagnose(iris, random_state=0).loss)
 
 
@@ -144,13 +169,18 @@ def test_score_that_was_learned_is_used(iris):
 
 def test_warm_start_goes_on_with_the_heads(iris):
     heads = {"gamma": "brownian", "targets": ("v", "eta")}
-    density = InterpolantFlowDensity(**QUICK, **heads, warm_start=True, early_stopping=False).fit(iris)
+    density = InterpolantFlowDensity(**QUICK, **heads, warm_start=True, early_stopping=False).fit(
+        iris
+    )
     before = copy.deepcopy(density._field)
     density.set_params(max_iter=60).fit(iris)
     assert density._field.targets == ("v", "eta")
     assert density._field.path is density._path
     assert density._path.gamma == Brownian()
-    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), density._field.parameters(), strict=True))
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(before.parameters(), density._field.parameters(), strict=True)
+    )
 
 
 class NotZero(Gamma):
@@ -176,19 +206,34 @@ class Curved(Interpolant):
         ({"gamma": NotZero()}, "gamma must be zero at t=0, but the square of"),
         ({"gamma": "square"}, "'gamma' parameter .* Got 'square'"),
         ({"targets": "w"}, "'targets' parameter .* Got 'w'"),
-        ({"targets": ("w",)}, r"targets must be some of 'b', 'v', 's', 'eta', each once, got \('w',\)"),
-        ({"targets": ("v",)}, r"targets=\('v',\) are too few or too many .*; learn one of \('b',\)"),
+        (
+            {"targets": ("w",)},
+            r"targets must be some of 'b', 'v', 's', 'eta', each once, got \('w',\)",
+        ),
+        (
+            {"targets": ("v",)},
+            r"targets=\('v',\) are too few or too many .*; learn one of \('b',\)",
+        ),
         ({"targets": ("v", "s")}, "are too few or too many"),
-        ({"interpolant": "encoding_decoding"}, "needs a latent, without which all paths meet in one point; set gamma='sine_squared'"),
+        (
+            {"interpolant": "encoding_decoding"},
+            "needs a latent, without which all paths meet in one point; set gamma='sine_squared'",
+        ),
         ({"interpolant": "mirror"}, "needs a latent, without which nothing moves"),
-        ({"interpolant": "mirror", "gamma": "brownian"}, "not from a normal base; use InterpolantTransport"),
-        ({"base": "learned", "targets": ("b", "s")}, "need noise of a known law on the path: the standard normal base, or a latent"),
+        (
+            {"interpolant": "mirror", "gamma": "brownian"},
+            "not from a normal base; use InterpolantTransport",
+        ),
+        (
+            {"base": "learned", "targets": ("b", "s")},
+            "need noise of a known law on the path: the standard normal base, or a latent",
+        ),
         ({"interpolant": Curved(), "targets": ("b", "eta")}, "has no noise to learn 'eta' from"),
     ],
     ids=str,
 )
 def test_impossible_densities_are_refused_before_training(choice, message, iris, monkeypatch):
-    monkeypatch.setattr("skinterflow._flow_estimator.fit_field", lambda *_: pytest.fail("training began"))
+    monkeypatch.setattr("skinterflow._base.fit_field", lambda *_: pytest.fail("training began"))
     with pytest.raises(ValueError, match=message):
         InterpolantFlowDensity(**QUICK, **choice).fit(iris)
 
@@ -196,20 +241,30 @@ def test_impossible_densities_are_refused_before_training(choice, message, iris,
 @pytest.mark.parametrize(
     ("choice", "n_sets", "message"),
     [
-        ({"interpolant": "mirror", "gamma": "brownian"}, 2, r"A mirror path resamples one data set: fit\(X0\), without X1 and its weights"),
+        (
+            {"interpolant": "mirror", "gamma": "brownian"},
+            2,
+            r"A mirror path resamples one data set: fit\(X0\), without X1 and its weights",
+        ),
         ({}, 1, "X1, the rows of the target, is missing; only interpolant='mirror' "),
-        ({"targets": ("b", "eta")}, 2, "need noise of a known law on the path.*set gamma='brownian'"),
+        (
+            {"targets": ("b", "eta")},
+            2,
+            "need noise of a known law on the path.*set gamma='brownian'",
+        ),
         ({"gamma": "brownian", "targets": ("eta",)}, 2, "are too few or too many"),
     ],
     ids=str,
 )
 def test_impossible_transports_are_refused_before_training(choice, n_sets, message, monkeypatch):
-    monkeypatch.setattr("skinterflow._flow_estimator.fit_field", lambda *_: pytest.fail("training began"))
+    monkeypatch.setattr("skinterflow._base.fit_field", lambda *_: pytest.fail("training began"))
     with pytest.raises(ValueError, match=message):
         InterpolantTransport(**TINY, **choice).fit(*sides(50)[:n_sets])
 
 
-@pytest.mark.parametrize("epsilon", [-1.0, float("nan"), "loud", lambda t: np.ones(2), lambda t: t - 0.5])
+@pytest.mark.parametrize(
+    "epsilon", [-1.0, float("nan"), "loud", lambda t: np.ones(2), lambda t: t - 0.5]
+)
 def test_impossible_noise_is_refused(epsilon):
     X0, X1 = sides(50)
     transport = InterpolantTransport(gamma="brownian", **TINY).fit(X0, X1)
@@ -220,7 +275,8 @@ def test_impossible_noise_is_refused(epsilon):
 
 
 @parametrize_with_checks(
-    [ToItself(hidden_layer_sizes=(8,), max_iter=2, batch_size=16, gamma="brownian")], expected_failed_checks=expected_failures
+    [ToItself(hidden_layer_sizes=(8,), max_iter=2, batch_size=16, gamma="brownian")],
+    expected_failed_checks=expected_failures,
 )
 @pytest.mark.filterwarnings("ignore::skinterflow.DegenerateDataWarning")
 def test_common_checks(estimator, check):

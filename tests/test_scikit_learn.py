@@ -1,4 +1,5 @@
-"""The estimator among scikit-learn's own: the common checks, Pipeline, searches, routing, output containers."""
+"""The estimator among scikit-learn's own: the common checks, Pipeline, searches, routing, output
+containers."""
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,7 @@ from sklearn.utils._set_output import ADAPTERS_MANAGER
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinterflow import InterpolantFlowDensity
-
-from .conftest import QUICK
+from tests.helpers import QUICK
 
 TINY = {"hidden_layer_sizes": (8,), "max_iter": 2, "batch_size": 16}
 
@@ -28,9 +28,12 @@ def expected_failures(estimator):
 
 
 @parametrize_with_checks(
-    [InterpolantFlowDensity(**TINY), InterpolantFlowDensity(**TINY, early_stopping=True)], expected_failed_checks=expected_failures
+    [InterpolantFlowDensity(**TINY), InterpolantFlowDensity(**TINY, early_stopping=True)],
+    expected_failed_checks=expected_failures,
 )
-@pytest.mark.filterwarnings("ignore::skinterflow.DegenerateDataWarning", "ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings(
+    "ignore::skinterflow.DegenerateDataWarning", "ignore::sklearn.exceptions.ConvergenceWarning"
+)
 def test_common_checks(estimator, check):
     check(estimator)
 
@@ -38,15 +41,26 @@ def test_common_checks(estimator, check):
 def test_pipeline_scores_what_its_last_step_sees(iris):
     pipeline = make_pipeline(StandardScaler(), InterpolantFlowDensity(**QUICK)).fit(iris)
     standardized = StandardScaler().fit_transform(iris)
-    np.testing.assert_allclose(pipeline.score_samples(iris), pipeline[-1].score_samples(standardized))
+    np.testing.assert_allclose(
+        pipeline.score_samples(iris), pipeline[-1].score_samples(standardized)
+    )
     assert pipeline.score(iris) == pytest.approx(pipeline.score_samples(iris).mean())
-    np.testing.assert_allclose(pipeline.inverse_transform(pipeline.transform(iris)), iris, atol=1e-2)
+    np.testing.assert_allclose(
+        pipeline.inverse_transform(pipeline.transform(iris)), iris, atol=1e-2
+    )
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_grid_search_takes_the_better_density(iris, n_jobs):
-    search = GridSearchCV(InterpolantFlowDensity(**QUICK), {"scaling": [None, "power"], "end_time": [1.0]}, cv=3, n_jobs=n_jobs).fit(iris)
-    assert search.best_params_["scaling"] == "power"  # by far, in so few steps; 2 against 60 steps differ by less than the seed does
+    search = GridSearchCV(
+        InterpolantFlowDensity(**QUICK),
+        {"scaling": [None, "power"], "end_time": [1.0]},
+        cv=3,
+        n_jobs=n_jobs,
+    ).fit(iris)
+    assert (
+        search.best_params_["scaling"] == "power"
+    )  # by far, in so few steps; 2 against 60 steps differ by less than the seed does
     assert search.best_score_ == max(search.cv_results_["mean_test_score"])
     assert search.score(iris) == pytest.approx(search.best_estimator_.score_samples(iris).mean())
 
@@ -54,7 +68,9 @@ def test_grid_search_takes_the_better_density(iris, n_jobs):
 def test_randomized_search_in_a_pipeline(iris):
     pipeline = make_pipeline(StandardScaler(), InterpolantFlowDensity(**QUICK))
     name = "interpolantflowdensity__scaling"
-    search = RandomizedSearchCV(pipeline, {name: ["power", "whiten"]}, n_iter=2, cv=2, random_state=0).fit(iris)
+    search = RandomizedSearchCV(
+        pipeline, {name: ["power", "whiten"]}, n_iter=2, cv=2, random_state=0
+    ).fit(iris)
     assert search.best_params_[name] in ("power", "whiten")
 
 
@@ -73,13 +89,19 @@ def test_clone_and_parameters():
 def test_metadata_routing_of_weights(iris):
     weight = np.linspace(0.1, 1.0, 150)
     with sklearn.config_context(enable_metadata_routing=True):
-        density = InterpolantFlowDensity(**QUICK).set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        density = (
+            InterpolantFlowDensity(**QUICK)
+            .set_fit_request(sample_weight=True)
+            .set_score_request(sample_weight=True)
+        )
         routed = cross_val_score(density, iris, cv=3, params={"sample_weight": weight})
     assert not np.allclose(routed, cross_val_score(InterpolantFlowDensity(**QUICK), iris, cv=3))
 
 
 def test_output_containers_and_names(iris):
-    frame = pd.DataFrame(iris, columns=["sepal length", "sepal width", "petal length", "petal width"])
+    frame = pd.DataFrame(
+        iris, columns=["sepal length", "sepal width", "petal length", "petal width"]
+    )
     density = InterpolantFlowDensity(**QUICK).fit(frame).set_output(transform="pandas")
     latent = density.transform(frame)
     expected = [f"latent{k}" for k in range(4)]
@@ -132,7 +154,9 @@ class Recorder:
 
 def test_any_container_of_scikit_learn_is_given(iris, monkeypatch):
     monkeypatch.setitem(ADAPTERS_MANAGER.adapters, "recorder", Recorder())
-    density = InterpolantFlowDensity(**QUICK, early_stopping=False).fit(pd.DataFrame(iris, columns=list("abcd")))
+    density = InterpolantFlowDensity(**QUICK, early_stopping=False).fit(
+        pd.DataFrame(iris, columns=list("abcd"))
+    )
     density._sklearn_output_config = {"transform": "recorder"}
     assert density.sample(2, random_state=0)["columns"] == list("abcd")
     assert density.inverse_transform(iris[:2])["columns"] == list("abcd")

@@ -1,4 +1,5 @@
-"""Fits side by side in the threads of one process: each as if it were alone, and torch's global random state left alone."""
+"""Fits side by side in the threads of one process: each as if it were alone, and torch's global
+random state left alone."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,9 @@ def fitted(kind, rows, seed):
     elif kind == "stream":
         estimator = InterpolantFlowDensity(**parameters).partial_fit(rows)
     else:
-        rows = np.column_stack([np.rint(rows[:, 0]), rows[:, 1:]]) if kind == "whole numbers" else rows
+        rows = (
+            np.column_stack([np.rint(rows[:, 0]), rows[:, 1:]]) if kind == "whole numbers" else rows
+        )
         estimator = InterpolantFlowDensity(**parameters).fit(rows)
     weights = torch.cat([p.detach().flatten() for p in estimator._field.parameters()])
     return [*weights.tolist(), estimator.end_time_, estimator.action_, *estimator.loss_curve_]
@@ -52,7 +55,9 @@ def test_fits_in_threads_are_those_of_one_thread(kind, iris):
 
 def test_joblib_threads(iris):
     kinds = ["cross-fitted", "transport", "one member"]
-    together = Parallel(n_jobs=3, backend="threading")(delayed(fitted)(kind, iris, 0) for kind in kinds)
+    together = Parallel(n_jobs=3, backend="threading")(
+        delayed(fitted)(kind, iris, 0) for kind in kinds
+    )
     assert together == [fitted(kind, iris, 0) for kind in kinds]
 
 

@@ -17,9 +17,13 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
 from skinterflow.datasets import EightGaussians, Moons
 from skinterflow.interflow import PathObjective
+from tests.helpers import ToItself, expected_failures
 
 QUICK = {"hidden_layer_sizes": (16, 16), "max_iter": 60, "batch_size": 64, "random_state": 0}
-SOURCE, TARGET = EightGaussians(radius=1.5, deviation=0.4, n_components=3), EightGaussians(radius=2.0, deviation=0.3, n_components=5)
+SOURCE, TARGET = (
+    EightGaussians(radius=1.5, deviation=0.4, n_components=3),
+    EightGaussians(radius=2.0, deviation=0.3, n_components=5),
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,29 +36,10 @@ def transport(sides):
     return InterpolantTransport(**QUICK, atol=1e-5).fit(*sides)
 
 
-class ToItself(InterpolantTransport):
-    """scikit-learn's checks hand over rows and labels; here rows are carried to the same rows in reverse order."""
-
-    def fit(self, X, y=None, sample_weight=None):
-        reverse = X[::-1] if isinstance(X, np.ndarray) else X
-        return super().fit(X, reverse, sample_weight)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = False
-        return tags
-
-
-def expected_failures(estimator):
-    return {
-        "check_sample_weight_equivalence_on_dense_data": (
-            "stochastic training: a row of weight two is not drawn into batches as two rows are; "
-            "scikit-learn grants this to its own stochastic estimators"
-        )
-    }
-
-
-@parametrize_with_checks([ToItself(hidden_layer_sizes=(8,), max_iter=2, batch_size=16)], expected_failed_checks=expected_failures)
+@parametrize_with_checks(
+    [ToItself(hidden_layer_sizes=(8,), max_iter=2, batch_size=16)],
+    expected_failed_checks=expected_failures,
+)
 @pytest.mark.filterwarnings("ignore::skinterflow.DegenerateDataWarning")
 def test_common_checks(estimator, check):
     check(estimator)
@@ -68,7 +53,10 @@ def test_inverse_undoes_the_map(transport, sides):
 
 def test_log_det_equals_finite_differences(transport, sides):
     X, h = sides[0][:5], 1e-4
-    columns = [(transport.transform(X + step) - transport.transform(X - step)) / (2 * h) for step in h * np.eye(2)]
+    columns = [
+        (transport.transform(X + step) - transport.transform(X - step)) / (2 * h)
+        for step in h * np.eye(2)
+    ]
     expected = np.linalg.slogdet(np.stack(columns, axis=-1))[1]
     np.testing.assert_allclose(transport.log_abs_det_jacobian(X), expected, rtol=1e-3, atol=1e-3)
 
@@ -90,13 +78,16 @@ def test_density_of_either_side_gives_the_other(transport, sides):
 
 
 def test_our_density_serves_too(transport, sides):
-    density = InterpolantFlowDensity(hidden_layer_sizes=(8,), max_iter=10, random_state=0).fit(sides[1])
+    density = InterpolantFlowDensity(hidden_layer_sizes=(8,), max_iter=10, random_state=0).fit(
+        sides[1]
+    )
     assert np.isfinite(transport.source_log_density(sides[0][:5], density)).all()
 
 
 @pytest.mark.slow
 def test_transported_rows_are_like_rows_of_the_target():
-    """Energy distance to a fresh sample at most 1.5 times that of two fresh samples, and the log-density within 0.05 nats on average."""
+    """Energy distance to a fresh sample at most 1.5 times that of two fresh samples, and the
+    log-density within 0.05 nats on average."""
     n = 4000
     transport = InterpolantTransport(hidden_layer_sizes=(64, 64, 64), max_iter=2500, random_state=0)
     transport.fit(SOURCE.sample(20_000, random_state=0), TARGET.sample(20_000, random_state=1))
@@ -117,12 +108,22 @@ def test_weights_choose_the_rows(sides):
     chosen = InterpolantTransport(**QUICK).fit(X0, X1, target_sample_weight=right.astype(float))
     alone = InterpolantTransport(**QUICK).fit(X0, X1[right])
     np.testing.assert_array_equal(chosen.transform(X0[:5]), alone.transform(X0[:5]))
-    heavy = InterpolantTransport(**QUICK).fit(X0, X1, sample_weight=np.where(X0[:, 0] > 0, 5.0, 1.0))
-    assert not np.allclose(heavy.transform(X0[:5]), InterpolantTransport(**QUICK).fit(X0, X1).transform(X0[:5]))
+    heavy = InterpolantTransport(**QUICK).fit(
+        X0, X1, sample_weight=np.where(X0[:, 0] > 0, 5.0, 1.0)
+    )
+    assert not np.allclose(
+        heavy.transform(X0[:5]), InterpolantTransport(**QUICK).fit(X0, X1).transform(X0[:5])
+    )
 
 
 @pytest.mark.parametrize(
-    "choice", [{"interpolant": "fourier"}, {"coupling": "optimal_transport"}, {"interpolant": "trigonometric"}, {"divergence": 4}]
+    "choice",
+    [
+        {"interpolant": "fourier"},
+        {"coupling": "optimal_transport"},
+        {"interpolant": "trigonometric"},
+        {"divergence": 4},
+    ],
 )
 def test_choices(choice, sides):
     transport = InterpolantTransport(**QUICK | {"max_iter": 300}, **choice).fit(*sides)
@@ -143,7 +144,9 @@ def test_copies_and_repeats(transport, sides):
 def test_in_a_pipeline_and_with_routed_weights(sides):
     """The rows of both sides are no metadata, and the weights are."""
     X0, X1 = sides
-    carried = make_pipeline(StandardScaler(), InterpolantTransport(**QUICK)).fit(X0, X1).transform(X0)
+    carried = (
+        make_pipeline(StandardScaler(), InterpolantTransport(**QUICK)).fit(X0, X1).transform(X0)
+    )
     alone = InterpolantTransport(**QUICK).fit(StandardScaler().fit_transform(X0), X1)
     np.testing.assert_array_equal(carried, alone.transform(StandardScaler().fit_transform(X0)))
     requests = InterpolantTransport().get_metadata_routing()
@@ -165,20 +168,38 @@ def test_verbose(sides, capsys):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda t, X: t.fit(X, X[:, :1]), ValueError, r"X0 has 2 columns and X1 has 1; a map that can be inverted needs as many"),
+        (
+            lambda t, X: t.fit(X, X[:, :1]),
+            ValueError,
+            r"X0 has 2 columns and X1 has 1; a map that can be inverted needs as many",
+        ),
         (lambda t, X: t.fit(X, X[:1]), ValueError, r"minimum of 2 is required"),
         (lambda t, X: t.fit(X, X * np.nan), ValueError, r"Input X1 contains NaN"),
-        (lambda t, X: t.fit(X, X, target_sample_weight=np.full(len(X), -1.0)), ValueError, r"sample_weight must not be negative"),
-        (lambda t, X: t.inverse_transform(X[:, :1]), ValueError, r"X1 has 1 columns, but the target has 2"),
+        (
+            lambda t, X: t.fit(X, X, target_sample_weight=np.full(len(X), -1.0)),
+            ValueError,
+            r"sample_weight must not be negative",
+        ),
+        (
+            lambda t, X: t.inverse_transform(X[:, :1]),
+            ValueError,
+            r"X1 has 1 columns, but the target has 2",
+        ),
         (
             lambda t, X: t.target_log_density(X, Moons()),
             TypeError,
             r"source_density must be a fitted density estimator with score_samples, got Moons",
         ),
-        (lambda t, X: t.source_log_density(X, None), TypeError, r"target_density must be a fitted density estimator .*got None"),
+        (
+            lambda t, X: t.source_log_density(X, None),
+            TypeError,
+            r"target_density must be a fitted density estimator .*got None",
+        ),
     ],
 )
-def test_impossible_arguments_are_refused_and_nothing_is_lost(transport, sides, call, error, message):
+def test_impossible_arguments_are_refused_and_nothing_is_lost(
+    transport, sides, call, error, message
+):
     before = copy.deepcopy(transport)
     with pytest.raises(error, match=message):
         call(before, sides[0])
@@ -199,7 +220,11 @@ class Given:
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (lambda n: np.zeros((n, 1)), r"score_samples must return one log-density for each row, of the shape \(5,\).*shape \(5, 1\)"),
+        (
+            lambda n: np.zeros((n, 1)),
+            r"score_samples must return one log-density for each row, of the shape \(5,\).*shape "
+            r"\(5, 1\)",
+        ),
         (lambda n: np.zeros(n + 1), r"of the shape \(5,\).*shape \(6,\)"),
         (lambda n: 0.0, r"of the shape \(5,\).*shape \(\)"),
         (lambda n: ["a"] * n, r"dtype <U1"),
@@ -209,13 +234,17 @@ class Given:
 )
 def test_given_densities_must_give_a_number_for_each_row(transport, sides, name, result, message):
     ask = transport.target_log_density if name == "source_density" else transport.source_log_density
-    with pytest.raises(ValueError, match=rf"{name}\.{message}" if "score_samples" in message else message):
+    with pytest.raises(
+        ValueError, match=rf"{name}\.{message}" if "score_samples" in message else message
+    ):
         ask(sides[0][:5], Given(result))
 
 
 def test_a_given_density_may_be_zero(transport, sides):
     outside = Given(lambda n: np.full(n, -np.inf))
-    np.testing.assert_array_equal(transport.target_log_density(sides[1][:5], outside), np.full(5, -np.inf))
+    np.testing.assert_array_equal(
+        transport.target_log_density(sides[1][:5], outside), np.full(5, -np.inf)
+    )
     assert transport.target_log_density(sides[1][:5], Given(lambda n: [0] * n)).shape == (5,)
 
 
@@ -233,22 +262,42 @@ def test_weights_of_the_target_are_named(sides):
 
 
 def test_frames_have_the_names_of_the_side_that_they_are_on(sides):
-    X0, X1 = pd.DataFrame(sides[0][:50], columns=["a", "b"]), pd.DataFrame(sides[1][:50], columns=["u", "v"])
-    transport = InterpolantTransport(**QUICK | {"max_iter": 3}, gamma="brownian").fit(X0, X1).set_output(transform="pandas")
-    assert list(transport.transform(X0).columns) == ["u", "v"] == list(transport.get_feature_names_out())
+    X0, X1 = (
+        pd.DataFrame(sides[0][:50], columns=["a", "b"]),
+        pd.DataFrame(sides[1][:50], columns=["u", "v"]),
+    )
+    transport = (
+        InterpolantTransport(**QUICK | {"max_iter": 3}, gamma="brownian")
+        .fit(X0, X1)
+        .set_output(transform="pandas")
+    )
+    assert (
+        list(transport.transform(X0).columns)
+        == ["u", "v"]
+        == list(transport.get_feature_names_out())
+    )
     assert list(transport.inverse_transform(X1).columns) == ["a", "b"]
     assert list(transport.sample(X0, random_state=0, n_steps=2).columns) == ["u", "v"]
-    assert list(transport.inverse_sample(X1.set_index(X1.index + 7), random_state=0, n_steps=2).columns) == ["a", "b"]
+    assert list(
+        transport.inverse_sample(X1.set_index(X1.index + 7), random_state=0, n_steps=2).columns
+    ) == ["a", "b"]
     assert list(transport.inverse_transform(X1.set_index(X1.index + 7)).index[:2]) == [7, 8]
-    density = InterpolantFlowDensity(hidden_layer_sizes=(8,), max_iter=3, early_stopping=False).fit(X0)
-    assert transport.target_log_density(X1, density).shape == (50,)  # rows of our own making have no names, and nobody is warned
+    density = InterpolantFlowDensity(hidden_layer_sizes=(8,), max_iter=3, early_stopping=False).fit(
+        X0
+    )
+    assert transport.target_log_density(X1, density).shape == (
+        50,
+    )  # rows of our own making have no names, and nobody is warned
     unnamed = transport.fit(X0, sides[1])
     assert list(unnamed.get_feature_names_out()) == ["a", "b"]
-    assert list(InterpolantTransport(**QUICK | {"max_iter": 1}).fit(*sides).get_feature_names_out()) == ["x0", "x1"]
+    assert list(
+        InterpolantTransport(**QUICK | {"max_iter": 1}).fit(*sides).get_feature_names_out()
+    ) == ["x0", "x1"]
 
 
 def test_rows_of_the_two_sets_are_not_paired(monkeypatch):
-    """As `fit` says: which row of X1 stands beside a row of X0 means nothing, though the two have as many rows."""
+    """As `fit` says: which row of X1 stands beside a row of X0 means nothing, though the two have
+    as many rows."""
     seen, forward = [], PathObjective.forward
 
     def watched(self, x0, x1, *drawn):
@@ -257,7 +306,9 @@ def test_rows_of_the_two_sets_are_not_paired(monkeypatch):
 
     monkeypatch.setattr(PathObjective, "forward", watched)
     X0 = np.random.default_rng(0).standard_normal((500, 1))
-    InterpolantTransport(hidden_layer_sizes=(4,), max_iter=20, batch_size=128, scaling=None, random_state=0).fit(X0, 3 * X0 + 1)
+    InterpolantTransport(
+        hidden_layer_sizes=(4,), max_iter=20, batch_size=128, scaling=None, random_state=0
+    ).fit(X0, 3 * X0 + 1)
     x0, x1 = torch.cat(seen).T
     assert len(x0) >= 20 * 128
     assert torch.isclose(x1, 3 * x0 + 1, atol=1e-4).double().mean() < 0.01
@@ -265,13 +316,25 @@ def test_rows_of_the_two_sets_are_not_paired(monkeypatch):
 
 
 def test_noise_levels_are_in_flow_units(sides):
-    """Columns in other units, the same noise level: the same samples in these units; for the density as for the map."""
+    """Columns in other units, the same noise level: the same samples in these units; for the
+    density as for the map."""
     X0, X1 = sides
-    common = {"hidden_layer_sizes": (8,), "max_iter": 20, "random_state": 0, "scaling": "standardize"}
+    common = {
+        "hidden_layer_sizes": (8,),
+        "max_iter": 20,
+        "random_state": 0,
+        "scaling": "standardize",
+    }
     drawn = [
         [
-            InterpolantFlowDensity(**common, early_stopping=False).fit(k * X1).sample(5, 0, method="sde", epsilon=0.5) / k,
-            InterpolantTransport(**common, gamma="brownian").fit(k * X0, k * X1).sample(k * X0[:5], 0, epsilon=0.5) / k,
+            InterpolantFlowDensity(**common, early_stopping=False)
+            .fit(k * X1)
+            .sample(5, 0, method="sde", epsilon=0.5)
+            / k,
+            InterpolantTransport(**common, gamma="brownian")
+            .fit(k * X0, k * X1)
+            .sample(k * X0[:5], 0, epsilon=0.5)
+            / k,
         ]
         for k in (1.0, 1024.0)
     ]

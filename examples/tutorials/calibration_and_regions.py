@@ -28,7 +28,9 @@ common = {"hidden_layer_sizes": (64, 64), "random_state": 0}
 fits = {
     "good": InterpolantFlowDensity(max_iter=1000, **common).fit(train),
     "too short": InterpolantFlowDensity(max_iter=40, end_time=1.0, **common).fit(train),
-    "memorised": InterpolantFlowDensity(max_iter=1500, early_stopping=False, alpha=0.0, **common).fit(train[:150]),
+    "memorised": InterpolantFlowDensity(
+        max_iter=1500, early_stopping=False, alpha=0.0, **common
+    ).fit(train[:150]),
 }
 TrainingDisplay.from_estimator(fits["good"])
 plt.show()
@@ -63,7 +65,10 @@ print(f"{'truth':<10} {true_log_density.mean():6.3f} nats per row")
 for name, values in log_density.items():
     below = true_log_density - values
     error = below.std(ddof=1) / np.sqrt(len(below))
-    print(f"{name:<10} {values.mean():6.3f} nats per row, below the truth by {below.mean():.3f}, standard error {error:.3f}")
+    print(
+        f"{name:<10} {values.mean():6.3f} nats per row, below the truth by {below.mean():.3f}, "
+        f"standard error {error:.3f}"
+    )
 
 # %%
 # Regions of highest density
@@ -84,10 +89,15 @@ plt.show()
 
 levels = np.array([0.5, 0.9, 0.99])
 thresholds, errors = fits["good"].density_threshold(levels, random_state=0, return_error=True)
-true_thresholds = np.quantile(truth.score_samples(truth.sample(100_000, random_state=2)), 1 - levels)
+true_thresholds = np.quantile(
+    truth.score_samples(truth.sample(100_000, random_state=2)), 1 - levels
+)
 for level, threshold, error, exact in zip(levels, thresholds, errors, true_thresholds, strict=True):
     inside = fits["good"].contains(test, level, random_state=0).mean()
-    print(f"{level:.0%} region: threshold {threshold:.3f} +- {error:.3f} nats, true {exact:.3f}; {inside:.1%} of new rows are inside")
+    print(
+        f"{level:.0%} region: threshold {threshold:.3f} +- {error:.3f} nats, true {exact:.3f}; "
+        f"{inside:.1%} of new rows are inside"
+    )
 
 # %%
 # Coverage from any fit, and what it costs
@@ -110,9 +120,20 @@ for panel, (name, fit) in zip(panels, fits.items(), strict=True):
     threshold = np.sort(fit.score_samples(held_out))[int((len(held_out) + 1) * (1 - 0.9)) - 1]
     inside = (fit.score_samples(new) >= threshold).mean()
     area = (heights[name] >= threshold).sum() * cell
-    panel.contourf(axis, axis, heights[name].reshape(120, 120), levels=[threshold, np.inf], colors=["tab:blue"], alpha=0.3)
+    panel.contourf(
+        axis,
+        axis,
+        heights[name].reshape(120, 120),
+        levels=[threshold, np.inf],
+        colors=["tab:blue"],
+        alpha=0.3,
+    )
     panel.scatter(*test.T, s=2, color="black")
-    panel.set(title=f"{name}: {inside:.1%} of new rows inside,\narea {area:.2f}", xlabel="$x_1$", aspect="equal")
+    panel.set(
+        title=f"{name}: {inside:.1%} of new rows inside,\narea {area:.2f}",
+        xlabel="$x_1$",
+        aspect="equal",
+    )
 panels[0].set_ylabel("$x_2$")
 true_area = (truth.score_samples(grid) >= true_thresholds[1]).sum() * cell
 print(f"Area of the true region of 90%: {true_area:.2f}")

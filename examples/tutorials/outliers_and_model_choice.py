@@ -65,11 +65,16 @@ def log_likelihood(pipeline, X, y=None):
 
 
 folds = KFold(3, shuffle=True, random_state=0)
-candidates = {f"KernelDensity, bandwidth {width}": KernelDensity(bandwidth=width) for width in (0.3, 0.5, 0.8)}
+candidates = {
+    f"KernelDensity, bandwidth {width}": KernelDensity(bandwidth=width) for width in (0.3, 0.5, 0.8)
+}
 for n in (2, 4, 8):
-    candidates[f"GaussianMixture, {n} components"] = GaussianMixture(n, reg_covar=1e-3, random_state=0)
+    candidates[f"GaussianMixture, {n} components"] = GaussianMixture(
+        n, reg_covar=1e-3, random_state=0
+    )
 scores = {
-    name: cross_val_score(pipeline(estimator), train, cv=folds, scoring=log_likelihood).mean() for name, estimator in candidates.items()
+    name: cross_val_score(pipeline(estimator), train, cv=folds, scoring=log_likelihood).mean()
+    for name, estimator in candidates.items()
 }
 
 # %%
@@ -78,15 +83,22 @@ scores = {
 # by itself, on rows that it holds out; this is recommended for a final fit. For a quick search over
 # many settings, the fit here is short and uses all rows.
 
-quick = InterpolantFlowDensity(hidden_layer_sizes=(64, 64), max_iter=200, early_stopping=False, atol=2e-2, random_state=0)
+quick = InterpolantFlowDensity(
+    hidden_layer_sizes=(64, 64), max_iter=200, early_stopping=False, atol=2e-2, random_state=0
+)
 search = GridSearchCV(
     pipeline(quick),
-    {"interpolantflowdensity__scaling": ["power", "whiten"], "interpolantflowdensity__end_time": [0.95, 1.0]},
+    {
+        "interpolantflowdensity__scaling": ["power", "whiten"],
+        "interpolantflowdensity__end_time": [0.95, 1.0],
+    },
     cv=folds,
     scoring=log_likelihood,
     refit=False,
 ).fit(train)
-for parameters, score in zip(search.cv_results_["params"], search.cv_results_["mean_test_score"], strict=True):
+for parameters, score in zip(
+    search.cv_results_["params"], search.cv_results_["mean_test_score"], strict=True
+):
     name = ", ".join(f"{key.split('__')[1]}={value}" for key, value in parameters.items())
     scores[f"flow, {name}"] = score
 
@@ -103,10 +115,17 @@ pd.Series(scores, name="nats per row").sort_values().round(2).to_frame()
 # The final fit has the best scaling and otherwise default parameters. The threshold is a low
 # quantile of the log-density of the fitted rows: one row in fifty is considered unusual.
 
-flow = pipeline(InterpolantFlowDensity(scaling=search.best_params_["interpolantflowdensity__scaling"], random_state=0)).fit(train)
+flow = pipeline(
+    InterpolantFlowDensity(
+        scaling=search.best_params_["interpolantflowdensity__scaling"], random_state=0
+    )
+).fit(train)
 threshold = np.quantile(flow.score_samples(train), 0.02)
 log_density = flow.score_samples(test)
-print(f"{(log_density < threshold).sum()} of {len(test)} held-out rows lie below the threshold of {threshold:.1f} nats.")
+print(
+    f"{(log_density < threshold).sum()} of {len(test)} held-out rows lie below the threshold of "
+    f"{threshold:.1f} nats."
+)
 test.assign(log_density=log_density).nsmallest(3, "log_density").round(2)
 
 # %%
@@ -136,7 +155,10 @@ for axis, (name, fit) in zip(axes, fits.items(), strict=True):
     bins = np.linspace(lowest, highest, 25)
     for rows, label in ((clean, "as measured"), (odd, "one value swapped")):
         axis.hist(np.clip(rows, lowest, None), bins, alpha=0.6, label=label)
-    axis.set(title=f"{name}\narea under the ROC curve {area:.2f}", xlabel="score (lowest bin: that or less)")
+    axis.set(
+        title=f"{name}\narea under the ROC curve {area:.2f}",
+        xlabel="score (lowest bin: that or less)",
+    )
 axes[0].set_ylabel("rows")
 axes[0].legend()
 plt.show()
@@ -156,7 +178,10 @@ plt.show()
 
 shift = np.log(flow["standardscaler"].scale_).sum()
 mean = log_density.mean()
-print(f"Mean log-density of held-out rows: {mean:.2f} nats per standardised row, {mean - shift:.2f} per row of the table.")
+print(
+    f"Mean log-density of held-out rows: {mean:.2f} nats per standardised row, {mean - shift:.2f} "
+    "per row of the table."
+)
 
 # %%
 # For this reason the estimator has the parameter `scaling`: its Jacobian is part of the density,
@@ -169,7 +194,9 @@ print(f"Mean log-density of held-out rows: {mean:.2f} nats per standardised row,
 # number, and the likelihood is meaningless. The estimator warns about it.
 
 rounded = X.dropna()[["mean radius", "mean texture"]].round(0)
-small = InterpolantFlowDensity(hidden_layer_sizes=(16, 16), max_iter=30, early_stopping=False, random_state=0)
+small = InterpolantFlowDensity(
+    hidden_layer_sizes=(16, 16), max_iter=30, early_stopping=False, random_state=0
+)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always", DegenerateDataWarning)
     small.fit(rounded)

@@ -79,9 +79,14 @@ rows, new = simulate(3000, 200), distort(simulate(3000, 300))
 #   ``target_log_density`` at a simulated row, minus the density of the simulation there, is the
 #   logarithm of the weight. The density may be fitted; if it is known, as that of a generator can
 #   be, only the map has to be learned.
+# ``target_log_density`` at a simulated
+#   row, less the density of the simulation there, is the logarithm of the weight.  The density may
+# be fitted; where it is known, as that
+#   of a generator can be, only the map is left to learn.
 # * **Two densities**: one fitted to each sample.
 # * **Classifiers**: the odds that a row is measured rather than simulated are the weight, if there
 #   are equally many rows of both kinds.
+# there are as many rows of either sort.
 
 short = {"hidden_layer_sizes": (64, 64, 64), "max_iter": 1000, "atol": 2e-2, "random_state": 0}
 simulation = InterpolantFlowDensity(**short).fit(X0)
@@ -90,13 +95,16 @@ transport = InterpolantTransport(**short).fit(X0, X1)
 log_simulation = simulation.score_samples(rows)
 log_weights = {
     "truth": measured_log_density(rows) - simulated_log_density(rows),
-    "transport, p0 known": transport.target_log_density(rows, KnownSimulation()) - simulated_log_density(rows),
+    "transport, p0 known": transport.target_log_density(rows, KnownSimulation())
+    - simulated_log_density(rows),
     "transport": transport.target_log_density(rows, simulation) - log_simulation,
     "two densities": measurement.score_samples(rows) - log_simulation,
 }
 X, is_measured = np.concatenate([X0, X1]), np.repeat([0, 1], len(X0))
 for name, classifier in {
-    "logistic, cubic": make_pipeline(StandardScaler(), PolynomialFeatures(3), LogisticRegression(max_iter=1000)),
+    "logistic, cubic": make_pipeline(
+        StandardScaler(), PolynomialFeatures(3), LogisticRegression(max_iter=1000)
+    ),
     "boosted trees": HistGradientBoostingClassifier(random_state=0),
 }.items():
     probability = classifier.fit(X, is_measured).predict_proba(rows)
@@ -124,7 +132,10 @@ for name, log_weight in log_weights.items():
     weight = weighted(log_weight)
     error = np.sqrt(np.mean((log_weight - log_weights["truth"]) ** 2))
     print(f"{name:<20}{error:>20.3f}{weight @ observable:>16.3f}{1 / (weight**2).sum():>16.0f}")
-print(f"{'measurement':<20}{'':>20}{target.mean():>16.3f}   with a standard error of {target.std() / np.sqrt(len(target)):.3f}")
+print(
+    f"{'measurement':<20}{'':>20}{target.mean():>16.3f}   with a standard error of "
+    f"{target.std() / np.sqrt(len(target)):.3f}"
+)
 
 # %%
 # The observable, simulated, measured, and reweighted by the transport:
@@ -134,7 +145,15 @@ bins = np.linspace(-3, 4, 40)
 figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
 axis.hist(observable, bins, density=True, histtype="step", label="simulation")
 axis.hist(target, bins, density=True, color="tab:gray", alpha=0.4, label="measurement")
-axis.hist(observable, bins, density=True, histtype="step", color="tab:red", weights=weight, label="simulation, reweighted")
+axis.hist(
+    observable,
+    bins,
+    density=True,
+    histtype="step",
+    color="tab:red",
+    weights=weight,
+    label="simulation, reweighted",
+)
 axis.set(xlabel="$x_1 x_2$")
 axis.legend(fontsize="small")
 plt.show()
@@ -142,7 +161,9 @@ plt.show()
 # %%
 # The logarithms of the weights, against the true ones:
 
-figure, axes = plt.subplots(1, len(log_weights) - 1, figsize=(13, 3.1), layout="constrained", sharey=True)
+figure, axes = plt.subplots(
+    1, len(log_weights) - 1, figsize=(13, 3.1), layout="constrained", sharey=True
+)
 for axis, name in zip(axes, list(log_weights)[1:], strict=True):
     axis.scatter(log_weights["truth"], log_weights[name], s=2, alpha=0.3)
     axis.plot([-4, 3], [-4, 3], color="black", linewidth=0.8)
@@ -166,10 +187,17 @@ plt.show()
 
 offsets = np.linspace(0.0, 3.0, 13)
 log_simulated = simulated_log_density(rows)
-effective = [1 / (weighted(measured_log_density(rows - [offset, 0.0]) - log_simulated) ** 2).sum() for offset in offsets]
+effective = [
+    1 / (weighted(measured_log_density(rows - [offset, 0.0]) - log_simulated) ** 2).sum()
+    for offset in offsets
+]
 figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
 axis.plot(offsets, effective, marker="o")
-axis.set(xlabel="additional offset of the measurement", ylabel="effective rows, true weights", yscale="log")
+axis.set(
+    xlabel="additional offset of the measurement",
+    ylabel="effective rows, true weights",
+    yscale="log",
+)
 plt.show()
 
 # %%
@@ -181,7 +209,14 @@ moved = transport.transform(rows)
 figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
 axis.hist(observable, bins, density=True, histtype="step", label="simulation")
 axis.hist(target, bins, density=True, color="tab:gray", alpha=0.4, label="measurement")
-axis.hist(moved.prod(axis=1), bins, density=True, histtype="step", color="tab:red", label="simulation, moved")
+axis.hist(
+    moved.prod(axis=1),
+    bins,
+    density=True,
+    histtype="step",
+    color="tab:red",
+    label="simulation, moved",
+)
 axis.set(xlabel="$x_1 x_2$")
 axis.legend(fontsize="small")
 print(f"mean of x1 x2 in the moved simulation: {moved.prod(axis=1).mean():.3f}")

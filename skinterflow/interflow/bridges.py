@@ -1,40 +1,49 @@
 r"""Is a diffusion the Schroedinger bridge between its ends?
 
-The forward drift of the bridge is a gradient, ``u = grad lambda``, whose potential solves ``d/dt lambda + |u|^2 / 2 + epsilon div u = 0``
-(paper 2, theorem 3.10).  By Ito's formula ``u_t(X_t)`` is then a martingale: along the diffusion the drift changes at random, but
-not on average, wherever it starts.  A learned path whose family does not hold the bridge leads to a drift that changes
-systematically, though the diffusion has both ends right.
+The forward drift of the bridge is a gradient, ``u = grad lambda``, whose potential solves
+``d/dt lambda + |u|^2 / 2 + epsilon div u = 0`` (paper 2, theorem 3.10).  By Ito's formula
+``u_t(X_t)`` is then a martingale: along the diffusion the drift changes at random, but not on
+average, wherever it starts.  A learned path whose family does not hold the bridge leads to a drift
+that changes systematically, though the diffusion has both ends right.
 """
 
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from skinterflow.interflow.sde import StochasticSolver
+from skinterflow.interflow.warn import warn
 
 _TIMES = (0.05, 0.5, 0.95)
-"""Between which changes are taken: few, because errors of a learned drift are divided by the time between; near the ends it has most."""
+"""Between which changes are taken: few, because errors of a learned drift are divided by the time
+between; near the ends it has most."""
 _LARGEST_DEFECT = 0.15
 """Errors of one to two per cent of the drift alone give 0.02 to 0.11."""
 
 
 @torch.no_grad()
-def bridge_defect(drift: Callable[[Tensor, Tensor], Tensor], x0: Tensor, epsilon: float, generator: torch.Generator) -> float:
+def bridge_defect(
+    drift: Callable[[Tensor, Tensor], Tensor],
+    x0: Tensor,
+    epsilon: float,
+    generator: torch.Generator,
+) -> float:
     """How far a diffusion ``dX = u dt + sqrt(2 epsilon) dW`` is from a Schroedinger bridge.
 
-    The systematic change of the drift along paths of the diffusion, per unit of time and relative to the drift.  The changes from
-    ``t = 0.05`` to 0.5, and from there to 0.95, are regressed on the place, linearly, and what the regression explains is
-    compared with the drift.  It is zero for a bridge, up to the error of the drift and about ``sqrt(D / B)`` by chance.
+    The systematic change of the drift along paths of the diffusion, per unit of time and relative
+    to the drift.  The changes from ``t = 0.05`` to 0.5, and from there to 0.95, are regressed on
+    the place, linearly, and what the regression explains is compared with the drift.  It is zero
+    for a bridge, up to the error of the drift and about ``sqrt(D / B)`` by chance.
 
     Parameters
     ----------
-    drift : callable, the forward drift ``u(t, x)`` at a scalar time and points of shape (B, D), such as the field of a
-        `BridgeObjective`
+    drift : callable
+        The forward drift ``u(t, x)`` at a scalar time and points of shape (B, D), such as the field
+        of a. `BridgeObjective`
     x0 : Tensor of shape (B, D), many points of the source
     epsilon : float, positive, the noise level
     generator : torch.Generator on the device of `x0`
@@ -46,25 +55,39 @@ def bridge_defect(drift: Callable[[Tensor, Tensor], Tensor], x0: Tensor, epsilon
     Warns
     -----
     UserWarning
-        If it is above 0.15: the family of paths does not hold the bridge, or the training did not reach it.
+        If it is above 0.15: the family of paths does not hold the bridge, or the training did not
+        reach it.
 
     References
     ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, theorem 3.10.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, theorem 3.10.
 
     Examples
     --------
-    Between equal Gaussians straight lines hold the bridge, with noise of ``gamma^2 = 2 sqrt(1 + epsilon^2) t (1 - t)``.
+    Between equal Gaussians straight lines hold the bridge, with noise of
+    ``gamma^2 = 2 sqrt(1 + epsilon^2) t (1 - t)``.
 
     >>> import math, torch
-    >>> from skinterflow.interflow import Brownian, Linear, MixtureField, NormalMixture, StochasticInterpolant, bridge_defect
+    >>> from skinterflow.interflow import (
+    ...     Brownian,
+    ...     Linear,
+    ...     MixtureField,
+    ...     NormalMixture,
+    ...     StochasticInterpolant,
+    ...     bridge_defect,
+    ... )
     >>> path = StochasticInterpolant(Linear(), Brownian(2.0 * math.hypot(1.0, 0.5)))
-    >>> field = MixtureField(NormalMixture(torch.ones(1), torch.ones(1, 1), torch.ones(1, 1, 1)), path)
+    >>> field = MixtureField(
+    ...     NormalMixture(torch.ones(1), torch.ones(1, 1), torch.ones(1, 1, 1)), path
+    ... )
     >>> def forward(t, x):
     ...     drift, score = field.drift_and_score(t, x)
     ...     return drift + 0.5 * score
     >>> generator = torch.Generator().manual_seed(0)
-    >>> bridge_defect(forward, torch.randn(4_000, 1, generator=generator), epsilon=0.5, generator=generator) < 0.1
+    >>> bridge_defect(
+    ...     forward, torch.randn(4_000, 1, generator=generator), epsilon=0.5, generator=generator
+    ... ) < 0.1
     True
     """
     solver = StochasticSolver()
@@ -83,18 +106,19 @@ def bridge_defect(drift: Callable[[Tensor, Tensor], Tensor], x0: Tensor, epsilon
         x, u = later, u_later
     defect = float((systematic / total).clamp(min=0.0).sqrt())
     if not defect <= _LARGEST_DEFECT:
-        warnings.warn(
-            f"The forward drift changes systematically along its own paths, by {defect:.2g} of its size per unit of time, which that of a "
-            "Schroedinger bridge does not: both ends may be right, but this is no bridge. Take a family of paths that holds it, train "
-            "longer, or give more rows.",
+        warn(
+            f"The forward drift changes systematically along its own paths, by {defect:.2g} of its "
+            "size per unit of time, which that of a Schroedinger bridge does not: both ends may be "
+            "right, but this is no bridge. Take a family of paths that holds it, train longer, or "
+            "give more rows.",
             UserWarning,
-            stacklevel=2,
         )
     return defect
 
 
 def _explained(x: Tensor, change: Tensor) -> Tensor:
-    """Mean square of what a linear regression on `x` explains of the changes, without what it explains by chance."""
+    """Mean square of what a linear regression on `x` explains of the changes, without what it
+    explains by chance."""
     columns = torch.cat([torch.ones_like(x[:, :1]), x], dim=1)
     fitted = columns @ torch.linalg.lstsq(columns, change).solution
     by_chance = columns.shape[1] / len(x) * (change - fitted).square().sum(1).mean()

@@ -1,8 +1,9 @@
 """Couplings: which base point meets which data point.
 
-Any coupling with the right marginals gives a path from one density to the other.  Independent pairs are the papers' choice.  Straight
-lines between points that lie near each other are shorter, and a field of them changes less on the way, which spares the solver work.
-(The trigonometric path between two equal points is not a point: its curves gain nothing.)
+Any coupling with the right marginals gives a path from one density to the other.  Independent pairs
+are the papers' choice.  Straight lines between points that lie near each other are shorter, and a
+field of them changes less on the way, which spares the solver work.  (The trigonometric path
+between two equal points is not a point: its curves gain nothing.)
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ class Coupling(ABC):
 
     References
     ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, definition 2.1:
-    any coupling with the right marginals will do.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, definition 2.1: any coupling with the right marginals will do.
 
     Examples
     --------
@@ -57,7 +58,8 @@ class Independent(Coupling):
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, equations 2 to 6.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, equations 2 to 6.
 
     Examples
     --------
@@ -75,8 +77,8 @@ class Independent(Coupling):
 class OptimalTransport(Coupling):
     """Pairs of least total squared distance within groups of a batch.
 
-    The cost grows with the third power of the group.  Groups are small, so that the coupling is biased: it keeps the marginals, and is
-    no optimal transport of the whole.
+    The cost grows with the third power of the group.  Groups are small, so that the coupling is
+    biased: it keeps the marginals, and is no optimal transport of the whole.
 
     Parameters
     ----------
@@ -84,7 +86,8 @@ class OptimalTransport(Coupling):
 
     References
     ----------
-    Tong et al., "Improving and generalizing flow-based generative models with minibatch optimal transport", TMLR 2024.
+    Tong et al., "Improving and generalizing flow-based generative models with minibatch optimal
+    transport", TMLR 2024.
 
     Examples
     --------
@@ -99,9 +102,14 @@ class OptimalTransport(Coupling):
 
     def partners(self, x0: Tensor, x1: Tensor) -> Tensor:
         groups = zip(x0.split(self.group_size), x1.split(self.group_size), strict=True)
-        assigned = [torch.from_numpy(linear_sum_assignment(_squared_distances(b, a).cpu().numpy())[1]) for a, b in groups]
+        assigned = [
+            torch.from_numpy(linear_sum_assignment(_squared_distances(b, a).cpu().numpy())[1])
+            for a, b in groups
+        ]
         starts = range(0, len(x0), self.group_size)
-        return torch.cat([start + rows for start, rows in zip(starts, assigned, strict=True)]).to(x0.device)
+        return torch.cat([start + rows for start, rows in zip(starts, assigned, strict=True)]).to(
+            x0.device
+        )
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:

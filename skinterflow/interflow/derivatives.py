@@ -1,7 +1,8 @@
 r"""Derivatives of functions that are given as code, by reverse mode.
 
-Reverse mode keeps its state per thread, so that several threads may differentiate at once.  Forward mode (``torch.func.jvp``) keeps its
-level in a global variable, and gives wrong numbers when two threads use it at the same time.
+Reverse mode keeps its state per thread, so that several threads may differentiate at once.  Forward
+mode (``torch.func.jvp``) keeps its level in a global variable, and gives wrong numbers when two
+threads use it at the same time.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 
-def values_and_rates(functions: Sequence[Callable[[Tensor], Tensor]], t: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def values_and_rates(
+    functions: Sequence[Callable[[Tensor], Tensor]], t: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Functions of the time and their derivatives, by one pass.
 
     Parameters
@@ -42,10 +45,13 @@ def values_and_rates(functions: Sequence[Callable[[Tensor], Tensor]], t: Tensor)
     return values, rates.unbind()
 
 
-def directional_derivative(f: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+def directional_derivative(
+    f: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor
+) -> tuple[Tensor, Tensor]:
     """A function and its derivative along a direction, ``J(x) v``.
 
-    The product with the transposed Jacobian, ``u -> J(x)^T u``, is linear in `u`, and its own transpose is the one that is wanted.
+    The product with the transposed Jacobian, ``u -> J(x)^T u``, is linear in `u`, and its own
+    transpose is the one that is wanted.
 
     Parameters
     ----------
@@ -61,7 +67,9 @@ def directional_derivative(f: Callable[[Tensor], Tensor], x: Tensor, direction: 
     --------
     >>> import torch
     >>> from skinterflow.interflow.derivatives import directional_derivative
-    >>> directional_derivative(lambda x: x.prod(), torch.tensor([2.0, 5.0]), torch.tensor([1.0, 0.0]))
+    >>> directional_derivative(
+    ...     lambda x: x.prod(), torch.tensor([2.0, 5.0]), torch.tensor([1.0, 0.0])
+    ... )
     (tensor(10.), tensor(5.))
     """
     value, pull_back = _vjp(f, x)
@@ -69,7 +77,9 @@ def directional_derivative(f: Callable[[Tensor], Tensor], x: Tensor, direction: 
     return value, push_forward(direction)[0]
 
 
-def directional_slopes(f: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+def directional_slopes(
+    f: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor
+) -> tuple[Tensor, Tensor]:
     """A field and its slopes ``e . J(x) e`` along directions `e` that all rows share.
 
     Parameters
@@ -98,6 +108,9 @@ def directional_slopes(f: Callable[[Tensor], Tensor], x: Tensor, directions: Ten
     return value, torch.func.vmap(slope, out_dims=1)(directions)
 
 
-def _vjp(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]:
-    """Value at `x`, and the product of the transposed Jacobian there with any tensor of its shape."""
+def _vjp(
+    f: Callable[[Tensor], Tensor], x: Tensor
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]:
+    """Value at `x`, and the product of the transposed Jacobian there with any tensor of its
+    shape."""
     return cast(tuple[Tensor, Callable[[Tensor], tuple[Tensor]]], torch.func.vjp(f, x))

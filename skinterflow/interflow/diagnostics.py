@@ -1,8 +1,10 @@
 r"""How well a field was learned, and how far its path is: numbers from paper 1.
 
-``G(v) + E|v|^2`` is zero at the optimum (equation 11); ``E|v|^2``, the transport action, bounds the squared Wasserstein-2 distance of the
-two ends from above, and is what a learned path lowers (proposition 2); the error of the field bounds the distance of its samples from
-the data (proposition 3).  For a diffusion, the errors of drift and score bound the relative entropy (paper 2, section 2.4).
+``G(v) + E|v|^2`` is zero at the optimum (equation 11); ``E|v|^2``, the transport action, bounds the
+squared Wasserstein-2 distance of the two ends from above, and is what a learned path lowers
+(proposition 2); the error of the field bounds the distance of its samples from the data
+(proposition 3).  For a diffusion, the errors of drift and score bound the relative entropy (paper
+2, section 2.4).
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class PathStatistics(NamedTuple):
     loss : float, ``G``
     action : float, ``E|v_t(x_t)|^2``
     length : float, the mean over times of ``sqrt(E|v_t(x_t)|^2)``
-    regression : float, ``E|v_t(x_t) - dx_t/dt|^2``, which is at least the squared error of the field
+    regression : float
+        ``E|v_t(x_t) - dx_t/dt|^2``, which is at least the squared error of the field.
 
     Examples
     --------
@@ -47,14 +50,21 @@ class PathStatistics(NamedTuple):
 
 
 @torch.no_grad()
-def path_statistics(field: VelocityField, path: StochasticInterpolant, x0: Tensor, x1: Tensor, z: Tensor | None = None) -> PathStatistics:
+def path_statistics(
+    field: VelocityField,
+    path: StochasticInterpolant,
+    x0: Tensor,
+    x1: Tensor,
+    z: Tensor | None = None,
+) -> PathStatistics:
     """Statistics of a drift on the path between the pairs.
 
     Parameters
     ----------
     field : VelocityField
     path : StochasticInterpolant
-    x0, x1 : Tensors of shape (B, D), rows in random order; each is seen at one of 64 times, evenly spaced
+    x0, x1 : Tensors of shape (B, D)
+        Rows in random order; each is seen at one of 64 times, evenly spaced.
     z : Tensor of shape (B, D), latents, or None for a path without
 
     Returns
@@ -63,14 +73,20 @@ def path_statistics(field: VelocityField, path: StochasticInterpolant, x0: Tenso
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, equations 8 to 11 and proposition 2.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, equations 8 to 11 and proposition 2.
 
     Examples
     --------
     An untrained field is zero, and the rate of the path, 3 here, is still to be learned.
 
     >>> import torch
-    >>> from skinterflow.interflow import Linear, ResidualMLP, StochasticInterpolant, path_statistics
+    >>> from skinterflow.interflow import (
+    ...     Linear,
+    ...     ResidualMLP,
+    ...     StochasticInterpolant,
+    ...     path_statistics,
+    ... )
     >>> with torch.random.fork_rng(devices=[]):
     ...     field = ResidualMLP(1, hidden_layer_sizes=(8,))
     >>> x0 = torch.linspace(-1.0, 1.0, 64)[:, None]
@@ -94,14 +110,22 @@ def path_statistics(field: VelocityField, path: StochasticInterpolant, x0: Tenso
 
 
 @torch.no_grad()
-def lipschitz_constant(field: VelocityField, path: StochasticInterpolant, x0: Tensor, x1: Tensor, z: Tensor | None = None) -> float:
-    """Largest slope of the field, the spectral norm of its Jacobian, met on the path between the pairs: a lower bound of the constant.
+def lipschitz_constant(
+    field: VelocityField,
+    path: StochasticInterpolant,
+    x0: Tensor,
+    x1: Tensor,
+    z: Tensor | None = None,
+) -> float:
+    """Largest slope of the field, the spectral norm of its Jacobian, met on the path between the
+    pairs: a lower bound of the constant.
 
     Parameters
     ----------
     field : VelocityField
     path : StochasticInterpolant
-    x0, x1 : Tensors of shape (B, D), rows in random order; each is seen at one of B times, evenly spaced
+    x0, x1 : Tensors of shape (B, D)
+        Rows in random order; each is seen at one of B times, evenly spaced.
     z : Tensor of shape (B, D), latents, or None for a path without
 
     Returns
@@ -110,17 +134,27 @@ def lipschitz_constant(field: VelocityField, path: StochasticInterpolant, x0: Te
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, proposition 3:
-    ``exp(1 + 2 K)`` times the squared error of a field of Lipschitz constant K bounds the squared Wasserstein-2 distance.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, proposition 3: ``exp(1 + 2 K)`` times the squared error of a field of Lipschitz constant K
+    bounds the squared Wasserstein-2 distance.
 
     Examples
     --------
-    From N(0, 1) to N(0, 4) along straight lines the slope is largest at ``t = 0.6``, where it is 5 / 4.
+    From N(0, 1) to N(0, 4) along straight lines the slope is largest at ``t = 0.6``, where it is 5
+    / 4.
 
     >>> import torch
-    >>> from skinterflow.interflow import Linear, MixtureField, NormalMixture, StochasticInterpolant, lipschitz_constant
+    >>> from skinterflow.interflow import (
+    ...     Linear,
+    ...     MixtureField,
+    ...     NormalMixture,
+    ...     StochasticInterpolant,
+    ...     lipschitz_constant,
+    ... )
     >>> path = StochasticInterpolant(Linear())
-    >>> field = MixtureField(NormalMixture(torch.ones(1), torch.zeros(1, 1), torch.full((1, 1, 1), 4.0)), path)
+    >>> field = MixtureField(
+    ...     NormalMixture(torch.ones(1), torch.zeros(1, 1), torch.full((1, 1, 1), 4.0)), path
+    ... )
     >>> round(lipschitz_constant(field, path, torch.zeros(50, 1), torch.ones(50, 1)), 2)
     1.25
     """
@@ -134,20 +168,25 @@ def lipschitz_constant(field: VelocityField, path: StochasticInterpolant, x0: Te
 
 
 def kl_bound(drift_error: float, score_error: float, epsilon: float) -> float:
-    r"""Bound on the relative entropy, in nats, of the data with respect to the samples of a learned diffusion.
+    r"""Bound on the relative entropy, in nats, of the data with respect to the samples of a learned
+    diffusion.
 
-    With ``E|b - b'|^2`` and ``E|s - s'|^2``, means over the path of the squared errors of drift and score, it is
+    With ``E|b - b'|^2`` and ``E|s - s'|^2``, means over the path of the squared errors of drift and
+    score, it is
 
     .. math:: \frac{1}{2 \epsilon} E|b - b'|^2 + \frac{\epsilon}{2} E|s - s'|^2 .
 
-    The errors are what the losses ``G`` exceed their minima by.  For the probability flow, epsilon 0, there is no such bound.
+    The errors are what the losses ``G`` exceed their minima by.  For the probability flow, epsilon
+    0, there is no such bound.
 
-    Equation 2.45 of the paper has the same factors, but before losses with a factor one half, and so is half of this.  It loses the factor
-    two of ``|p + q|^2 <= 2 |p|^2 + 2 |q|^2``, and Gaussians exceed it: see the example.
+    Equation 2.45 of the paper has the same factors, but before losses with a factor one half, and
+    so is half of this.  It loses the factor two of ``|p + q|^2 <= 2 |p|^2 + 2 |q|^2``, and
+    Gaussians exceed it: see the example.
 
     Parameters
     ----------
-    drift_error, score_error : float, in the squares of flow units per unit of time, and of nats per flow unit
+    drift_error, score_error : float
+        In the squares of flow units per unit of time, and of nats per flow unit.
     epsilon : float, positive, a constant noise level
 
     Returns
@@ -161,7 +200,8 @@ def kl_bound(drift_error: float, score_error: float, epsilon: float) -> float:
 
     References
     ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, section 2.4.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, section 2.4.
 
     Examples
     --------
@@ -169,8 +209,9 @@ def kl_bound(drift_error: float, score_error: float, epsilon: float) -> float:
     >>> round(kl_bound(drift_error=0.04, score_error=0.01, epsilon=1.0), 3)
     0.025
 
-    On the trigonometric path from N(0, 1) to N(0, 1), with drift 0 and score -x, let the learned drift be d and the learned score
-    d / epsilon - x.  Their diffusion ends at N(m, 1) with ``m = 2 d (1 - exp(-epsilon)) / epsilon``: above half of the bound, below it.
+    On the trigonometric path from N(0, 1) to N(0, 1), with drift 0 and score -x, let the learned
+    drift be d and the learned score d / epsilon - x.  Their diffusion ends at N(m, 1) with
+    ``m = 2 d (1 - exp(-epsilon)) / epsilon``: above half of the bound, below it.
 
     >>> import math
     >>> d, epsilon = 0.2, 1.25
@@ -180,16 +221,23 @@ def kl_bound(drift_error: float, score_error: float, epsilon: float) -> float:
     True
     """
     if not epsilon > 0:
-        raise ValueError(f"epsilon must be positive, got {epsilon!r}; the bound is infinite without noise.")
+        raise ValueError(
+            f"epsilon must be positive, got {epsilon!r}; the bound is infinite without noise."
+        )
     return drift_error / (2.0 * epsilon) + 0.5 * epsilon * score_error
 
 
-def kl_bound_by_velocity(velocity_error: float, score_error: float, gamma: Gamma, epsilon: float) -> float:
-    r"""As :func:`kl_bound` where the velocity was learned: with ``sup_t (gamma gamma' - epsilon)^2 / (2 epsilon)`` times the score's.
+def kl_bound_by_velocity(
+    velocity_error: float, score_error: float, gamma: Gamma, epsilon: float
+) -> float:
+    r"""As
+    :func:`kl_bound` where the velocity was learned: with ``sup_t (gamma gamma' - epsilon)^2 / (2 epsilon)``
+    times the score's.
 
     Parameters
     ----------
-    velocity_error, score_error : float, as for :func:`kl_bound`, with the velocity's error in place of the drift's
+    velocity_error, score_error : float
+        As for :func:`kl_bound`, with the velocity's error in place of the drift's.
     gamma : Gamma, scale of the latent that the score is about
     epsilon : float, positive, a constant noise level
 
@@ -204,14 +252,20 @@ def kl_bound_by_velocity(velocity_error: float, score_error: float, gamma: Gamma
 
     References
     ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, section 2.4.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, section 2.4.
 
     Examples
     --------
     ``gamma gamma' = 1/2 - t`` of the Brownian latent is 1 away from `epsilon` at ``t = 1``.
 
     >>> from skinterflow.interflow import Brownian, kl_bound_by_velocity
-    >>> round(kl_bound_by_velocity(velocity_error=0.04, score_error=0.01, gamma=Brownian(), epsilon=0.5), 3)
+    >>> round(
+    ...     kl_bound_by_velocity(
+    ...         velocity_error=0.04, score_error=0.01, gamma=Brownian(), epsilon=0.5
+    ...     ),
+    ...     3,
+    ... )
     0.05
     """
     products = gamma.at(torch.linspace(0.0, 1.0, _N_PRODUCTS, dtype=torch.float64)).product
@@ -232,7 +286,8 @@ def best_epsilon(drift_error: float, score_error: float) -> float:
 
     References
     ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, section 2.4.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, section 2.4.
 
     Examples
     --------

@@ -1,8 +1,9 @@
 r"""Divergence by Hutchinson's estimate: one derivative per probe, whatever the dimension.
 
-``div v = E[e^T (dv/dx) e]`` over random signs ``e``.  The probes are drawn once, from a fixed seed, and shared by all rows and times, so
-that the ODE stays smooth and a row's result depends neither on its neighbours nor on the call.  The estimate is unbiased over probes,
-not for one draw of them: the exact divergence is the default everywhere.
+``div v = E[e^T (dv/dx) e]`` over random signs ``e``.  The probes are drawn once, from a fixed seed,
+and shared by all rows and times, so that the ODE stays smooth and a row's result depends neither on
+its neighbours nor on the call.  The estimate is unbiased over probes, not for one draw of them: the
+exact divergence is the default everywhere.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Hutchinson(VelocityField):
 
     References
     ----------
-    Grathwohl et al., "FFJORD: Free-form continuous dynamics for scalable reversible generative models", ICLR 2019.
+    Grathwohl et al., "FFJORD: Free-form continuous dynamics for scalable reversible generative
+    models", ICLR 2019.
 
     Examples
     --------
@@ -51,7 +53,9 @@ class Hutchinson(VelocityField):
         super().__init__()
         self.field = field
         self.n_features, self.n_estimates = field.n_features, n_probes
-        signs = torch.randint(2, (n_probes, self.n_features), generator=torch.Generator().manual_seed(_PROBE_SEED))
+        signs = torch.randint(
+            2, (n_probes, self.n_features), generator=torch.Generator().manual_seed(_PROBE_SEED)
+        )
         self.register_buffer("probes", (2 * signs - 1).to(next(field.parameters(), torch.empty(0))))
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:

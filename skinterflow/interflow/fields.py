@@ -1,10 +1,13 @@
 r"""Velocity fields ``v_t(x)``: the networks, with their exact divergence.
 
-The log-density needs ``div v_t(x) = sum_i dv_i / dx_i`` at every stage of the ODE.  For a network it has structure:
+The log-density needs ``div v_t(x) = sum_i dv_i / dx_i`` at every stage of the ODE.  For a network
+it has structure:
 
-* one or two hidden layers: the sum over coordinates can be contracted in advance.  With ``z1 = W1 x``, ``z2 = W2 a(z1)``,
-  ``v = W3 a(z2)`` the divergence is ``a'(z2)^T (W2 o (W1 W3)^T) a'(z1)``, at the price of one more layer in any dimension;
-* deeper: the `D` tangents ``dh/dx_i`` travel forward with the values, as one matrix product per layer.
+* one or two hidden layers: the sum over coordinates can be contracted in advance.  With ``z1 = W1
+  x``, ``z2 = W2 a(z1)``, ``v = W3 a(z2)`` the divergence is ``a'(z2)^T (W2 o (W1 W3)^T) a'(z1)``,
+  at the price of one more layer in any dimension;
+* deeper: the `D` tangents ``dh/dx_i`` travel forward with the values, as one matrix product per
+  layer.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ class Activation(NamedTuple):
     Attributes
     ----------
     value : callable, the function
-    with_slope : callable, the function and its derivative, both of the shape of the tensor, at the price of little more than the value
+    with_slope : callable
+        The function and its derivative, both of the shape of the tensor, at the price of little
+        more than the value.
 
     Examples
     --------
@@ -70,22 +75,26 @@ ACTIVATIONS = {
 _N_FREQUENCIES = 8
 _TIME_WIDTH = 64
 _TANGENT_ELEMENTS = 2**19
-"""Tangent numbers per layer held at a time: about the size of a core's cache, and the bound on memory."""
+"""Tangent numbers per layer held at a time: about the size of a core's cache, and the bound on
+memory."""
 _HIDDEN_ELEMENTS = 2**16
 """Numbers per hidden layer held at a time where there are no tangents, for the same reason."""
 
 
 class VelocityField(nn.Module, ABC):
-    """A time-dependent vector field with its divergence.  Times broadcast with the batch axes of `x`.
+    """A time-dependent vector field with its divergence.  Times broadcast with the batch axes of
+    `x`.
 
     Attributes
     ----------
     n_features : int, dimension D
-    n_estimates : int or None, number K of independent estimates of the divergence; None if it is exact
+    n_estimates : int or None
+        Number K of independent estimates of the divergence; None if it is exact.
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, equations 2 and 3.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, equations 2 and 3.
 
     Examples
     --------
@@ -95,8 +104,10 @@ class VelocityField(nn.Module, ABC):
     >>> from skinterflow.interflow import Flow, VelocityField
     >>> class Rotation(VelocityField):
     ...     n_features = 2
+    ...
     ...     def forward(self, t, x):
     ...         return math.pi * torch.stack([-x[:, 1], x[:, 0]], dim=1)
+    ...
     ...     def value_and_divergence(self, t, x):
     ...         return self(t, x), torch.zeros_like(x[:, 0])
     >>> x = torch.tensor([[1.0, 2.0]])
@@ -117,7 +128,8 @@ class VelocityField(nn.Module, ABC):
 
         Parameters
         ----------
-        t : Tensor of shape () or (B,); two hidden layers take any shape that broadcasts with the batch axes of `x`, too
+        t : Tensor of shape () or (B,)
+            Two hidden layers take any shape that broadcasts with the batch axes of `x`, too.
         x : Tensor of shape (B, D)
 
         Returns
@@ -131,14 +143,17 @@ class VelocityField(nn.Module, ABC):
 
 
 class ModulatedMLP(nn.Module):
-    r"""Residual multilayer perceptron whose layers are modulated by time: what networks of one field and of several share.
+    r"""Residual multilayer perceptron whose layers are modulated by time: what networks of one
+    field and of several share.
 
     .. math::
-        h \leftarrow h + a(s_l(t) \circ (W_l h + b_l) + c_l(t)), \qquad f_t(x) = W_{out} h + b_{out} + g(t)\, x
+        h \leftarrow h + a(s_l(t) \circ (W_l h + b_l) + c_l(t)), \qquad f_t(x) = W_{out} h + b_{out}
+        + g(t)\, x
 
-    without the residual ``h`` where the width changes, and with a ``W_out, b_out, g`` for each head.  The scales ``s_l``, shifts ``c_l``
-    and the gains ``g`` come from a small network on Fourier features of the time.  Its last layer and ``W_out, b_out`` start at zero, so
-    the untrained fields are zero.
+    without the residual ``h`` where the width changes, and with a ``W_out, b_out, g`` for each
+    head.  The scales ``s_l``, shifts ``c_l`` and the gains ``g`` come from a small network on
+    Fourier features of the time.  Its last layer and ``W_out, b_out`` start at zero, so the
+    untrained fields are zero.
 
     Parameters
     ----------
@@ -178,16 +193,23 @@ class ModulatedMLP(nn.Module):
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}.")
+            raise ValueError(
+                f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, got "
+                f"{activation!r}."
+            )
         widths = (n_features, *hidden_layer_sizes)
         self.n_features = n_features
         self.hidden_layer_sizes = tuple(hidden_layer_sizes)
         self.activation = activation
         self.n_heads = n_heads
-        self.layers = nn.ModuleList(_linear(*shape, generator) for shape in itertools.pairwise(widths))
+        self.layers = nn.ModuleList(
+            _linear(*shape, generator) for shape in itertools.pairwise(widths)
+        )
         self.out = _linear(widths[-1], n_heads * n_features, generator)
         modulations = _linear(_TIME_WIDTH, 2 * sum(hidden_layer_sizes) + n_heads, generator)
-        self.time = nn.Sequential(_linear(1 + 2 * _N_FREQUENCIES, _TIME_WIDTH, generator), nn.SiLU(), modulations)
+        self.time = nn.Sequential(
+            _linear(1 + 2 * _N_FREQUENCIES, _TIME_WIDTH, generator), nn.SiLU(), modulations
+        )
         for layer in (self.out, modulations):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -200,9 +222,12 @@ class ModulatedMLP(nn.Module):
         return [cast(nn.Parameter, self._weight(index)) for index in range(len(self.layers))]
 
     def _modulations(self, t: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
-        """Scale and shift of every layer, of shape ``t.shape + (H_l,)``, and the gain of each head, of shape ``t.shape + (n_heads,)``."""
+        """Scale and shift of every layer, of shape ``t.shape + (H_l,)``, and the gain of each head,
+        of shape ``t.shape + (n_heads,)``."""
         t = t.to(self.out.weight.dtype)
-        angles = t[..., None] * (math.pi * torch.arange(1, _N_FREQUENCIES + 1, dtype=t.dtype, device=t.device))
+        angles = t[..., None] * (
+            math.pi * torch.arange(1, _N_FREQUENCIES + 1, dtype=t.dtype, device=t.device)
+        )
         features = self.time(torch.cat([t[..., None], angles.cos(), angles.sin()], dim=-1))
         *parts, gains = features.split([*self.hidden_layer_sizes * 2, self.n_heads], dim=-1)
         n_layers = len(self.layers)
@@ -215,7 +240,8 @@ class ModulatedMLP(nn.Module):
         return cast(nn.Linear, self.layers[index]).weight
 
     def _layer(self, index: int, scale: Tensor, shift: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Activation of one layer without its residual, and the slope ``s a'`` that its weights are multiplied by, both (B, H)."""
+        """Activation of one layer without its residual, and the slope ``s a'`` that its weights are
+        multiplied by, both (B, H)."""
         z = torch.addcmul(shift, self.layers[index](h), scale)
         a, slope = ACTIVATIONS[self.activation].with_slope(z)
         return a, slope * scale
@@ -224,35 +250,51 @@ class ModulatedMLP(nn.Module):
         """Last hidden layer, (B, H)."""
         activate = ACTIVATIONS[self.activation].value
         h = x
-        for index, (layer, scale, shift) in enumerate(zip(self.layers, scales, shifts, strict=True)):
+        for index, (layer, scale, shift) in enumerate(
+            zip(self.layers, scales, shifts, strict=True)
+        ):
             a = activate(torch.addcmul(shift, layer(h), scale))
             h = h + a if self._is_residual(index) else a
         return h
 
-    def _hidden_with_tangents(self, scales: Sequence[Tensor], shifts: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    def _hidden_with_tangents(
+        self, scales: Sequence[Tensor], shifts: Sequence[Tensor], x: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Last hidden layer, (B, H), and its tangents along every coordinate, (D, B, H)."""
         h, slope = self._layer(0, scales[0], shifts[0], x)
-        # Contiguous and in place: the tangents are the whole cost, and it is memory traffic as much as arithmetic.
+        # Contiguous and in place: the tangents are the whole cost, and it is memory traffic as much
+        # as arithmetic.
         grow = torch.addcmul if torch.is_grad_enabled() else Tensor.addcmul_
         tangents = self._weight(0).T.contiguous()[:, None, :] * slope
         for index in range(1, len(self.layers)):
             a, slope = self._layer(index, scales[index], shifts[index], h)
             moved = tangents @ self._weight(index).T
-            h, tangents = (h + a, grow(tangents, moved, slope)) if self._is_residual(index) else (a, moved.mul_(slope))
+            h, tangents = (
+                (h + a, grow(tangents, moved, slope))
+                if self._is_residual(index)
+                else (a, moved.mul_(slope))
+            )
         return h, tangents
 
-    def _in_chunks(self, work: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _in_chunks(
+        self, work: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], t: Tensor, x: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Results of `work` on parts of the rows whose tangents stay in the cache, put together."""
         n_rows = max(1, _TANGENT_ELEMENTS // (self.n_features * max(self.hidden_layer_sizes)))
         chunks = x.split(n_rows)
         times = t.split(n_rows) if t.ndim else [t] * len(chunks)
-        values, divergences = zip(*(work(t, x) for t, x in zip(times, chunks, strict=True)), strict=True)
+        values, divergences = zip(
+            *(work(t, x) for t, x in zip(times, chunks, strict=True)), strict=True
+        )
         return torch.cat(values), torch.cat(divergences)
 
 
 def _linear(n_inputs: int, n_outputs: int, generator: torch.Generator | None = None) -> nn.Linear:
-    """A layer with torch's initial weights, which its constructor would draw from the global random state."""
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, n_inputs, n_outputs, device=torch.empty(0).device)
+    """A layer with torch's initial weights, which its constructor would draw from the global random
+    state."""
+    layer: nn.Linear = nn.utils.skip_init(
+        nn.Linear, n_inputs, n_outputs, device=torch.empty(0).device
+    )
     bound = 1.0 / math.sqrt(n_inputs)
     for parameter in (layer.weight, layer.bias):
         nn.init.uniform_(parameter, -bound, bound, generator=generator)
@@ -281,7 +323,9 @@ class ResidualMLP(ModulatedMLP, VelocityField):
     ...     _ = torch.nn.init.normal_(field.out.weight)  # it starts at zero
     >>> t, x = torch.tensor(0.5), torch.eye(3, dtype=torch.float64)
     >>> jacobians = torch.func.vmap(torch.func.jacrev(lambda row: field(t, row[None])[0]))(x)
-    >>> torch.allclose(field.value_and_divergence(t, x)[1], jacobians.diagonal(dim1=1, dim2=2).sum(-1))
+    >>> torch.allclose(
+    ...     field.value_and_divergence(t, x)[1], jacobians.diagonal(dim1=1, dim2=2).sum(-1)
+    ... )
     True
     """
 
@@ -305,11 +349,15 @@ class ResidualMLP(ModulatedMLP, VelocityField):
             return self._shallow(self._modulations(t), x)
         return self._in_chunks(self._deep, t, x)
 
-    def _shallow(self, modulations: tuple[Sequence[Tensor], Sequence[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    def _shallow(
+        self, modulations: tuple[Sequence[Tensor], Sequence[Tensor], Tensor], x: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """One or two hidden layers: the closed form."""
         scales, shifts, gain = modulations
         h, slope1 = self._layer(0, scales[0], shifts[0], x)
-        loop = self._weight(0) @ self.out.weight  # (H_1, H_last): from the last hidden layer through x to the first
+        loop = (
+            self._weight(0) @ self.out.weight
+        )  # (H_1, H_last): from the last hidden layer through x to the first
         if len(self.layers) == 1:
             divergence = slope1 @ loop.diagonal()
         else:
@@ -322,21 +370,28 @@ class ResidualMLP(ModulatedMLP, VelocityField):
         return torch.addcmul(self.out(h), gain, x), divergence + self.n_features * gain[..., 0]
 
     def _shallow_at(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The closed form at one time: weights take up the modulations once, then the rows pass in blocks that stay in the cache."""
+        """The closed form at one time: weights take up the modulations once, then the rows pass in
+        blocks that stay in the cache."""
         scales, shifts, gain = self._modulations(t)
         with_slope = ACTIVATIONS[self.activation].with_slope
-        weights = [(self._weight(i) * scale[:, None]).T.contiguous() for i, scale in enumerate(scales)]
+        weights = [
+            (self._weight(i) * scale[:, None]).T.contiguous() for i, scale in enumerate(scales)
+        ]
         biases = [
             torch.addcmul(shift, cast(nn.Linear, self.layers[i]).bias, scale)
             for i, (scale, shift) in enumerate(zip(scales, shifts, strict=True))
         ]
-        loop = (self._weight(0) * scales[0][:, None]) @ self.out.weight  # from the last hidden layer through x to the first
+        loop = (
+            self._weight(0) * scales[0][:, None]
+        ) @ self.out.weight  # from the last hidden layer through x to the first
         direct = loop.diagonal() if len(self.layers) == 1 or self._is_residual(1) else None
         through = weights[1] * loop if len(self.layers) == 2 else None
         out = self.out.weight.T.contiguous()
         values, divergences = torch.empty_like(x), torch.empty_like(x[:, 0])
         n_rows = max(1, _HIDDEN_ELEMENTS // max(self.hidden_layer_sizes))
-        for rows, value, divergence in zip(x.split(n_rows), values.split(n_rows), divergences.split(n_rows), strict=True):
+        for rows, value, divergence in zip(
+            x.split(n_rows), values.split(n_rows), divergences.split(n_rows), strict=True
+        ):
             h, slope = with_slope(torch.addmm(biases[0], rows, weights[0]))
             divergence.copy_(self.n_features * gain[0])
             if direct is not None:
@@ -349,7 +404,8 @@ class ResidualMLP(ModulatedMLP, VelocityField):
         return values, divergences
 
     def _deep(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Any number of hidden layers: tangents of shape (D, B, H) beside the values of shape (B, H)."""
+        """Any number of hidden layers: tangents of shape (D, B, H) beside the values of shape (B,
+        H)."""
         scales, shifts, gain = self._modulations(t)
         h, tangents = self._hidden_with_tangents(scales, shifts, x)
         divergence = torch.bmm(tangents, self.out.weight[:, :, None]).sum(dim=(0, 2))
@@ -357,7 +413,8 @@ class ResidualMLP(ModulatedMLP, VelocityField):
 
 
 class AveragedField(VelocityField):
-    """Mean of several fields: a field itself, whose divergence is the mean of theirs.  Averaging regressions lowers their variance.
+    """Mean of several fields: a field itself, whose divergence is the mean of theirs.  Averaging
+    regressions lowers their variance.
 
     Parameters
     ----------
@@ -369,7 +426,10 @@ class AveragedField(VelocityField):
 
     >>> import torch
     >>> from skinterflow.interflow import AveragedField, MixtureField, NormalMixture
-    >>> one, two, three = (MixtureField(NormalMixture(torch.ones(1), torch.full((1, 2), m), torch.eye(2)[None])) for m in (1.0, 2.0, 3.0))
+    >>> one, two, three = (
+    ...     MixtureField(NormalMixture(torch.ones(1), torch.full((1, 2), m), torch.eye(2)[None]))
+    ...     for m in (1.0, 2.0, 3.0)
+    ... )
     >>> t, x = torch.tensor(0.5), torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
     >>> torch.allclose(AveragedField([one, three])(t, x), two(t, x), atol=1e-5)
     True
@@ -384,5 +444,8 @@ class AveragedField(VelocityField):
         return torch.stack([member(t, x) for member in self.members]).mean(dim=0)
 
     def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        values, divergences = zip(*(cast(VelocityField, member).value_and_divergence(t, x) for member in self.members), strict=True)
+        values, divergences = zip(
+            *(cast(VelocityField, member).value_and_divergence(t, x) for member in self.members),
+            strict=True,
+        )
         return torch.stack(values).mean(dim=0), torch.stack(divergences).mean(dim=0)

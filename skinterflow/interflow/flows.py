@@ -1,22 +1,25 @@
 r"""The flow ``X_t`` of a velocity field and the density that it pushes forward.
 
-``dX_t/dt = v_t(X_t)`` carries ``rho_0`` to ``rho_t`` (paper 1, equation 2), and along it (appendix A)
+``dX_t/dt = v_t(X_t)`` carries ``rho_0`` to ``rho_t`` (paper 1, equation 2), and along it (appendix
+A)
 
 .. math:: \log\rho_t(x) = \log\rho_0(X_{t\to 0}(x)) - \int_0^t \nabla\cdot v_\tau(X_{t\to\tau}(x))\, d\tau .
 
-A flow may stop before ``t = 1``: its end time plays the part of a bandwidth, from the base at 0 to the full flow at 1.
+A flow may stop before ``t = 1``: its end time plays the part of a bandwidth, from the base at 0 to
+the full flow at 1.
 
-The score ``grad log rho_t`` belongs to both.  Along the flow it is carried by ``dS/dt = -(grad v)^T S - grad div v``, exactly and at every
-time (:meth:`Pushforward.score`).  Where it was learned, or follows from the drift, it costs one evaluation
-(:class:`~skinterflow.interflow.quantities.LearnedQuantities`), and turns the flow into a diffusion: forward or backward, with a noise level
-that is chosen after training, and with a density of its own.
+The score ``grad log rho_t`` belongs to both.  Along the flow it is carried by
+``dS/dt = -(grad v)^T S - grad div v``, exactly and at every time (:meth:`Pushforward.score`).
+Where it was learned, or follows from the drift, it costs one evaluation
+(:class:`~skinterflow.interflow.quantities.LearnedQuantities`), and turns the flow into a diffusion:
+forward or backward, with a noise level that is chosen after training, and with a density of its
+own.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -29,6 +32,7 @@ from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
 from skinterflow.interflow.quantities import Quantities
 from skinterflow.interflow.scaling import Compose, Scaling
 from skinterflow.interflow.sde import NoiseLevel, StochasticSolver
+from skinterflow.interflow.warn import warn
 
 
 class AccuracyWarning(UserWarning):
@@ -36,14 +40,19 @@ class AccuracyWarning(UserWarning):
 
     Examples
     --------
-    Six steps of Euler's method do not reach 1e-6.  A filter with "error" in place of "always" makes an error of it.
+    Six steps of Euler's method do not reach 1e-6.  A filter with "error" in place of "always" makes
+    an error of it.
 
     >>> import warnings, torch
     >>> from skinterflow.interflow import AccuracyWarning, Flow, MixtureField, NormalMixture, Solver
-    >>> field = MixtureField(NormalMixture(torch.ones(1), torch.ones(1, 2), 4.0 * torch.eye(2)[None]))
+    >>> field = MixtureField(
+    ...     NormalMixture(torch.ones(1), torch.ones(1, 2), 4.0 * torch.eye(2)[None])
+    ... )
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always", AccuracyWarning)
-    ...     x1 = Flow(field, Solver("euler", atol=1e-6, n_steps=3, max_refinements=1)).push(torch.ones(5, 2))
+    ...     x1 = Flow(field, Solver("euler", atol=1e-6, n_steps=3, max_refinements=1)).push(
+    ...         torch.ones(5, 2)
+    ...     )
     >>> print(caught[0].message)  # doctest: +ELLIPSIS
     5 of 5 rows were left with an estimated error above atol=1e-06, ...
     """
@@ -56,7 +65,8 @@ class Measured(NamedTuple):
     ----------
     value : Tensor of shape (B,) or (B, D)
     error : Tensor of shape (B,), estimated absolute error, in the units of the value
-    unresolved : bool Tensor of shape (B,), rows for which the solver's estimate stayed above the tolerance
+    unresolved : bool Tensor of shape (B,)
+        Rows for which the solver's estimate stayed above the tolerance.
 
     Examples
     --------
@@ -102,11 +112,12 @@ def warn_unresolved(n_unresolved: int, n_rows: int, solver: Solver) -> None:
     1 of 10 rows were left with an estimated error above atol=0.001, rtol=1e-05 after 512 steps; ...
     """
     if n_unresolved:
-        warnings.warn(
-            f"{n_unresolved} of {n_rows} rows were left with an estimated error above atol={solver.atol:g}, rtol={solver.rtol:g} after "
-            f"{solver.n_steps * 2**solver.max_refinements} steps; they may be far outside the data. Raise atol to accept them.",
+        warn(
+            f"{n_unresolved} of {n_rows} rows were left with an estimated error above "
+            f"atol={solver.atol:g}, rtol={solver.rtol:g} after "
+            f"{solver.n_steps * 2**solver.max_refinements} steps; they may be far outside the "
+            "data. Raise atol to accept them.",
             AccuracyWarning,
-            stacklevel=3,
         )
 
 
@@ -121,15 +132,19 @@ class Flow:
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, equation 2 and appendix A.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, equation 2 and appendix A.
 
     Examples
     --------
-    From N(0, I) to N(1, 4 I) the flow is ``1 + 2 x0``, and its inverse has the log-determinant ``-2 log 2`` in the plane.
+    From N(0, I) to N(1, 4 I) the flow is ``1 + 2 x0``, and its inverse has the log-determinant
+    ``-2 log 2`` in the plane.
 
     >>> import torch
     >>> from skinterflow.interflow import Flow, MixtureField, NormalMixture
-    >>> flow = Flow(MixtureField(NormalMixture(torch.ones(1), torch.ones(1, 2), 4.0 * torch.eye(2)[None])))
+    >>> flow = Flow(
+    ...     MixtureField(NormalMixture(torch.ones(1), torch.ones(1, 2), 4.0 * torch.eye(2)[None]))
+    ... )
     >>> x0 = torch.tensor([[0.0, -1.0]])
     >>> torch.allclose(flow.push(x0), 1.0 + 2.0 * x0, atol=1e-2)
     True
@@ -137,7 +152,9 @@ class Flow:
     -1.39
     """
 
-    def __init__(self, field: VelocityField, solver: Solver = Solver(), end_time: float = 1.0) -> None:
+    def __init__(
+        self, field: VelocityField, solver: Solver = Solver(), end_time: float = 1.0
+    ) -> None:
         self.field = field
         self.solver = solver
         self.end_time = end_time
@@ -155,7 +172,8 @@ class Flow:
         return self.split(self._warned(self.transport_with_logdet(x1, self.end_time, 0.0)).y)[:2]
 
     def trajectory(self, x: Tensor, times: Sequence[float]) -> Tensor:
-        """Positions, shape (len(times), B, D), at the given times of points `x` that are at ``times[0]``."""
+        """Positions, shape (len(times), B, D), at the given times of points
+        `x` that are at ``times[0]``."""
         points = [x]
         for t0, t1 in itertools.pairwise(times):
             points.append(self._warned(self.transport(points[-1], t0, t1)).y)
@@ -163,12 +181,14 @@ class Flow:
 
     @torch.no_grad()
     def transport(self, x: Tensor, t0: float, t1: float) -> Solution:
-        """Carry points, shape (B, D), from time `t0` to `t1`; the error is that of the coordinates."""
+        """Carry points, shape (B, D), from time `t0` to `t1`; the error is that of the
+        coordinates."""
         return self.solver.solve(self.field, x, t0, t1)
 
     @torch.no_grad()
     def transport_with_logdet(self, x: Tensor, t0: float, t1: float) -> Solution:
-        """As :meth:`transport`, with ``log |det dX_t1/dX_t0|`` beside the points, which is part of the error: see :meth:`split`."""
+        """As :meth:`transport`, with ``log |det dX_t1/dX_t0|`` beside the points, which is part of
+        the error: see :meth:`split`."""
         return self.solver.solve(self._velocity_and_divergence, self._with_logdet(x), t0, t1)
 
     def split(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,19 +200,27 @@ class Flow:
         log_det, n = estimates.mean(dim=1), self.field.n_estimates
         if n is None:
             return x, log_det, torch.zeros_like(log_det)
-        deviation = (estimates - log_det[:, None]).square().sum(dim=1) / (n - 1) if n > 1 else torch.full_like(log_det, torch.nan)
+        deviation = (
+            (estimates - log_det[:, None]).square().sum(dim=1) / (n - 1)
+            if n > 1
+            else torch.full_like(log_det, torch.nan)
+        )
         return x, log_det, (deviation / n).sqrt()
 
     def calibrate(self, x1: Tensor, method: str = "rk4") -> Calibration:
-        """Learn from representative points at the end time, shape (B, D), how to solve for others: see :func:`ode.calibrate`."""
-        return calibrate(self._velocity_and_divergence, self._with_logdet(x1), self.end_time, 0.0, method)
+        """Learn from representative points at the end time, shape (B, D), how to solve for others:
+        see :func:`ode.calibrate`."""
+        return calibrate(
+            self._velocity_and_divergence, self._with_logdet(x1), self.end_time, 0.0, method
+        )
 
     def _velocity_and_divergence(self, t: Tensor, y: Tensor) -> Tensor:
         v, divergence = self.field.value_and_divergence(t, y[:, : self.field.n_features])
         return torch.cat([v, divergence.reshape(len(v), -1)], dim=1)
 
     def _with_logdet(self, x: Tensor) -> Tensor:
-        """Points beside their log-determinants, which start at zero: one column, or one for each estimate."""
+        """Points beside their log-determinants, which start at zero: one column, or one for each
+        estimate."""
         return torch.cat([x, x.new_zeros(len(x), self.field.n_estimates or 1)], dim=1)
 
     def _warned(self, solution: Solution) -> Solution:
@@ -201,7 +229,8 @@ class Flow:
 
 
 class Pushforward:
-    """The density of ``X_t`` when ``X_0`` is the base: standard normal, or what `base` makes of a standard normal.
+    """The density of ``X_t`` when ``X_0`` is the base: standard normal, or what `base` makes of a
+    standard normal.
 
     Parameters
     ----------
@@ -210,13 +239,16 @@ class Pushforward:
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, appendix A.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, appendix A.
 
     Examples
     --------
     >>> import torch
     >>> from skinterflow.interflow import Flow, MixtureField, NormalMixture, Pushforward
-    >>> target = NormalMixture(torch.full((2,), 0.5), torch.tensor([[-1.0], [1.0]]), torch.full((2, 1, 1), 0.1))
+    >>> target = NormalMixture(
+    ...     torch.full((2,), 0.5), torch.tensor([[-1.0], [1.0]]), torch.full((2, 1, 1), 0.1)
+    ... )
     >>> density, x = Pushforward(Flow(MixtureField(target))), torch.tensor([[-1.0], [0.0], [2.0]])
     >>> torch.allclose(density.log_prob(x), target.log_prob(x), atol=1e-2)
     True
@@ -227,7 +259,8 @@ class Pushforward:
         self.base = base or Compose([])
 
     def log_prob(self, x: Tensor, t: float | None = None) -> Tensor:
-        """Log-density of the flow at time `t` (its end time by default) at points `x`, shape (B, D): shape (B,), nats."""
+        """Log-density of the flow at time `t` (its end time by default) at points `x`, shape (B,
+        D): shape (B,), nats."""
         measured = self.measured_log_prob(x, t)
         warn_unresolved(int(measured.unresolved.sum()), len(x), self.flow.solver)
         return measured.value
@@ -241,7 +274,8 @@ class Pushforward:
 
     @torch.no_grad()
     def log_prob_at(self, x: Tensor, t: Tensor) -> Tensor:
-        """Log-density at points `x`, shape (B, D), each under the flow stopped at its own time `t`, shape (B,), in one solve."""
+        """Log-density at points `x`, shape (B, D), each under the flow stopped at its own time `t`,
+        shape (B,), in one solve."""
 
         def velocity_and_divergence(s: Tensor, y: Tensor) -> Tensor:
             end = y[:, -1:]  # a row carries its end time with it, and clock s = 1 is that time
@@ -253,12 +287,15 @@ class Pushforward:
         return base_log_prob(self.base, y[:, :-2]) + y[:, -2]
 
     def score(self, x: Tensor, t: float | None = None) -> Measured:
-        """Gradient of :meth:`log_prob` at points `x`, shape (B, D): shape (B, D), nats per unit; by two solves, there and back."""
+        """Gradient of :meth:`log_prob` at points `x`, shape (B, D): shape (B, D), nats per unit; by
+        two solves, there and back."""
         t = self.flow.end_time if t is None else t
         start, start_error, start_unresolved = self.flow.transport(x, t, 0.0)
         y0 = torch.cat([start, base_score(self.base, start)], dim=1)
         y, error, unresolved = self.flow.solver.solve(self._velocity_and_score_rate, y0, 0.0, t)
-        return Measured(y.tensor_split(2, dim=1)[1], start_error + error, start_unresolved | unresolved)
+        return Measured(
+            y.tensor_split(2, dim=1)[1], start_error + error, start_unresolved | unresolved
+        )
 
     def _velocity_and_score_rate(self, t: Tensor, y: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -269,9 +306,13 @@ class Pushforward:
             (gradient,) = torch.autograd.grad(total, x)
         return torch.cat([v.detach(), -gradient], dim=1)
 
-    def sample(self, n: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64) -> Tensor:
+    def sample(
+        self, n: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+    ) -> Tensor:
         """Draw `n` points at the end time: shape (n, D)."""
-        return self.flow.push(self.base(torch.randn(n, self.flow.field.n_features, device=device, dtype=dtype)))
+        return self.flow.push(
+            self.base(torch.randn(n, self.flow.field.n_features, device=device, dtype=dtype))
+        )
 
 
 class PathEstimate(NamedTuple):
@@ -285,15 +326,26 @@ class PathEstimate(NamedTuple):
 
     References
     ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, section 2.5.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, section 2.5.
 
     Examples
     --------
     >>> import torch
-    >>> from skinterflow.interflow import Compose, Diffusion, MixtureField, NormalMixture, StochasticSolver
-    >>> field = MixtureField(NormalMixture(torch.ones(1), torch.ones(1, 1), torch.full((1, 1, 1), 4.0)))
+    >>> from skinterflow.interflow import (
+    ...     Compose,
+    ...     Diffusion,
+    ...     MixtureField,
+    ...     NormalMixture,
+    ...     StochasticSolver,
+    ... )
+    >>> field = MixtureField(
+    ...     NormalMixture(torch.ones(1), torch.ones(1, 1), torch.full((1, 1, 1), 4.0))
+    ... )
     >>> diffusion, solver = Diffusion(field, epsilon=lambda t: 0.1), StochasticSolver(n_steps=10)
-    >>> estimate = diffusion.log_prob(torch.zeros(5, 1), 1.0, Compose([]), 16, solver, torch.Generator().manual_seed(0))
+    >>> estimate = diffusion.log_prob(
+    ...     torch.zeros(5, 1), 1.0, Compose([]), 16, solver, torch.Generator().manual_seed(0)
+    ... )
     >>> estimate.value.shape, bool((estimate.lower_bound <= estimate.value).all())
     (torch.Size([5]), True)
     """
@@ -315,10 +367,11 @@ class Diffusion:
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, section 1.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, section 1.
 
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, equations
-    2.33 and 2.35.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, equations 2.33 and 2.35.
 
     Examples
     --------
@@ -326,10 +379,14 @@ class Diffusion:
 
     >>> import torch
     >>> from skinterflow.interflow import Diffusion, MixtureField, NormalMixture, StochasticSolver
-    >>> field = MixtureField(NormalMixture(torch.ones(1), torch.ones(1, 1), torch.full((1, 1, 1), 4.0)))
+    >>> field = MixtureField(
+    ...     NormalMixture(torch.ones(1), torch.ones(1, 1), torch.full((1, 1, 1), 4.0))
+    ... )
     >>> generator = torch.Generator().manual_seed(0)
     >>> x0 = torch.randn(2_000, 1, generator=generator)
-    >>> x1 = Diffusion(field, lambda t: 1.0 - t).push(x0, 0.0, 1.0, StochasticSolver(n_steps=30), generator)
+    >>> x1 = Diffusion(field, lambda t: 1.0 - t).push(
+    ...     x0, 0.0, 1.0, StochasticSolver(n_steps=30), generator
+    ... )
     >>> abs(float(x1.mean()) - 1.0) < 0.2, abs(float(x1.std()) - 2.0) < 0.2
     (True, True)
     """
@@ -341,30 +398,41 @@ class Diffusion:
     def level(self, t: float) -> float:
         """Noise level at a time.
 
-        Where the score's formula multiplies errors of what was learned by more than 5, the noise fades in proportion; the law is that of
-        the flow for any noise level, and so for this one.
+        Where the score's formula multiplies errors of what was learned by more than 5, the noise
+        fades in proportion; the law is that of the flow for any noise level, and so for this one.
         """
         trust = self.quantities.trust(t)
         return self.epsilon(t) * trust if trust > 0.0 else 0.0
 
-    def push(self, x: Tensor, t0: float, t1: float, solver: StochasticSolver, generator: torch.Generator) -> Tensor:
-        """Carry points at time `t0`, shape (B, D), to time `t1`, forward or backward, each on a random path of its own."""
+    def push(
+        self, x: Tensor, t0: float, t1: float, solver: StochasticSolver, generator: torch.Generator
+    ) -> Tensor:
+        """Carry points at time `t0`, shape (B, D), to time `t1`, forward or backward, each on a
+        random path of its own."""
         sign = 1.0 if t1 >= t0 else -1.0
         return solver.solve(lambda t, x: self._drift(t, x, sign), self.level, x, t0, t1, generator)
 
     def log_prob(
-        self, x: Tensor, t: float, base: Scaling, n_paths: int, solver: StochasticSolver, generator: torch.Generator
+        self,
+        x: Tensor,
+        t: float,
+        base: Scaling,
+        n_paths: int,
+        solver: StochasticSolver,
+        generator: torch.Generator,
     ) -> PathEstimate:
-        r"""Log-density, at time `t`, of this diffusion started from a Gaussian base (paper 2, section 2.5).
+        r"""Log-density, at time `t`, of this diffusion started from a Gaussian base (paper 2,
+        section 2.5).
 
-        With the forward drift ``f = b + epsilon s`` it is the logarithm of a mean over the paths of ``dY = f dt + sqrt(2 epsilon) dW``,
-        which are run backward in time from ``Y_t = x``:
+        With the forward drift ``f = b + epsilon s`` it is the logarithm of a mean over the paths of
+        ``dY = f dt + sqrt(2 epsilon) dW``, which are run backward in time from ``Y_t = x``:
 
         .. math:: \rho_t(x) = E\left[\exp\left(-\int_0^t \nabla\cdot f_\tau(Y_\tau)\, d\tau\right) \rho_0(Y_0)\right] .
 
-        The mean of the logarithms is a lower bound of it (Jensen), and so bounds the cross-entropy from above.  For exact quantities
-        it is the density of the flow; for learned ones it is the diffusion's own.  The paths spread against the score, so that the
-        variance grows fast with epsilon, and with the number of features.
+        The mean of the logarithms is a lower bound of it (Jensen), and so bounds the cross-entropy
+        from above.  For exact quantities it is the density of the flow; for learned ones it is the
+        diffusion's own.  The paths spread against the score, so that the variance grows fast with
+        epsilon, and with the number of features.
 
         Parameters
         ----------
@@ -378,14 +446,22 @@ class Diffusion:
         n_features = x.shape[1]
 
         def drift_and_divergence(time: Tensor, y: Tensor) -> Tensor:
-            return torch.cat(_with_divergence(lambda x: self._drift(time, x, 1.0), y[:, :n_features]), dim=1)
+            return torch.cat(
+                _with_divergence(lambda x: self._drift(time, x, 1.0), y[:, :n_features]), dim=1
+            )
 
         start = nn.functional.pad(x.repeat_interleave(n_paths, dim=0), (0, 1))
-        end = solver.solve(drift_and_divergence, self.level, start, t, 0.0, generator, n_noisy=n_features)
-        log_weights = (base_log_prob(base, end[:, :n_features]) + end[:, n_features]).reshape(len(x), n_paths)
+        end = solver.solve(
+            drift_and_divergence, self.level, start, t, 0.0, generator, n_noisy=n_features
+        )
+        log_weights = (base_log_prob(base, end[:, :n_features]) + end[:, n_features]).reshape(
+            len(x), n_paths
+        )
         value = log_weights.logsumexp(dim=1) - math.log(n_paths)
         relative = (log_weights - value[:, None]).exp()
-        return PathEstimate(value, relative.std(dim=1) / math.sqrt(n_paths), log_weights.mean(dim=1))
+        return PathEstimate(
+            value, relative.std(dim=1) / math.sqrt(n_paths), log_weights.mean(dim=1)
+        )
 
     def _drift(self, t: Tensor, x: Tensor, sign: float) -> Tensor:
         noise = sign * self.level(float(t))
@@ -396,7 +472,8 @@ class Diffusion:
 
 
 def _with_divergence(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Values of any `f`, shape (B, D), and its divergence, shape (B, 1), by one derivative per column."""
+    """Values of any `f`, shape (B, D), and its divergence, shape (B, 1), by one derivative per
+    column."""
     value, slopes = directional_slopes(f, x, torch.eye(x.shape[1], dtype=x.dtype, device=x.device))
     return value, slopes.sum(dim=1, keepdim=True)
 
@@ -470,7 +547,9 @@ def base_score(base: Scaling, x0: Tensor) -> Tensor:
     >>> import torch
     >>> from skinterflow.interflow import Standardize
     >>> from skinterflow.interflow.flows import base_score
-    >>> base_score(Standardize(shift=torch.zeros(1), scale=torch.tensor([0.5])), torch.tensor([[2.0]]))
+    >>> base_score(
+    ...     Standardize(shift=torch.zeros(1), scale=torch.tensor([0.5])), torch.tensor([[2.0]])
+    ... )
     tensor([[-0.5000]])
     """
     with torch.enable_grad():

@@ -1,8 +1,9 @@
 r"""Heads: several quantities of a path learned side by side, and the drift that follows from them.
 
-Any of these determine the drift ``b`` (paper 2, section 2.3): ``b`` itself, alone or beside ``s`` or ``eta``; ``v`` and ``s``, or ``v`` and
-``eta``; ``s`` or ``eta`` alone on a mirror path, whose velocity is zero, and on a one-sided path, whose base point is the noise.  They
-come from one network with several heads (:class:`SharedTrunk`) or from one network each (:class:`SeparateHeads`).
+Any of these determine the drift ``b`` (paper 2, section 2.3): ``b`` itself, alone or beside ``s``
+or ``eta``; ``v`` and ``s``, or ``v`` and ``eta``; ``s`` or ``eta`` alone on a mirror path, whose
+velocity is zero, and on a one-sided path, whose base point is the noise.  They come from one
+network with several heads (:class:`SharedTrunk`) or from one network each (:class:`SeparateHeads`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from skinterflow.interflow.interpolants import AffineInterpolant, Mirror, expand
 from skinterflow.interflow.latent import QUANTITIES, StochasticInterpolant
 
 _LEAST_BETA = 0.05
-"""Weight of the data on a one-sided path below which the drift is read at the nearest time outside."""
+"""Weight of the data on a one-sided path below which the drift is read at the nearest time
+outside."""
 _LOOKED_AT = 2_001
 
 
@@ -39,14 +41,23 @@ class Heads(nn.Module, ABC):
     >>> from skinterflow.interflow import Heads
     >>> class Opposites(Heads):
     ...     n_features = 2
+    ...
     ...     def forward(self, t, x):
     ...         return x, -x
+    ...
     ...     def combined(self, t, x, weights):
-    ...         total = sum(weight * sign for weight, sign in zip(weights, (1.0, -1.0)) if weight is not None)
+    ...         total = sum(
+    ...             weight * sign
+    ...             for weight, sign in zip(weights, (1.0, -1.0))
+    ...             if weight is not None
+    ...         )
     ...         return total * x, 2.0 * total.expand(len(x))
+    ...
     ...     def hidden_weights(self):
     ...         return []
-    >>> Opposites().combined(torch.tensor(0.5), torch.ones(1, 2), [torch.tensor(3.0), torch.tensor(1.0)])
+    >>> Opposites().combined(
+    ...     torch.tensor(0.5), torch.ones(1, 2), [torch.tensor(3.0), torch.tensor(1.0)]
+    ... )
     (tensor([[2., 2.]]), tensor([4.]))
     """
 
@@ -54,11 +65,15 @@ class Heads(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """Every field at time `t`, shape () or (B,), and points `x`, shape (B, D): each of shape (B, D)."""
+        """Every field at time `t`, shape () or (B,), and points `x`, shape (B, D): each of shape
+        (B, D)."""
 
     @abstractmethod
-    def combined(self, t: Tensor, x: Tensor, weights: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-        """Value, shape (B, D), and divergence, shape (B,), of the sum of the fields with weights of the shape of `t`; None is zero."""
+    def combined(
+        self, t: Tensor, x: Tensor, weights: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Tensor]:
+        """Value, shape (B, D), and divergence, shape (B,), of the sum of the fields with weights of
+        the shape of `t`; None is zero."""
 
     @abstractmethod
     def hidden_weights(self) -> list[nn.Parameter]:
@@ -76,7 +91,10 @@ class SeparateHeads(Heads):
     --------
     >>> import torch
     >>> from skinterflow.interflow import MixtureField, NormalMixture, SeparateHeads
-    >>> near, far = (MixtureField(NormalMixture(torch.ones(1), torch.full((1, 2), mean), torch.eye(2)[None])) for mean in (1.0, 3.0))
+    >>> near, far = (
+    ...     MixtureField(NormalMixture(torch.ones(1), torch.full((1, 2), mean), torch.eye(2)[None]))
+    ...     for mean in (1.0, 3.0)
+    ... )
     >>> t, x, half = torch.tensor(0.5), torch.zeros(5, 2), torch.tensor(0.5)
     >>> value, divergence = SeparateHeads([near, far]).combined(t, x, [half, half])
     >>> torch.allclose(value, 0.5 * near(t, x) + 0.5 * far(t, x))
@@ -91,16 +109,25 @@ class SeparateHeads(Heads):
     def forward(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(field(t, x) for field in self.fields)
 
-    def combined(self, t: Tensor, x: Tensor, weights: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    def combined(
+        self, t: Tensor, x: Tensor, weights: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Tensor]:
         value, divergence = torch.zeros_like(x), torch.zeros_like(x[:, 0])
         for field, weight in zip(self.fields, weights, strict=True):
             if weight is not None:
                 part, trace = cast(VelocityField, field).value_and_divergence(t, x)
-                value, divergence = value + expand_as_leading(weight, x) * part, divergence + weight * trace
+                value, divergence = (
+                    value + expand_as_leading(weight, x) * part,
+                    divergence + weight * trace,
+                )
         return value, divergence
 
     def hidden_weights(self) -> list[nn.Parameter]:
-        return [weight for field in self.fields for weight in cast(VelocityField, field).hidden_weights()]
+        return [
+            weight
+            for field in self.fields
+            for weight in cast(VelocityField, field).hidden_weights()
+        ]
 
 
 class SharedTrunk(ModulatedMLP, Heads):
@@ -138,9 +165,13 @@ class SharedTrunk(ModulatedMLP, Heads):
         scales, shifts, gains = self._modulations(t)
         return self._read_out(self._hidden(scales, shifts, x), gains, x).unbind(-2)
 
-    def combined(self, t: Tensor, x: Tensor, weights: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    def combined(
+        self, t: Tensor, x: Tensor, weights: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Tensor]:
         values, divergences = self._in_chunks(self._values_and_divergences, t, x)
-        mix = torch.stack([torch.zeros_like(t) if weight is None else weight for weight in weights], dim=-1).to(x)
+        mix = torch.stack(
+            [torch.zeros_like(t) if weight is None else weight for weight in weights], dim=-1
+        ).to(x)
         return (mix[..., None] * values).sum(-2), (mix * divergences).sum(-1)
 
     def _values_and_divergences(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,11 +203,13 @@ class HeadedDrift(VelocityField):
 
     References
     ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, section 2.3.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, section 2.3.
 
     Examples
     --------
-    On a one-sided path ``b = alpha' eta + beta' (x - alpha eta) / beta``, which is ``x / t`` for the untrained denoiser, ``eta = 0``.
+    On a one-sided path ``b = alpha' eta + beta' (x - alpha eta) / beta``, which is ``x / t`` for
+    the untrained denoiser, ``eta = 0``.
 
     >>> import torch
     >>> from skinterflow.interflow import HeadedDrift, Linear, SharedTrunk, StochasticInterpolant
@@ -202,7 +235,8 @@ class HeadedDrift(VelocityField):
         return self._drift_and_values(t, x)[0]
 
     def drift_and_score(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, shape (B, D), where "s" or "eta" was learned; `eta` is read at the nearest time at which it is not divided by little."""
+        """Both, shape (B, D), where "s" or "eta" was learned; `eta` is read at the nearest time at
+        which it is not divided by little."""
         drift, values = self._drift_and_values(t, x)
         if "s" in values:
             return drift, values["s"]
@@ -234,7 +268,8 @@ class HeadedDrift(VelocityField):
         return drift, dict(zip(self.targets, values, strict=True))
 
     def _read_at(self, t: Tensor) -> Tensor:
-        """The nearest time at which the formula of the drift does not magnify the error of what was learned."""
+        """The nearest time at which the formula of the drift does not magnify the error of what was
+        learned."""
         if "b" in self.targets:
             return t
         if self.path.gamma is None:
@@ -242,7 +277,8 @@ class HeadedDrift(VelocityField):
         return t.clamp(*self.path.steady) if "eta" in self.targets else t
 
     def _weights(self, t: Tensor) -> tuple[Tensor | None, list[Tensor | None]]:
-        """Weight of the point itself and of each head in the drift, of the shape of `t`; None is zero."""
+        """Weight of the point itself and of each head in the drift, of the shape of `t`; None is
+        zero."""
         if "b" in self.targets:
             return None, [torch.ones_like(t) if name == "b" else None for name in self.targets]
         if self.path.gamma is None:
@@ -253,7 +289,9 @@ class HeadedDrift(VelocityField):
 
     def _one_sided_weights(self, t: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """``b = alpha' eta + beta' (x - alpha eta) / beta``, with ``eta = -alpha s``."""
-        alpha, beta, alpha_rate, beta_rate = cast(AffineInterpolant, self.path.interpolant).weights(t)
+        alpha, beta, alpha_rate, beta_rate = cast(AffineInterpolant, self.path.interpolant).weights(
+            t
+        )
         growth = beta_rate / beta
         denoiser = alpha_rate - alpha * growth
         return growth, [denoiser if name == "eta" else -alpha * denoiser for name in self.targets]
@@ -277,7 +315,8 @@ def check_targets(targets: Sequence[str], path: StochasticInterpolant) -> None:
     Raises
     ------
     ValueError
-        If one is unknown or named twice, or if there are too few, or too many, with what to name instead.
+        If one is unknown or named twice, or if there are too few, or too many, with what to name
+        instead.
 
     Examples
     --------
@@ -288,18 +327,30 @@ def check_targets(targets: Sequence[str], path: StochasticInterpolant) -> None:
     >>> check_targets(("eta",), path)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    ValueError: targets=('eta',) are too few or too many for ...; learn one of ('b',), ('b', 's'), ('b', 'eta'), ('s', 'v'), ('eta', 'v').
+    ValueError: targets=('eta',) are too few or too many for ...; learn one of ('b',), ('b', 's'), ...
     """
     names = set(targets)
     if not names <= set(QUANTITIES) or len(names) < len(targets):
-        raise ValueError(f"targets must be some of {', '.join(map(repr, QUANTITIES))}, each once, got {tuple(targets)!r}.")
+        raise ValueError(
+            f"targets must be some of {', '.join(map(repr, QUANTITIES))}, each once, got "
+            f"{tuple(targets)!r}."
+        )
     noise = names & {"s", "eta"}
     known = isinstance(path.interpolant, Mirror) or path.gamma is None
-    enough = [{"b"}, {"b", "s"}, {"b", "eta"}, *([{"s"}, {"eta"}] if known else [{"v", "s"}, {"v", "eta"}])]
+    enough = [
+        {"b"},
+        {"b", "s"},
+        {"b", "eta"},
+        *([{"s"}, {"eta"}] if known else [{"v", "s"}, {"v", "eta"}]),
+    ]
     if names not in enough:
         choices = ", ".join(str(tuple(sorted(choice))) for choice in enough)
-        raise ValueError(f"targets={tuple(targets)!r} are too few or too many for {path!r}; learn one of {choices}.")
+        raise ValueError(
+            f"targets={tuple(targets)!r} are too few or too many for {path!r}; learn one of "
+            f"{choices}."
+        )
     if path.gamma is None and noise and not isinstance(path.interpolant, AffineInterpolant):
         raise ValueError(
-            f"{path!r} has no noise to learn {', '.join(map(repr, sorted(noise)))} from; give it a gamma, or take an AffineInterpolant."
+            f"{path!r} has no noise to learn {', '.join(map(repr, sorted(noise)))} from; give it a "
+            "gamma, or take an AffineInterpolant."
         )

@@ -1,13 +1,15 @@
 r"""Interpolants: the path that joins a base point to a data point.
 
-A stochastic interpolant is ``x_t = I_t(x0, x1)`` with ``I_0(x0, x1) = x0`` and ``I_1(x0, x1) = x1``, where
-``x0 ~ rho_0`` and ``x1 ~ rho_1`` are independent [1]_.  In this package ``t = 0`` is the base and ``t = 1`` the data.
-The law of ``x_t`` solves a continuity equation whose velocity is ``v_t(x) = E[d/dt I_t | x_t = x]``, so all that learning needs
-is the point on the path and its rate.  A class states the path; :meth:`Interpolant.path` derives the rate.
+A stochastic interpolant is ``x_t = I_t(x0, x1)`` with ``I_0(x0, x1) = x0`` and
+``I_1(x0, x1) = x1``, where ``x0 ~ rho_0`` and ``x1 ~ rho_1`` are independent [1]_.  In this package
+``t = 0`` is the base and ``t = 1`` the data.  The law of ``x_t`` solves a continuity equation whose
+velocity is ``v_t(x) = E[d/dt I_t | x_t = x]``, so all that learning needs is the point on the path
+and its rate.  A class states the path; :meth:`Interpolant.path` derives the rate.
 
 References
 ----------
-.. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, equations 2 to 5 and B.2.
+.. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, equations 2 to 5 and B.2.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class Interpolant(ABC):
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, equations 2 to 6.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, equations 2 to 6.
 
     Examples
     --------
@@ -114,13 +117,15 @@ class Weights(NamedTuple):
 
 
 class AffineInterpolant(Interpolant):
-    """``I_t = alpha(t) x0 + beta(t) x1`` with ``alpha(0) = beta(1) = 1`` and ``alpha(1) = beta(0) = 0`` (equation B.2).
+    """``I_t = alpha(t) x0 + beta(t) x1`` with ``alpha(0) = beta(1) = 1`` and
+    ``alpha(1) = beta(0) = 0`` (equation B.2).
 
     Only such paths tell, by their velocity, what ends to expect at a place (:meth:`expected_ends`).
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, equations B.2 and B.3.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, equations B.2 and B.3.
 
     Examples
     --------
@@ -129,6 +134,7 @@ class AffineInterpolant(Interpolant):
     >>> class Accelerated(AffineInterpolant):
     ...     def alpha(self, t):
     ...         return 1.0 - t.square()
+    ...
     ...     def beta(self, t):
     ...         return t.square()
     >>> x_t, rate = Accelerated().path(torch.tensor(0.5), torch.zeros(1, 2), torch.ones(1, 2))
@@ -153,15 +159,17 @@ class AffineInterpolant(Interpolant):
         return _combine(self.alpha(t), self.beta(t), x0, x1)
 
     def path(self, t: Tensor, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
-        # Only the weights depend on time: differentiating them alone keeps the derivative off the large arrays.
+        # Only the weights depend on time: differentiating them alone keeps the derivative off the
+        # large arrays.
         a, b, a_rate, b_rate = self.weights(t)
         return _combine(a, b, x0, x1), _combine(a_rate, b_rate, x0, x1)
 
     def expected_ends(self, t: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Expected ends ``E[x0 | x_t]`` and ``E[x1 | x_t]``, from those of the path, `y`, and of its rate, `v`.
+        r"""Expected ends ``E[x0 | x_t]`` and ``E[x1 | x_t]``, from those of the path,
+        `y`, and of its rate, `v`.
 
-        They solve ``y = alpha E[x0] + beta E[x1]`` and ``v = alpha' E[x0] + beta' E[x1]``.  An end of which nothing is left on the path,
-        in point and rate, is NaN.
+        They solve ``y = alpha E[x0] + beta E[x1]`` and ``v = alpha' E[x0] + beta' E[x1]``.  An end
+        of which nothing is left on the path, in point and rate, is NaN.
 
         Parameters
         ----------
@@ -178,8 +186,12 @@ class AffineInterpolant(Interpolant):
         alone = determinant == 0
         start, end = (torch.where(weight == 0, torch.nan, 1.0 / weight) for weight in (a, b))
         return (
-            torch.where(alone, expand_as_leading(start, y) * y, _combine(-b_rate, b, y, v) / determinant),
-            torch.where(alone, expand_as_leading(end, y) * y, _combine(a_rate, -a, y, v) / determinant),
+            torch.where(
+                alone, expand_as_leading(start, y) * y, _combine(-b_rate, b, y, v) / determinant
+            ),
+            torch.where(
+                alone, expand_as_leading(end, y) * y, _combine(a_rate, -a, y, v) / determinant
+            ),
         )
 
 
@@ -199,7 +211,8 @@ class Trigonometric(AffineInterpolant):
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, equation 5.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, equation 5.
 
     Examples
     --------
@@ -221,13 +234,14 @@ class Trigonometric(AffineInterpolant):
 class Linear(AffineInterpolant):
     """``I_t = (1 - t) x0 + t x1``: straight lines at constant speed.
 
-    Equation 4.9 of paper 2 prints its two weights swapped, ``alpha = t`` and ``beta = 1 - t``, which would start at `x1`; its table 4 has
-    them as here.
+    Equation 4.9 of paper 2 prints its two weights swapped, ``alpha = t`` and ``beta = 1 - t``,
+    which would start at `x1`; its table 4 has them as here.
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, appendix D.
-    Paper 2: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, appendix D. Paper 2: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A
+    Unifying Framework for Flows and Diffusions", 2023.
 
     Examples
     --------
@@ -246,14 +260,16 @@ class Linear(AffineInterpolant):
 
 @dataclass(frozen=True)
 class VariancePreserving(AffineInterpolant):
-    """``I_t = sqrt(1 - t^2) x0 + t x1``: the path of score-based diffusion, with ``1 - t^2`` the part of the variance that is noise.
+    """``I_t = sqrt(1 - t^2) x0 + t x1``: the path of score-based diffusion, with ``1 - t^2`` the
+    part of the variance that is noise.
 
-    Its rate grows without bound at ``t = 1`` (the velocity does not): train with uniform times, Beta(1, 1), where Beta(1, 0.5) would
-    meet the largest rates most often.
+    Its rate grows without bound at ``t = 1`` (the velocity does not): train with uniform times,
+    Beta(1, 1), where Beta(1, 0.5) would meet the largest rates most often.
 
     References
     ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, table 4.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, table 4.
 
     Examples
     --------
@@ -267,7 +283,9 @@ class VariancePreserving(AffineInterpolant):
     def alpha(self, t: Tensor) -> Tensor:
         variance = 1.0 - t.square()
         inside = variance > 0
-        return torch.where(inside, torch.where(inside, variance, 1.0).sqrt(), 0.0)  # its rate is zero, not infinite, at the very end
+        return torch.where(
+            inside, torch.where(inside, variance, 1.0).sqrt(), 0.0
+        )  # its rate is zero, not infinite, at the very end
 
     def beta(self, t: Tensor) -> Tensor:
         return t
@@ -277,11 +295,13 @@ class VariancePreserving(AffineInterpolant):
 class EncodingDecoding(AffineInterpolant):
     """``I_t = cos^2(pi t) x0`` in the first half of the time and ``cos^2(pi t) x1`` in the second.
 
-    At ``t = 1/2`` nothing of either end is left.  It needs a latent in the middle, without which all paths meet in one point there.
+    At ``t = 1/2`` nothing of either end is left.  It needs a latent in the middle, without which
+    all paths meet in one point there.
 
     References
     ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, table 4.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, table 4.
 
     Examples
     --------
@@ -304,17 +324,23 @@ class EncodingDecoding(AffineInterpolant):
 
 @dataclass(frozen=True)
 class Mirror(AffineInterpolant):
-    """``I_t = x1``, with both ends the same row: what moves is the latent alone, and the path resamples a data set.
+    """``I_t = x1``, with both ends the same row: what moves is the latent alone, and the path
+    resamples a data set.
 
     References
     ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, table 4.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, table 4.
 
     Examples
     --------
     >>> import torch
     >>> from skinterflow.interflow import Brownian, Mirror, StochasticInterpolant
-    >>> path, x1, z = StochasticInterpolant(Mirror(), Brownian()), torch.full((1, 2), 7.0), torch.tensor([[1.0, 2.0]])
+    >>> path, x1, z = (
+    ...     StochasticInterpolant(Mirror(), Brownian()),
+    ...     torch.full((1, 2), 7.0),
+    ...     torch.tensor([[1.0, 2.0]]),
+    ... )
     >>> path(torch.tensor(0.5), x1, x1, z)
     tensor([[7.5000, 8.0000]])
     """
@@ -333,10 +359,12 @@ class Fourier(AffineInterpolant, nn.Module):
     r"""A path to be learned: trigonometric, plus sines that leave the ends where they are.
 
     .. math::
-        \alpha(t) = \cos(\pi t / 2) + \sum_{m=1}^M a_m \sin(m \pi t), \qquad \beta(t) = \sin(\pi t / 2) + \sum_{m=1}^M b_m \sin(m \pi t)
+        \alpha(t) = \cos(\pi t / 2) + \sum_{m=1}^M a_m \sin(m \pi t), \qquad \beta(t) = \sin(\pi t /
+        2) + \sum_{m=1}^M b_m \sin(m \pi t)
 
-    Untrained it is :class:`Trigonometric`.  The paper has M = 7 modes; how it normalises its series (equations H.1 and H.2) is not verified
-    here.  Another normalisation has the same paths, but divides the coefficients, and so changes how fast each mode is learned.
+    Untrained it is :class:`Trigonometric`.  The paper has M = 7 modes; how it normalises its series
+    (equations H.1 and H.2) is not verified here.  Another normalisation has the same paths, but
+    divides the coefficients, and so changes how fast each mode is learned.
 
     Parameters
     ----------
@@ -348,7 +376,8 @@ class Fourier(AffineInterpolant, nn.Module):
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, appendix H and proposition 2.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, appendix H and proposition 2.
 
     Examples
     --------
@@ -397,12 +426,21 @@ def learned_parameters(*parts: object) -> list[nn.Parameter]:
     --------
     >>> from skinterflow.interflow import Brownian, Fourier, LearnedGamma, Linear
     >>> from skinterflow.interflow.interpolants import learned_parameters
-    >>> [tuple(parameter.shape) for parameter in learned_parameters(Fourier(n_modes=7), LearnedGamma(n_modes=3))]
+    >>> [
+    ...     tuple(parameter.shape)
+    ...     for parameter in learned_parameters(Fourier(n_modes=7), LearnedGamma(n_modes=3))
+    ... ]
     [(7,), (7,), (3,)]
     >>> learned_parameters(Linear(), Brownian())
     []
     """
-    return [p for part in parts if isinstance(part, nn.Module) for p in part.parameters() if p.requires_grad]
+    return [
+        p
+        for part in parts
+        if isinstance(part, nn.Module)
+        for p in part.parameters()
+        if p.requires_grad
+    ]
 
 
 @torch.no_grad()
@@ -424,10 +462,10 @@ def check_endpoints(interpolant: Interpolant, n_features: int) -> None:
     >>> from skinterflow.interflow import Linear, Mirror
     >>> from skinterflow.interflow.interpolants import check_endpoints
     >>> check_endpoints(Linear(), n_features=2)
-    >>> check_endpoints(Mirror(), n_features=2)
+    >>> check_endpoints(Mirror(), n_features=2)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    ValueError: Mirror() must give x0 at t=0, but misses it by 2.67; let alpha(0) = beta(1) = 1 and alpha(1) = beta(0) = 0.
+    ValueError: Mirror() must give x0 at t=0, but misses it by 2.67; let alpha(0) = beta(1) = 1 and ...
     """
     ends = torch.linspace(-2.0, 2.0, 2 * n_features).reshape(2, 1, n_features)
     for time, target in enumerate(ends):

@@ -12,7 +12,8 @@ from skinterflow.interflow.scaling import Scaling
 
 
 class YeoJohnson(Scaling):
-    r"""Yeo-Johnson power map per column: ``sign(x) ((1 + |x|)^m - 1) / m`` with ``m = lambda`` for ``x >= 0``, else ``2 - lambda``.
+    r"""Yeo-Johnson power map per column: ``sign(x) ((1 + |x|)^m - 1) / m`` with ``m = lambda`` for
+    ``x >= 0``, else ``2 - lambda``.
 
     Parameters
     ----------
@@ -20,7 +21,8 @@ class YeoJohnson(Scaling):
 
     References
     ----------
-    Yeo and Johnson, "A new family of power transformations to improve normality or symmetry", Biometrika 87, 2000.
+    Yeo and Johnson, "A new family of power transformations to improve normality or symmetry",
+    Biometrika 87, 2000.
 
     Examples
     --------
@@ -29,7 +31,10 @@ class YeoJohnson(Scaling):
     >>> import math, torch
     >>> from skinterflow.interflow import YeoJohnson
     >>> scaling, x = YeoJohnson(torch.tensor([1.0, 0.0])), torch.tensor([[3.0, math.e - 1.0]])
-    >>> torch.allclose(scaling(x), torch.tensor([[3.0, 1.0]])), torch.allclose(scaling.inverse(scaling(x)), x)
+    >>> (
+    ...     torch.allclose(scaling(x), torch.tensor([[3.0, 1.0]])),
+    ...     torch.allclose(scaling.inverse(scaling(x)), x),
+    ... )
     (True, True)
     """
 
@@ -62,25 +67,30 @@ def _side(x: Tensor) -> Tensor:
 
 
 def _nonzero(m: Tensor) -> Tensor:
-    """`m` with zeros replaced, so that the branch which is not taken leaves no NaN in derivatives."""
+    """`m` with zeros replaced, so that the branch which is not taken leaves no NaN in
+    derivatives."""
     return torch.where(m == 0, 1.0, m)
 
 
 class Bounds(Scaling):
-    r"""Columns with bounds to the whole line, by the quantile function of the normal law: ``u = Phi^-1(U(x))`` per column.
+    r"""Columns with bounds to the whole line, by the quantile function of the normal law:
+    ``u = Phi^-1(U(x))`` per column.
 
-    ``U(x) = (x - lower) / (upper - lower)`` between two bounds, ``1 - 2^(-(x - lower) / scale)`` above a lower one, and
-    ``2^(-(upper - x) / scale)`` below an upper one.  A uniform and an exponential column, with their bounds, become normal, and
-    a density that is smooth and positive up to its bound has a tail there as light as the normal.  Both tails of `U` are computed as
+    ``U(x) = (x - lower) / (upper - lower)`` between two bounds, ``1 - 2^(-(x - lower) / scale)``
+    above a lower one, and ``2^(-(upper - x) / scale)`` below an upper one.  A uniform and an
+    exponential column, with their bounds, become normal, and a density that is smooth and positive
+    up to its bound has a tail there as light as the normal.  Both tails of `U` are computed as
     logarithms of their own, so that no digits are lost at either end.
 
-    Columns without bounds are left as they are.  A point on a bound, or beyond it, is moved inside by a millionth of the width between
-    two bounds, or of `scale`: its density is finite, and that of its neighbour.  All others are mapped exactly.
+    Columns without bounds are left as they are.  A point on a bound, or beyond it, is moved inside
+    by a millionth of the width between two bounds, or of `scale`: its density is finite, and that
+    of its neighbour.  All others are mapped exactly.
 
     Parameters
     ----------
     lower, upper : Tensors of shape (D,), infinite where there is no bound
-    scale : Tensor of shape (D,), positive: the distance from a single bound that is mapped to zero, such as the median
+    scale : Tensor of shape (D,)
+        Positive: the distance from a single bound that is mapped to zero, such as the median.
 
     Examples
     --------
@@ -121,7 +131,9 @@ class Bounds(Scaling):
         distances = self._distances(x)
         distance = torch.where(torch.isfinite(self.lower), *distances) / self.scale
         log_slope = torch.where(
-            self._has_two(), -self._width().log(), math.log(math.log(2.0)) - math.log(2.0) * distance - self.scale.log()
+            self._has_two(),
+            -self._width().log(),
+            math.log(math.log(2.0)) - math.log(2.0) * distance - self.scale.log(),
         )
         log_normal = -0.5 * (self._mapped(*distances).square() + math.log(2.0 * math.pi))
         return torch.where(self._is_free(), 0.0, log_slope - log_normal).sum(-1)
@@ -136,7 +148,8 @@ class Bounds(Scaling):
         return torch.where(self._has_two(), self.upper - self.lower, 1.0)
 
     def _distances(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Positive distances from the lower and the upper bound; where there is none, any positive number."""
+        """Positive distances from the lower and the upper bound; where there is none, any positive
+        number."""
         unit = torch.where(self._has_two(), self._width(), self.scale)
         below = torch.where(torch.isfinite(self.lower), x - _finite(self.lower), unit)
         above = torch.where(torch.isfinite(self.upper), _finite(self.upper) - x, unit)
@@ -151,8 +164,16 @@ class Bounds(Scaling):
         two, has_lower, width = self._has_two(), torch.isfinite(self.lower), self._width()
         half_lives = math.log(2.0) * torch.where(has_lower, below, above) / self.scale
         log_near, log_far = torch.log(-torch.expm1(-half_lives)), -half_lives
-        log_below = torch.where(two, (torch.where(two, below, 0.5) / width).log(), torch.where(has_lower, log_near, log_far))
-        log_above = torch.where(two, (torch.where(two, above, 0.5) / width).log(), torch.where(has_lower, log_far, log_near))
+        log_below = torch.where(
+            two,
+            (torch.where(two, below, 0.5) / width).log(),
+            torch.where(has_lower, log_near, log_far),
+        )
+        log_above = torch.where(
+            two,
+            (torch.where(two, above, 0.5) / width).log(),
+            torch.where(has_lower, log_far, log_near),
+        )
         return _quantile_of_tails(log_below, log_above)
 
 
@@ -161,22 +182,26 @@ _INSIDE = 1e-6
 
 
 def _finite(bound: Tensor) -> Tensor:
-    """`bound`, and zero where there is none, so that the branch which is not taken leaves no NaN in derivatives."""
+    """`bound`, and zero where there is none, so that the branch which is not taken leaves no NaN in
+    derivatives."""
     return torch.where(torch.isfinite(bound), bound, 0.0)
 
 
 class Gaussianize(Scaling):
-    r"""Columns made normal: ``u = Phi^-1(F(x))`` in each, with the distribution function `F` of a normal mixture of its own.
+    r"""Columns made normal: ``u = Phi^-1(F(x))`` in each, with the distribution function `F` of a
+    normal mixture of its own.
 
-    Where a column has the law of its mixture, ``u`` is standard normal.  The map is smooth, and nearly a straight line far outside.  Both
-    tails of `F` are computed as logarithms of their own, so that no digits are lost at either end.  Columns that are not named are left as
-    they are.
+    Where a column has the law of its mixture, ``u`` is standard normal.  The map is smooth, and
+    nearly a straight line far outside.  Both tails of `F` are computed as logarithms of their own,
+    so that no digits are lost at either end.  Columns that are not named are left as they are.
 
     Parameters
     ----------
     columns : int Tensor of shape (C,), numbers of the columns that are mapped
-    weights : Tensor of shape (C, K), the weights of the components, not negative and one in sum for each column
-    means, deviations : Tensors of shape (C, K), those of the components, in the units of the columns; the deviations positive
+    weights : Tensor of shape (C, K)
+        The weights of the components, not negative and one in sum for each column.
+    means, deviations : Tensors of shape (C, K)
+        Those of the components, in the units of the columns; the deviations positive.
 
     References
     ----------
@@ -188,7 +213,12 @@ class Gaussianize(Scaling):
 
     >>> import torch
     >>> from skinterflow.interflow import Gaussianize
-    >>> scaling = Gaussianize(torch.tensor([1]), torch.tensor([[0.5, 0.5]]), torch.tensor([[-2.0, 2.0]]), torch.ones(1, 2))
+    >>> scaling = Gaussianize(
+    ...     torch.tensor([1]),
+    ...     torch.tensor([[0.5, 0.5]]),
+    ...     torch.tensor([[-2.0, 2.0]]),
+    ...     torch.ones(1, 2),
+    ... )
     >>> x = torch.tensor([[7.0, 0.0], [7.0, 2.0]])
     >>> torch.allclose(scaling(x), torch.tensor([[7.0, 0.0], [7.0, 0.6744]]), atol=1e-3)
     True
@@ -203,7 +233,12 @@ class Gaussianize(Scaling):
 
     def __init__(self, columns: Tensor, weights: Tensor, means: Tensor, deviations: Tensor) -> None:
         super().__init__()
-        for name, value in (("columns", columns), ("weights", weights), ("means", means), ("deviations", deviations)):
+        for name, value in (
+            ("columns", columns),
+            ("weights", weights),
+            ("means", means),
+            ("deviations", deviations),
+        ):
             self.register_buffer(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -219,7 +254,8 @@ class Gaussianize(Scaling):
         return rows.to(columns.dtype).index_copy(1, self.columns, columns)
 
     def _in_blocks(self, work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        """`work` on the columns, over blocks of rows whose numbers, one for every component, are few enough."""
+        """`work` on the columns, over blocks of rows whose numbers, one for every component, are
+        few enough."""
         n_rows = max(1, _BLOCK_NUMBERS // max(1, self.weights.numel()))
         return torch.cat([work(block) for block in rows[:, self.columns].split(n_rows)])
 
@@ -233,18 +269,27 @@ class Gaussianize(Scaling):
         return _quantile_of_tails(self._log_mass_below(z), self._log_mass_below(-z))
 
     def _log_mass_below(self, z: Tensor) -> Tensor:
-        """Logarithm of the mixture's mass below points that are given in units of its components."""
+        """Logarithm of the mixture's mass below points that are given in units of its
+        components."""
         mass = 0.5 * (self.weights * torch.erfc(-math.sqrt(0.5) * z)).sum(-1)
         tiny = torch.finfo(mass.dtype).tiny / torch.finfo(mass.dtype).eps
         log_mass = mass.clamp(min=tiny).log()
         if (mass < tiny).any():  # ten times slower, and seldom needed
-            return torch.where(mass < tiny, torch.logsumexp(self.weights.log() + torch.special.log_ndtr(z), dim=-1), log_mass)
+            return torch.where(
+                mass < tiny,
+                torch.logsumexp(self.weights.log() + torch.special.log_ndtr(z), dim=-1),
+                log_mass,
+            )
         return log_mass
 
     def _mapped_with_log_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As `_mapped`, and the logarithm of its slope ``f(x) / phi(u)``: of the densities without the factor that they share."""
+        """As `_mapped`, and the logarithm of its slope ``f(x) / phi(u)``: of the densities without
+        the factor that they share."""
         mapped = self._mapped(x)
-        log_density = torch.logsumexp(self.weights.log() - self.deviations.log() - 0.5 * self._standardized(x).square(), dim=-1)
+        log_density = torch.logsumexp(
+            self.weights.log() - self.deviations.log() - 0.5 * self._standardized(x).square(),
+            dim=-1,
+        )
         return mapped, log_density + 0.5 * mapped.square()
 
     def _unmapped(self, u: Tensor) -> Tensor:
@@ -256,16 +301,22 @@ class Gaussianize(Scaling):
 
     @torch.no_grad()
     def _solved(self, u: Tensor) -> Tensor:
-        """Points that are nearly mapped to `u`: Newton's steps, or halvings where those leave the bracket or are slower than they."""
+        """Points that are nearly mapped to `u`: Newton's steps, or halvings where those leave the
+        bracket or are slower than they."""
         low, high = self._bracket(u)
         x, moved = 0.5 * (low + high), high - low
         near, rows = _NEAR * self.deviations.amin(-1), torch.arange(len(u), device=u.device)
         for _ in range(_MAX_NEWTON_STEPS):
             mapped, log_slope = self._mapped_with_log_slope(x[rows])
             excess, at = mapped - u[rows], x[rows]
-            low[rows], high[rows] = torch.where(excess < 0, at, low[rows]), torch.where(excess > 0, at, high[rows])
+            low[rows], high[rows] = (
+                torch.where(excess < 0, at, low[rows]),
+                torch.where(excess > 0, at, high[rows]),
+            )
             step = at - excess * (-log_slope).exp()
-            fast = (step > low[rows]) & (step < high[rows]) & ((step - at).abs() < 0.5 * moved[rows])
+            fast = (
+                (step > low[rows]) & (step < high[rows]) & ((step - at).abs() < 0.5 * moved[rows])
+            )
             x[rows] = torch.where(fast, step, 0.5 * (low[rows] + high[rows]))
             moved[rows] = (x[rows] - at).abs()
             rows = rows[(moved[rows] > near).any(-1)]
@@ -278,19 +329,29 @@ class Gaussianize(Scaling):
 
         Beyond its ends, a quantile of a mixture lies between those of its components.
         """
-        ends = torch.tensor([[-_TABLE_END], [_TABLE_END]], dtype=u.dtype, device=u.device).expand(2, u.shape[1])
+        ends = torch.tensor([[-_TABLE_END], [_TABLE_END]], dtype=u.dtype, device=u.device).expand(
+            2, u.shape[1]
+        )
         lowest, highest = self._range_of_quantiles(ends)
-        table = torch.lerp(lowest[0], highest[1], torch.linspace(0.0, 1.0, _TABLE_SIZE, dtype=u.dtype, device=u.device)[:, None])
+        table = torch.lerp(
+            lowest[0],
+            highest[1],
+            torch.linspace(0.0, 1.0, _TABLE_SIZE, dtype=u.dtype, device=u.device)[:, None],
+        )
         above = torch.searchsorted(self._mapped(table).T.contiguous(), u.T.contiguous()).T
         low, high = self._range_of_quantiles(u)
         low = torch.where(above > 0, table.gather(0, (above - 1).clamp(min=0)), low)
-        return low, torch.where(above < _TABLE_SIZE, table.gather(0, above.clamp(max=_TABLE_SIZE - 1)), high)
+        return low, torch.where(
+            above < _TABLE_SIZE, table.gather(0, above.clamp(max=_TABLE_SIZE - 1)), high
+        )
 
     def _range_of_quantiles(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Least and largest of the components' quantiles."""
         quantiles = self.means + self.deviations * u[..., None]
         weighted = self.weights > 0
-        return torch.where(weighted, quantiles, math.inf).amin(-1), torch.where(weighted, quantiles, -math.inf).amax(-1)
+        return torch.where(weighted, quantiles, math.inf).amin(-1), torch.where(
+            weighted, quantiles, -math.inf
+        ).amax(-1)
 
 
 _BLOCK_NUMBERS = 2**20
@@ -304,10 +365,13 @@ _NEAR = 1e-6
 
 
 def _quantile_of_tails(log_below: Tensor, log_above: Tensor) -> Tensor:
-    """The `u` that divides the standard normal law into masses of these logarithms, from the smaller of the two."""
+    """The `u` that divides the standard normal law into masses of these logarithms, from the
+    smaller of the two."""
     is_below = log_below < log_above
     # Not the minimum, whose derivative at a tie, the median, is the mean of two that cancel.
-    return torch.where(is_below, -1.0, 1.0) * _normal_quantile(torch.where(is_below, log_below, log_above))
+    return torch.where(is_below, -1.0, 1.0) * _normal_quantile(
+        torch.where(is_below, log_below, log_above)
+    )
 
 
 _FAR = -600.0
@@ -315,7 +379,8 @@ _FAR = -600.0
 
 
 def _normal_quantile(log_tail: Tensor) -> Tensor:
-    """The `u >= 0` above which the standard normal law has a mass of ``exp(log_tail)``, at most one half."""
+    """The `u >= 0` above which the standard normal law has a mass of ``exp(log_tail)``, at most one
+    half."""
     near = -torch.special.ndtri(log_tail.clamp(min=_FAR).exp())
     y = -log_tail.clamp(max=_FAR)
     u = (2.0 * y - (4.0 * math.pi * y).log()).sqrt()

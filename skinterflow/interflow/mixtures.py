@@ -1,11 +1,14 @@
-r"""Gaussian mixtures at both ends: every quantity of the path in closed form, to test with and to learn from.
+r"""Gaussian mixtures at both ends: every quantity of the path in closed form, to test with and to
+learn from.
 
-With components ``i`` of the source and ``j`` of the target, independent ends and an affine path, ``x_t`` is a mixture over ``(i, j)`` with
+With components ``i`` of the source and ``j`` of the target, independent ends and an affine path,
+``x_t`` is a mixture over ``(i, j)`` with
 
 .. math:: m_{ij} = \alpha m_i + \beta m_j, \qquad C_{ij} = \alpha^2 C_i + \beta^2 C_j + \gamma^2 I,
 
-so that ``b = sum_ij w_ij (m_ij' + C_ij' C_ij^{-1} (x - m_ij) / 2)`` and ``s = -sum_ij w_ij C_ij^{-1} (x - m_ij)`` with ``w_ij(x)``
-the probabilities of the components at `x` (paper 2, appendix A; paper 1, proposition C.1).
+so that ``b = sum_ij w_ij (m_ij' + C_ij' C_ij^{-1} (x - m_ij) / 2)`` and
+``s = -sum_ij w_ij C_ij^{-1} (x - m_ij)`` with ``w_ij(x)`` the probabilities of the components at
+`x` (paper 2, appendix A; paper 1, proposition C.1).
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ class NormalMixture:
 
     >>> import torch
     >>> from skinterflow.interflow import NormalMixture
-    >>> mixture = NormalMixture(torch.full((2,), 0.5), torch.tensor([[-1.0], [1.0]]), torch.full((2, 1, 1), 0.01))
+    >>> mixture = NormalMixture(
+    ...     torch.full((2,), 0.5), torch.tensor([[-1.0], [1.0]]), torch.full((2, 1, 1), 0.01)
+    ... )
     >>> sample = mixture.sample(1_000, torch.Generator().manual_seed(0))
     >>> sample.shape, round(float((sample > 0).float().mean()), 1)
     (torch.Size([1000, 1]), 0.5)
@@ -55,7 +60,11 @@ class NormalMixture:
     @classmethod
     def standard(cls, n_features: int, dtype: torch.dtype = torch.float64) -> NormalMixture:
         """The standard normal density, of one component."""
-        return cls(torch.ones(1, dtype=dtype), torch.zeros(1, n_features, dtype=dtype), torch.eye(n_features, dtype=dtype)[None])
+        return cls(
+            torch.ones(1, dtype=dtype),
+            torch.zeros(1, n_features, dtype=dtype),
+            torch.eye(n_features, dtype=dtype)[None],
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density at points `x`, shape (B, D): shape (B,)."""
@@ -64,15 +73,28 @@ class NormalMixture:
     def component_log_prob(self, x: Tensor) -> Tensor:
         """Logarithm of weight times density, for each component: shape (K, B)."""
         cholesky = torch.linalg.cholesky(self.covariances)
-        offsets = torch.linalg.solve_triangular(cholesky, (x[None] - self.means[:, None]).mT, upper=False)
+        offsets = torch.linalg.solve_triangular(
+            cholesky, (x[None] - self.means[:, None]).mT, upper=False
+        )
         log_det = cholesky.diagonal(dim1=1, dim2=2).log().sum(-1)
         constant = 0.5 * x.shape[1] * math.log(2 * math.pi)
-        return self.weights.log()[:, None] - 0.5 * offsets.square().sum(1) - log_det[:, None] - constant
+        return (
+            self.weights.log()[:, None]
+            - 0.5 * offsets.square().sum(1)
+            - log_det[:, None]
+            - constant
+        )
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw `n` points: shape (n, D)."""
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        z = torch.randn(n, self.means.shape[1], generator=generator, dtype=self.means.dtype, device=self.means.device)
+        z = torch.randn(
+            n,
+            self.means.shape[1],
+            generator=generator,
+            dtype=self.means.dtype,
+            device=self.means.device,
+        )
         roots = torch.linalg.cholesky(self.covariances)
         return self.means[component] + (roots[component] @ z[:, :, None])[:, :, 0]
 
@@ -86,33 +108,48 @@ class _Marginal(NamedTuple):
 
 
 class MixtureField(VelocityField, Quantities):
-    """Exact drift between two Gaussian mixtures with its exact divergence, and all other quantities of the path.
+    """Exact drift between two Gaussian mixtures with its exact divergence, and all other quantities
+    of the path.
 
     Parameters
     ----------
     target : NormalMixture, at ``t = 1``
-    path : StochasticInterpolant with an AffineInterpolant; None is the trigonometric path without a latent
+    path : StochasticInterpolant with an AffineInterpolant
+        None is the trigonometric path without a latent.
     source : NormalMixture, at ``t = 0``; None is standard normal
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, proposition C.1.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, proposition C.1.
 
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, appendix A.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, appendix A.
 
     Examples
     --------
     At ``t = 1`` the score is that of the target, ``-(x - 1) / 4`` here.
 
     >>> import torch
-    >>> from skinterflow.interflow import Brownian, Linear, MixtureField, NormalMixture, StochasticInterpolant
+    >>> from skinterflow.interflow import (
+    ...     Brownian,
+    ...     Linear,
+    ...     MixtureField,
+    ...     NormalMixture,
+    ...     StochasticInterpolant,
+    ... )
     >>> target = NormalMixture(torch.ones(1), torch.ones(1, 2), 4.0 * torch.eye(2)[None])
     >>> field = MixtureField(target, StochasticInterpolant(Linear(), Brownian()))
     >>> field.score(torch.tensor(1.0), torch.tensor([[1.0, 3.0]]))
     tensor([[ 0.0000, -0.5000]])
     """
 
-    def __init__(self, target: NormalMixture, path: StochasticInterpolant | None = None, source: NormalMixture | None = None) -> None:
+    def __init__(
+        self,
+        target: NormalMixture,
+        path: StochasticInterpolant | None = None,
+        source: NormalMixture | None = None,
+    ) -> None:
         super().__init__()
         self.target = target
         self.path = path or StochasticInterpolant(Trigonometric())
@@ -140,11 +177,15 @@ class MixtureField(VelocityField, Quantities):
     def trust(self, t: float) -> float:
         return 1.0
 
-    def _by_row(self, function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    def _by_row(
+        self, function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], t: Tensor, x: Tensor
+    ) -> tuple[Tensor, ...]:
         """A function of one time and rows, for one time or a time for each row."""
         if t.ndim == 0:
             return function(t, x)
-        return tuple(part[:, 0] for part in torch.func.vmap(lambda t, x: function(t, x[None]))(t, x))
+        return tuple(
+            part[:, 0] for part in torch.func.vmap(lambda t, x: function(t, x[None]))(t, x)
+        )
 
     def _drift_and_score(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         marginal = self._marginal(t)
@@ -157,33 +198,51 @@ class MixtureField(VelocityField, Quantities):
         weight_gradients = weights * (scores - (weights * scores).sum(0))
         slopes = 0.5 * marginal.covariance_rates @ torch.linalg.inv(marginal.mixture.covariances)
         traces = slopes.diagonal(dim1=1, dim2=2).sum(-1)
-        divergence = (weights[:, :, 0] * traces[:, None] + (weight_gradients * velocities).sum(-1)).sum(0)
+        divergence = (
+            weights[:, :, 0] * traces[:, None] + (weight_gradients * velocities).sum(-1)
+        ).sum(0)
         return (weights * velocities).sum(0), divergence
 
     def _components(self, marginal: _Marginal, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Probabilities, (K, B, 1), drifts and scores, (K, B, D), of the components at `x`."""
         weights = marginal.mixture.component_log_prob(x).softmax(0)[:, :, None]
-        scores = (marginal.mixture.means[:, None] - x[None]) @ torch.linalg.inv(marginal.mixture.covariances)
-        return weights, marginal.mean_rates[:, None] - 0.5 * scores @ marginal.covariance_rates, scores
+        scores = (marginal.mixture.means[:, None] - x[None]) @ torch.linalg.inv(
+            marginal.mixture.covariances
+        )
+        return (
+            weights,
+            marginal.mean_rates[:, None] - 0.5 * scores @ marginal.covariance_rates,
+            scores,
+        )
 
     def _marginal(self, t: Tensor) -> _Marginal:
         interpolant, gamma = self.path.interpolant, self.path.gamma
         if not isinstance(interpolant, AffineInterpolant):
-            raise ValueError(f"The closed form needs alpha(t) x0 + beta(t) x1, which {interpolant!r} is not.")
+            raise ValueError(
+                f"The closed form needs alpha(t) x0 + beta(t) x1, which {interpolant!r} is not."
+            )
         source, target = self.source, self.target
         t = t.to(target.means)
         alpha, beta, alpha_rate, beta_rate = interpolant.weights(t)
-        square, square_rate = (0.0, 0.0) if gamma is None else (gamma.square(t), 2.0 * gamma.at(t).product)
+        square, square_rate = (
+            (0.0, 0.0) if gamma is None else (gamma.square(t), 2.0 * gamma.at(t).product)
+        )
 
         def pairs(of_source: Tensor, a: Tensor, of_target: Tensor, b: Tensor) -> Tensor:
             return (a * of_source[:, None] + b * of_target).flatten(0, 1)
 
         identity = torch.eye(self.n_features, dtype=target.means.dtype, device=target.means.device)
-        covariances = pairs(source.covariances, alpha**2, target.covariances, beta**2) + square * identity
-        covariance_rates = pairs(source.covariances, 2 * alpha * alpha_rate, target.covariances, 2 * beta * beta_rate)
+        covariances = (
+            pairs(source.covariances, alpha**2, target.covariances, beta**2) + square * identity
+        )
+        covariance_rates = pairs(
+            source.covariances, 2 * alpha * alpha_rate, target.covariances, 2 * beta * beta_rate
+        )
         return _Marginal(
             NormalMixture(
-                (source.weights[:, None] * target.weights).flatten(), pairs(source.means, alpha, target.means, beta), covariances
+                (source.weights[:, None] * target.weights).flatten(),
+                pairs(source.means, alpha, target.means, beta),
+                covariances,
             ),
             pairs(source.means, alpha_rate, target.means, beta_rate),
             covariance_rates + square_rate * identity,

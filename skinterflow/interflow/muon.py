@@ -1,8 +1,9 @@
 r"""Muon: gradient steps with orthogonalised momentum, for the weight matrices of hidden layers.
 
-The update of a matrix is the polar factor ``U V^T`` of its momentum ``U S V^T``: all singular directions move at the same rate, where Adam
-would leave the small ones behind.  On velocity fields it halves the number of steps (docs, "What we tried").  The polar factor comes
-from a few odd polynomials of the matrix, products only.
+The update of a matrix is the polar factor ``U V^T`` of its momentum ``U S V^T``: all singular
+directions move at the same rate, where Adam would leave the small ones behind.  On velocity fields
+it halves the number of steps (docs, "What we tried").  The polar factor comes from a few odd
+polynomials of the matrix, products only.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ _POLYNOMIALS = (
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
     (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
 )
-"""Coefficients of ``a X + b X X^T X + c (X X^T)^2 X``: the first three steps of Polar Express, which suffice here."""
+"""Coefficients of ``a X + b X X^T X + c (X X^T)^2 X``: the first three steps of Polar Express,
+which suffice here."""
 
 _SAFETY = 1.01
 _RMS = 0.2
-"""Root mean square of an update per unit of learning rate: about that of Adam, so that the two share one scale."""
+"""Root mean square of an update per unit of learning rate: about that of Adam, so that the two
+share one scale."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -37,8 +40,9 @@ class Muon(torch.optim.Optimizer):
 
     References
     ----------
-    Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
-    Amsel et al., "The Polar Express: optimal matrix sign methods and their application to the Muon algorithm", 2025.
+    Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. Amsel et al.,
+    "The Polar Express: optimal matrix sign methods and their application to the Muon algorithm",
+    2025.
 
     Examples
     --------
@@ -54,8 +58,16 @@ class Muon(torch.optim.Optimizer):
     True
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95) -> None:
-        super().__init__(list(params), {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+    ) -> None:
+        super().__init__(
+            list(params), {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+        )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -65,10 +77,14 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 by_shape[parameter.shape].append(parameter)
             for shape, parameters in by_shape.items():
-                moments = torch.stack([self._momentum(parameter, group["momentum"]) for parameter in parameters])
+                moments = torch.stack(
+                    [self._momentum(parameter, group["momentum"]) for parameter in parameters]
+                )
                 scale = group["lr"] * _RMS * max(shape) ** 0.5
                 for parameter, direction in zip(parameters, orthogonalized(moments), strict=True):
-                    parameter.mul_(1.0 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=scale)
+                    parameter.mul_(1.0 - group["lr"] * group["weight_decay"]).sub_(
+                        direction, alpha=scale
+                    )
 
     def _momentum(self, parameter: nn.Parameter, decay: float) -> Tensor:
         assert parameter.grad is not None  # for mypy: `train` gives every parameter a gradient
@@ -92,7 +108,8 @@ def orthogonalized(x: Tensor) -> Tensor:
 
     References
     ----------
-    Amsel et al., "The Polar Express: optimal matrix sign methods and their application to the Muon algorithm", 2025.
+    Amsel et al., "The Polar Express: optimal matrix sign methods and their application to the Muon
+    algorithm", 2025.
 
     Examples
     --------

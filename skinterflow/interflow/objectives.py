@@ -4,11 +4,13 @@ Paper 1, proposition 1: ``v_t(x) = E[d/dt I_t | x_t = x]`` is the unique minimis
 
 .. math:: G(\hat v) = E\left[ |\hat v_t(x_t)|^2 - 2\, \partial_t I_t \cdot \hat v_t(x_t) \right],
 
-with minimum ``-E|v_t(x_t)|^2``; nothing is simulated.  The other quantities of paper 2 are conditional expectations, too, and have losses
-of the same form (section 2.3; the paper halves them).  Losses here are per row; whoever wants the expectation takes the mean.
+with minimum ``-E|v_t(x_t)|^2``; nothing is simulated.  The other quantities of paper 2 are
+conditional expectations, too, and have losses of the same form (section 2.3; the paper halves
+them).  Losses here are per row; whoever wants the expectation takes the mean.
 
-Targets that divide by the scale of the noise have a variance without bound near the ends.  It is finite for the mean over the antithetic
-points ``I_t + gamma z`` and ``I_t - gamma z`` (section 6.1).
+Targets that divide by the scale of the noise have a variance without bound near the ends.  It is
+finite for the mean over the antithetic points ``I_t + gamma z`` and ``I_t - gamma z`` (section
+6.1).
 """
 
 from __future__ import annotations
@@ -30,15 +32,24 @@ from skinterflow.interflow.times import TimeLaw, stratified_uniform
 _MAX_ROWS_PER_TIME = 16
 
 
-def path_loss(field: VelocityField, path: StochasticInterpolant, t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None = None) -> Tensor:
-    """Loss per row, the ``G`` of paper 1 before its expectation, summed over what is learned; draws nothing.
+def path_loss(
+    field: VelocityField,
+    path: StochasticInterpolant,
+    t: Tensor,
+    x0: Tensor,
+    x1: Tensor,
+    z: Tensor | None = None,
+) -> Tensor:
+    """Loss per row, the ``G`` of paper 1 before its expectation, summed over what is learned; draws
+    nothing.
 
-    It is ``|f|^2 - 2 f y`` with an inner product, where `y` has the quantity `f` for its conditional expectation; the mean over two
-    antithetic points where ``path.divides`` says so.
+    It is ``|f|^2 - 2 f y`` with an inner product, where `y` has the quantity `f` for its
+    conditional expectation; the mean over two antithetic points where ``path.divides`` says so.
 
     Parameters
     ----------
-    field : VelocityField; a `HeadedDrift` is trained by the losses of its heads, any other by that of the drift
+    field : VelocityField
+        A `HeadedDrift` is trained by the losses of its heads, any other by that of the drift.
     path : StochasticInterpolant
     t : Tensor of shape (B,), or (K, 1) for K times shared by rows in K groups
     x0, x1 : Tensors of shape ``(B, *event)``, or ``(K, B / K, *event)``
@@ -50,18 +61,29 @@ def path_loss(field: VelocityField, path: StochasticInterpolant, t: Tensor, x0: 
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, proposition 1 and equations 8 to 11.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, proposition 1 and equations 8 to 11.
 
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, sections 2.3 and 6.1.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, sections 2.3 and 6.1.
 
     Examples
     --------
-    Between the centres of N(0, 1) and N(3, 1) the velocity is the rate of the straight path, 3, and the loss ``-|v|^2``.
+    Between the centres of N(0, 1) and N(3, 1) the velocity is the rate of the straight path, 3, and
+    the loss ``-|v|^2``.
 
     >>> import torch
-    >>> from skinterflow.interflow import Linear, MixtureField, NormalMixture, StochasticInterpolant, path_loss
+    >>> from skinterflow.interflow import (
+    ...     Linear,
+    ...     MixtureField,
+    ...     NormalMixture,
+    ...     StochasticInterpolant,
+    ...     path_loss,
+    ... )
     >>> path = StochasticInterpolant(Linear())
-    >>> field = MixtureField(NormalMixture(torch.ones(1), torch.full((1, 1), 3.0), torch.ones(1, 1, 1)), path)
+    >>> field = MixtureField(
+    ...     NormalMixture(torch.ones(1), torch.full((1, 1), 3.0), torch.ones(1, 1, 1)), path
+    ... )
     >>> path_loss(field, path, torch.tensor([0.5]), torch.zeros(1, 1), torch.full((1, 1), 3.0))
     tensor([-9.])
     """
@@ -70,27 +92,40 @@ def path_loss(field: VelocityField, path: StochasticInterpolant, t: Tensor, x0: 
         return _regression_loss(field, path, quantities, t, x0, x1, z)
     t = t.clamp(*path.interior)
     opposite = path.opposite(x0, z)
-    both = (_regression_loss(field, path, quantities, t, start, x1, latent) for start, latent in ((x0, z), opposite))
+    both = (
+        _regression_loss(field, path, quantities, t, start, x1, latent)
+        for start, latent in ((x0, z), opposite)
+    )
     return 0.5 * sum(both, start=torch.zeros((), dtype=x1.dtype, device=x1.device))
 
 
 def _regression_loss(
-    field: VelocityField, path: StochasticInterpolant, quantities: tuple[str, ...], t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None
+    field: VelocityField,
+    path: StochasticInterpolant,
+    quantities: tuple[str, ...],
+    t: Tensor,
+    x0: Tensor,
+    x1: Tensor,
+    z: Tensor | None,
 ) -> Tensor:
     xt, targets = path.regression(quantities, t, x0, x1, z)
     values = field.heads(t, xt) if isinstance(field, HeadedDrift) else (field(t, xt),)
-    losses = [(f * (f - 2.0 * targets[name])).flatten(t.ndim).sum(-1) for name, f in zip(quantities, values, strict=True)]
+    losses = [
+        (f * (f - 2.0 * targets[name])).flatten(t.ndim).sum(-1)
+        for name, f in zip(quantities, values, strict=True)
+    ]
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
 
 
 class PathObjective(nn.Module):
     """The module that is trained: a loss per row at the given times and latents, or at drawn ones.
 
-    Times are stratified over the batch and shared by small groups of rows, so that the time network runs on few inputs.
-    ``objective(x0, x1)`` draws them and the latents from torch's global random state; `draw` takes a generator.  Each row of a batch
-    has one partner and one time: base points, rows and times are not crossed with each other, as they are in the paper
-    (equation I.1).  The expectation is the same.
-    A path or a base with parameters is a module of the objective, too; see :func:`train` for who minimises and who maximises.
+    Times are stratified over the batch and shared by small groups of rows, so that the time network
+    runs on few inputs.  ``objective(x0, x1)`` draws them and the latents from torch's global random
+    state; `draw` takes a generator.  Each row of a batch has one partner and one time: base points,
+    rows and times are not crossed with each other, as they are in the paper (equation I.1).  The
+    expectation is the same.  A path or a base with parameters is a module of the objective, too;
+    see :func:`train` for who minimises and who maximises.
 
     Parameters
     ----------
@@ -98,25 +133,33 @@ class PathObjective(nn.Module):
     path : StochasticInterpolant, or an Interpolant for one without a latent
     time_law : TimeLaw
     base : Scaling
-        What carries the points `x0` that it is given to base points, such as `LearnedGaussian`; the identity by default.
+        What carries the points `x0` that it is given to base points, such as `LearnedGaussian`; the
+        identity by default.
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, proposition 1.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, proposition 1.
 
     Examples
     --------
     >>> import torch
     >>> from skinterflow.interflow import Beta, PathObjective, ResidualMLP, Trigonometric
     >>> with torch.random.fork_rng(devices=[]):
-    ...     objective = PathObjective(ResidualMLP(2, hidden_layer_sizes=(8, 8)), Trigonometric(), Beta(1.0, 0.5))
+    ...     objective = PathObjective(
+    ...         ResidualMLP(2, hidden_layer_sizes=(8, 8)), Trigonometric(), Beta(1.0, 0.5)
+    ...     )
     ...     loss = objective(torch.zeros(64, 2), torch.ones(64, 2))
     >>> loss.shape
     torch.Size([64])
     """
 
     def __init__(
-        self, field: VelocityField, path: StochasticInterpolant | Interpolant, time_law: TimeLaw, base: Scaling | None = None
+        self,
+        field: VelocityField,
+        path: StochasticInterpolant | Interpolant,
+        time_law: TimeLaw,
+        base: Scaling | None = None,
     ) -> None:
         super().__init__()
         self.field = field
@@ -134,7 +177,8 @@ class PathObjective(nn.Module):
 
         Returns
         -------
-        t : Tensor of shape (K,), increasing, where K divides B: each time is that of B / K rows in a row
+        t : Tensor of shape (K,)
+            Increasing, where K divides B: each time is that of B / K rows in a row.
         z : Tensor of the shape of `x1`, only if the path has a latent
         """
         n_times = len(x1) // math.gcd(len(x1), _MAX_ROWS_PER_TIME)
@@ -142,12 +186,15 @@ class PathObjective(nn.Module):
         z = self.path.draw(x1, generator)
         return (t,) if z is None else (t, z)
 
-    def forward(self, x0: Tensor, x1: Tensor, t: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x0: Tensor, x1: Tensor, t: Tensor | None = None, z: Tensor | None = None
+    ) -> Tensor:
         """Loss of each pair at a time.
 
         Parameters
         ----------
-        x0, x1 : Tensors of shape (B, D); their rows must be in random order, because times are sorted over the batch
+        x0, x1 : Tensors of shape (B, D)
+            Their rows must be in random order, because times are sorted over the batch.
         t, z : Tensors, see :meth:`draw`; drawn from torch's global random state if `t` is None
 
         Returns
@@ -170,9 +217,11 @@ class BridgeObjective(PathObjective):
 
     .. math:: \max_{I, \gamma} \min_u E\left[ |u|^2 - 2\, u \cdot (\partial_t I_t + (\dot\gamma - \epsilon / \gamma)\, z) \right]
 
-    On a given path the minimiser `u` is the forward drift ``b + epsilon s``.  Minus the minimum is ``E|u|^2``, ``4 epsilon`` times the
-    relative entropy of the diffusion ``dX = u dt + sqrt(2 epsilon) dW`` with respect to Brownian motion from the same start, so that the
-    path which maximises it is the bridge.  For ``epsilon`` to 0 it is the optimal transport.
+    On a given path the minimiser
+    `u` is the forward drift ``b + epsilon s``. Minus the minimum is ``E|u|^2``, ``4
+    epsilon`` times the relative entropy of the diffusion ``dX = u dt + sqrt(2 epsilon) dW`` with
+    respect to Brownian motion from the same start, so that the path which maximises it is the
+    bridge.  For ``epsilon`` to 0 it is the optimal transport.
 
     Parameters
     ----------
@@ -188,28 +237,46 @@ class BridgeObjective(PathObjective):
 
     References
     ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, theorem 3.10.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, theorem 3.10.
 
     Examples
     --------
     The objective of the field and of the path, whose parameters `train` is to take as `maximized`.
 
     >>> import torch
-    >>> from skinterflow.interflow import Beta, BridgeObjective, Fourier, LearnedGamma, ResidualMLP, StochasticInterpolant
+    >>> from skinterflow.interflow import (
+    ...     Beta,
+    ...     BridgeObjective,
+    ...     Fourier,
+    ...     LearnedGamma,
+    ...     ResidualMLP,
+    ...     StochasticInterpolant,
+    ... )
     >>> with torch.random.fork_rng(devices=[]):
     ...     path = StochasticInterpolant(Fourier(n_modes=7), LearnedGamma(n_modes=3))
-    ...     objective = BridgeObjective(ResidualMLP(2, hidden_layer_sizes=(8, 8)), path, Beta(), epsilon=0.5)
+    ...     objective = BridgeObjective(
+    ...         ResidualMLP(2, hidden_layer_sizes=(8, 8)), path, Beta(), epsilon=0.5
+    ...     )
     ...     loss = objective(torch.zeros(64, 2), torch.ones(64, 2))
     >>> loss.shape, len(list(path.parameters()))
     (torch.Size([64]), 3)
     """
 
-    def __init__(self, field: VelocityField, path: StochasticInterpolant, time_law: TimeLaw, epsilon: float) -> None:
+    def __init__(
+        self, field: VelocityField, path: StochasticInterpolant, time_law: TimeLaw, epsilon: float
+    ) -> None:
         super().__init__(field, path, time_law)
         if path.gamma is None:
-            raise ValueError("A Schroedinger bridge needs a path with a latent; give its StochasticInterpolant a gamma.")
+            raise ValueError(
+                "A Schroedinger bridge needs a path with a latent; give its StochasticInterpolant "
+                "a gamma."
+            )
         if not 0.0 < epsilon < math.inf:
-            raise ValueError(f"epsilon must be positive and finite, got {epsilon!r}; the limit of 0 is optimal transport.")
+            raise ValueError(
+                f"epsilon must be positive and finite, got {epsilon!r}; the limit of 0 is optimal "
+                "transport."
+            )
         self.epsilon = epsilon
 
     def loss(self, t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None) -> Tensor:
@@ -218,7 +285,11 @@ class BridgeObjective(PathObjective):
         for start, latent in ((x0, z), self.path.opposite(x0, z)):
             xt, targets = self.path.regression(("b", "s"), t, start, x1, latent)
             u = self.field(t, xt)
-            losses.append((u * (u - 2.0 * (targets["b"] + self.epsilon * targets["s"]))).flatten(t.ndim).sum(-1))
+            losses.append(
+                (u * (u - 2.0 * (targets["b"] + self.epsilon * targets["s"])))
+                .flatten(t.ndim)
+                .sum(-1)
+            )
         return 0.5 * torch.stack(losses).sum(0)
 
 
@@ -227,8 +298,8 @@ class DistillationObjective(nn.Module):
 
     .. math:: |\hat v_t(x) - v_t(x)|^2 + w\, (\nabla\cdot\hat v_t(x) - \nabla\cdot v_t(x))^2
 
-    The targets carry no noise.  The divergence is what the log-density integrates, and a small error of the values does not bound
-    that of their derivatives.
+    The targets carry no noise.  The divergence is what the log-density integrates, and a small
+    error of the values does not bound that of their derivatives.
 
     Parameters
     ----------
@@ -242,8 +313,15 @@ class DistillationObjective(nn.Module):
     >>> import torch
     >>> from skinterflow.interflow import DistillationObjective, ResidualMLP
     >>> with torch.random.fork_rng(devices=[]):
-    ...     objective = DistillationObjective(ResidualMLP(2, hidden_layer_sizes=(8,)), divergence_weight=0.1)
-    >>> loss = objective(torch.tensor([0.5]), torch.zeros(1, 2), v=torch.ones(1, 2), divergence=torch.tensor([3.0]))
+    ...     objective = DistillationObjective(
+    ...         ResidualMLP(2, hidden_layer_sizes=(8,)), divergence_weight=0.1
+    ...     )
+    >>> loss = objective(
+    ...     torch.tensor([0.5]),
+    ...     torch.zeros(1, 2),
+    ...     v=torch.ones(1, 2),
+    ...     divergence=torch.tensor([3.0]),
+    ... )
     >>> round(float(loss.detach()), 2)
     2.9
     """
@@ -271,7 +349,8 @@ class DistillationObjective(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Objectives of equal shape trained side by side as one module, at little more than the cost of one when they are small.
+    """Objectives of equal shape trained side by side as one module, at little more than the cost of
+    one when they are small.
 
     Their parameters are stacked along a leading axis and the forward pass is mapped over it.
 
@@ -286,7 +365,9 @@ class Ensemble(nn.Module):
     >>> import torch
     >>> from skinterflow.interflow import Beta, Ensemble, PathObjective, ResidualMLP, Trigonometric
     >>> with torch.random.fork_rng(devices=[]):
-    ...     ensemble = Ensemble([PathObjective(ResidualMLP(2, (8, 8)), Trigonometric(), Beta()) for _ in range(4)])
+    ...     ensemble = Ensemble(
+    ...         [PathObjective(ResidualMLP(2, (8, 8)), Trigonometric(), Beta()) for _ in range(4)]
+    ...     )
     ...     loss = ensemble(torch.zeros(4, 32, 2), torch.ones(4, 32, 2))
     >>> loss.shape, len(ensemble.objectives())
     (torch.Size([4, 32]), 4)
@@ -297,15 +378,21 @@ class Ensemble(nn.Module):
         stacked, _ = torch.func.stack_module_state(list(objectives))
         self.names = tuple(stacked)
         self.stacked = nn.ParameterList(stacked.values())
-        self._skeleton = (copy.deepcopy(objectives[0]),)  # in a tuple, so that its parameters are not this module's
+        self._skeleton = (
+            copy.deepcopy(objectives[0]),
+        )  # in a tuple, so that its parameters are not this module's
 
     def draw(self, x1: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
-        """Times and latents of every objective, see :meth:`PathObjective.draw`: `x1` of shape (K, B, D)."""
+        """Times and latents of every objective, see :meth:`PathObjective.draw`: `x1` of shape (K,
+        B, D)."""
         draws = (self._skeleton[0].draw(rows, generator) for rows in x1)
         return tuple(torch.stack(parts) for parts in zip(*draws, strict=True))
 
-    def forward(self, x0: Tensor, x1: Tensor, t: Tensor | None = None, z: Tensor | None = None) -> Tensor:
-        """Loss of each pair: `x0` and `x1` of shape (K, B, D), `t` and `z` of :meth:`draw`, give shape (K, B)."""
+    def forward(
+        self, x0: Tensor, x1: Tensor, t: Tensor | None = None, z: Tensor | None = None
+    ) -> Tensor:
+        """Loss of each pair: `x0` and `x1` of shape (K, B, D), `t` and `z` of :meth:`draw`, give
+        shape (K, B)."""
         if t is None:
             return self(x0, x1, *self.draw(x1))
 
@@ -320,5 +407,10 @@ class Ensemble(nn.Module):
         """Independent copies of the objectives with their present parameters."""
         members = [copy.deepcopy(self._skeleton[0]) for _ in range(len(self.stacked[0]))]
         for k, member in enumerate(members):
-            member.load_state_dict({name: stack[k].detach() for name, stack in zip(self.names, self.stacked, strict=True)})
+            member.load_state_dict(
+                {
+                    name: stack[k].detach()
+                    for name, stack in zip(self.names, self.stacked, strict=True)
+                }
+            )
         return members

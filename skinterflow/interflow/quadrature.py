@@ -9,10 +9,12 @@ from torch import Tensor
 
 
 def fejer(n: int) -> tuple[Tensor, Tensor]:
-    r"""Fejer's second rule on ``[-1/2, 1/2]``, whose nodes are dense near both ends and leave the ends out.
+    r"""Fejer's second rule on ``[-1/2, 1/2]``, whose nodes are dense near both ends and leave the
+    ends out.
 
-    It integrates polynomials up to degree ``n - 2`` exactly, and converges fast for smooth functions, also for those that fall steeply
-    towards an end.  The nodes of the rule of `n` are among those of the rules of its multiples.
+    It integrates polynomials up to degree ``n - 2`` exactly, and converges fast for smooth
+    functions, also for those that fall steeply towards an end.  The nodes of the rule of `n` are
+    among those of the rules of its multiples.
 
     Parameters
     ----------
@@ -25,7 +27,8 @@ def fejer(n: int) -> tuple[Tensor, Tensor]:
 
     References
     ----------
-    Waldvogel, "Fast construction of the Fejer and Clenshaw-Curtis quadrature rules", BIT Numerical Mathematics 46, 2006.
+    Waldvogel, "Fast construction of the Fejer and Clenshaw-Curtis quadrature rules", BIT Numerical
+    Mathematics 46, 2006.
 
     Examples
     --------

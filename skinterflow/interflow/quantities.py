@@ -1,17 +1,21 @@
-r"""One interface to the four quantities of a path: drift ``b``, velocity ``v``, score ``s`` and denoiser ``eta``.
+r"""One interface to the four quantities of a path: drift ``b``, velocity ``v``, score ``s`` and
+denoiser ``eta``.
 
-Drift and score determine the others: ``v = b + gamma gamma' s`` and ``eta = -gamma s`` (paper 2, section 2.3).  They come from a
-Gaussian mixture in closed form (:mod:`~skinterflow.interflow.mixtures`) or from what was learned (:class:`LearnedQuantities`).
+Drift and score determine the others: ``v = b + gamma gamma' s`` and ``eta = -gamma s`` (paper 2,
+section 2.3).  They come from a Gaussian mixture in closed form
+(:mod:`~skinterflow.interflow.mixtures`) or from what was learned (:class:`LearnedQuantities`).
 
-Where the base is Gaussian and the path affine, the score follows from the drift alone.  With noise ``alpha x0 + gamma z`` of mean
-``alpha m`` and covariance ``S = alpha^2 C + gamma^2 I``,
+Where the base is Gaussian and the path affine, the score follows from the drift alone.  With noise
+``alpha x0 + gamma z`` of mean ``alpha m`` and covariance ``S = alpha^2 C + gamma^2 I``,
 
 .. math:: (\dot\beta S - \tfrac12 \beta \dot S)\, s = \beta b - \dot\beta (x - \alpha m) - \beta \dot\alpha m ,
 
-which for the standard normal base and the trigonometric path is ``s = -x + (2 / pi) tan(pi t / 2) v`` (paper 1, proposition 4, where the
-sign is a misprint).  The formula needs a base point that is independent of the data point: under another coupling neither it nor
-``s = -E[x0 | x_t] / alpha`` holds.  It multiplies errors of the drift by its *gain*, the norm of ``beta (beta' S - beta S' / 2)^-1``, which
-has no bound at ``t = 1``; noise that is added by such a score fades where the gain is large.
+which for the standard normal base and the trigonometric path is
+``s = -x + (2 / pi) tan(pi t / 2) v`` (paper 1, proposition 4, where the sign is a misprint).  The
+formula needs a base point that is independent of the data point: under another coupling neither it
+nor ``s = -E[x0 | x_t] / alpha`` holds.  It multiplies errors of the drift by its *gain*, the norm
+of ``beta (beta' S - beta S' / 2)^-1``, which has no bound at ``t = 1``; noise that is added by such
+a score fades where the gain is large.
 """
 
 from __future__ import annotations
@@ -31,18 +35,18 @@ from skinterflow.interflow.latent import StochasticInterpolant
 from skinterflow.interflow.scaling import Compose, Scaling
 
 _FADING_GAIN = 5.0
-"""Factor on errors of what was learned above which noise that relies on the score fades, in proportion."""
+"""Factor on errors of what was learned above which noise that relies on the score fades, in
+proportion."""
 _LARGEST_GAIN = 100.0
 """Factor above which a score that follows from the drift is refused."""
 _LEAST_TRUST = 1e-6
 """Below this the divisor is zero but for rounding, and the score no number."""
-_OTHER_WAYS = (
-    "use method='flow' for gradients, use method='ode' for samples, or fit with {}, or with gamma='brownian' and targets=('b', 'eta')."
-)
+_OTHER_WAYS = "use method='flow' for gradients, use method='ode' for samples, or fit with {}, or with gamma='brownian' and targets=('b', 'eta')."
 
 
 class Quantities(ABC):
-    """Conditional expectations of a path at points `x`, shape (B, D), and a scalar time `t`; all of shape (B, D).
+    """Conditional expectations of a path at points `x`, shape (B, D), and a scalar time `t`; all of
+    shape (B, D).
 
     Attributes
     ----------
@@ -50,20 +54,25 @@ class Quantities(ABC):
 
     References
     ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, section 2.3.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, section 2.3.
 
     Examples
     --------
-    Standard normal data on the trigonometric path from a standard normal base: nothing moves, and the score is ``-x``.
+    Standard normal data on the trigonometric path from a standard normal base: nothing moves, and
+    the score is ``-x``.
 
     >>> import math, torch
     >>> from skinterflow.interflow import Quantities, StochasticInterpolant, Trigonometric
     >>> class Still(Quantities):
     ...     path = StochasticInterpolant(Trigonometric())
+    ...
     ...     def drift(self, t, x):
     ...         return torch.zeros_like(x)
+    ...
     ...     def drift_and_score(self, t, x):
     ...         return torch.zeros_like(x), -x
+    ...
     ...     def trust(self, t):
     ...         return 1.0
     >>> t, x = torch.tensor(0.5), torch.ones(1, 2)
@@ -83,7 +92,8 @@ class Quantities(ABC):
 
     @abstractmethod
     def trust(self, t: float) -> float:
-        """Part, in [0, 1], of a noise level that the score bears at a time: less where its formula divides by little."""
+        """Part, in [0, 1], of a noise level that the score bears at a time: less where its formula
+        divides by little."""
 
     def score(self, t: Tensor, x: Tensor) -> Tensor:
         """``s = grad log rho_t``."""
@@ -103,7 +113,8 @@ class Quantities(ABC):
         return -self.path.noise_scale(t) * self.score(t, x)
 
     def denoised(self, t: Tensor, x: Tensor) -> Tensor:
-        """``E[x1 | x_t = x]`` of an affine path: the step to the end from a time near it, where scores diverge (section 5.2).
+        """``E[x1 | x_t = x]`` of an affine path: the step to the end from a time near it, where
+        scores diverge (section 5.2).
 
         Raises
         ------
@@ -112,10 +123,16 @@ class Quantities(ABC):
         """
         interpolant = self.path.interpolant
         if not isinstance(interpolant, AffineInterpolant):
-            raise ValueError(f"The ends of {interpolant!r} do not follow from its velocity, because it is not alpha(t) x0 + beta(t) x1.")
+            raise ValueError(
+                f"The ends of {interpolant!r} do not follow from its velocity, because it is not "
+                "alpha(t) x0 + beta(t) x1."
+            )
         weights = interpolant.weights(t)
         if weights.beta == 0 and weights.beta_rate == 0:
-            raise ValueError(f"At t={float(t):g} nothing of the data is on the path of {interpolant!r}; take a later time.")
+            raise ValueError(
+                f"At t={float(t):g} nothing of the data is on the path of {interpolant!r}; take a "
+                "later time."
+            )
         if self.path.gamma is None:
             return interpolant.expected_ends(t, x, self.drift(t, x))[1]
         gamma = self.path.gamma.at(t)
@@ -132,15 +149,18 @@ class LearnedQuantities(Quantities):
     field : VelocityField, the drift; a :class:`HeadedDrift` brings what else was learned
     path : StochasticInterpolant that it was learned on
     base : Scaling or None
-        What carries standard normal points to base points, where the base is Gaussian; a score that was not learned follows from it.
+        What carries standard normal points to base points, where the base is Gaussian; a score that
+        was not learned follows from it.
     coupling : Coupling
         Which base points met which data points.  Only independent ones tell the score by the drift.
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, proposition 4, with a plus sign.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, proposition 4, with a plus sign.
 
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023, section 2.3.
+    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions", 2023, section 2.3.
 
     Examples
     --------
@@ -148,9 +168,17 @@ class LearnedQuantities(Quantities):
 
     >>> import torch
     >>> from skinterflow.interflow import Compose, LearnedQuantities, MixtureField, NormalMixture
-    >>> exact = MixtureField(NormalMixture(torch.full((2,), 0.5), torch.tensor([[-1.0], [1.0]]), torch.full((2, 1, 1), 0.1)))
+    >>> exact = MixtureField(
+    ...     NormalMixture(
+    ...         torch.full((2,), 0.5), torch.tensor([[-1.0], [1.0]]), torch.full((2, 1, 1), 0.1)
+    ...     )
+    ... )
     >>> t, x = torch.tensor(0.5), torch.tensor([[-1.0], [0.0], [2.0]])
-    >>> torch.allclose(LearnedQuantities(exact, exact.path, base=Compose([])).score(t, x), exact.score(t, x), atol=1e-4)
+    >>> torch.allclose(
+    ...     LearnedQuantities(exact, exact.path, base=Compose([])).score(t, x),
+    ...     exact.score(t, x),
+    ...     atol=1e-4,
+    ... )
     True
     """
 
@@ -166,7 +194,8 @@ class LearnedQuantities(Quantities):
         self.base = base
         self.coupling = coupling
         targets = set(field.targets) if isinstance(field, HeadedDrift) else set()
-        # Without a latent it is the base point that they learned, which is noise only if it is independent of the data.
+        # Without a latent it is the base point that they learned, which is noise only if it is
+        # independent of the data.
         noise = path.gamma is not None or isinstance(coupling, Independent)
         self._from_noise = noise and bool(targets & {"s", "eta"})
         self._divided = "s" not in targets
@@ -201,17 +230,20 @@ class LearnedQuantities(Quantities):
             )
         if not isinstance(self.path.interpolant, AffineInterpolant):
             raise ValueError(
-                f"The score of {self.path.interpolant!r} does not follow from its drift, because the path is not alpha(t) x0 + beta(t) x1; "
+                f"The score of {self.path.interpolant!r} does not follow from its drift, because "
+                "the path is not alpha(t) x0 + beta(t) x1; "
                 + _OTHER_WAYS.format("an AffineInterpolant")
             )
         if not isinstance(self.coupling, Independent):
             raise ValueError(
-                f"The score does not follow from the drift under {self.coupling!r}, because base points depend on the data points there; "
+                f"The score does not follow from the drift under {self.coupling!r}, because base "
+                "points depend on the data points there; "
                 + _OTHER_WAYS.format("coupling='independent'")
             )
 
     def check_gain(self, t: float) -> None:
-        """Raise if the score at a time is mostly error, because it follows from the drift by a division by nearly nothing.
+        """Raise if the score at a time is mostly error, because it follows from the drift by a
+        division by nearly nothing.
 
         Parameters
         ----------
@@ -224,24 +256,37 @@ class LearnedQuantities(Quantities):
         """
         divisor = self._divisor(t)
         if not self._from_noise and divisor < 1.0 / _LARGEST_GAIN:
-            factor = f"multiplied by {1.0 / divisor:.3g}" if divisor > 0 else "multiplied without bound"
+            factor = (
+                f"multiplied by {1.0 / divisor:.3g}" if divisor > 0 else "multiplied without bound"
+            )
             raise ValueError(
-                f"At t={t:g} the score that follows from the drift has the errors of the drift {factor}, because next to nothing of the "
-                "noise is left; use method='flow', or an earlier t."
+                f"At t={t:g} the score that follows from the drift has the errors of the drift "
+                f"{factor}, because next to nothing of the noise is left; use method='flow', or an "
+                "earlier t."
             )
 
     def _divisor(self, t: float) -> float:
-        """One over the factor by which errors of what was learned enter the score; infinite where they do not."""
+        """One over the factor by which errors of what was learned enter the score; infinite where
+        they do not."""
         time = torch.tensor(t, dtype=torch.float64, device=self.path.device)
         with torch.no_grad():
             if self._from_noise:
                 return float(self.path.noise_scale(time)) if self._divided else math.inf
             weights, of_base, of_latent = self._terms(time)
-            covariance = time.new_ones(1) if self._is_standard() else torch.linalg.eigvalsh(self._moments()[1]).to(time)
-            return float((of_base * covariance + of_latent).abs().min() / weights.beta.abs()) if weights.beta else math.inf
+            covariance = (
+                time.new_ones(1)
+                if self._is_standard()
+                else torch.linalg.eigvalsh(self._moments()[1]).to(time)
+            )
+            return (
+                float((of_base * covariance + of_latent).abs().min() / weights.beta.abs())
+                if weights.beta
+                else math.inf
+            )
 
     def _terms(self, t: Tensor) -> tuple[Weights, Tensor, Tensor]:
-        """Weights of the path, and the factors of the base's covariance and of the identity in ``beta' S - beta S' / 2``."""
+        """Weights of the path, and the factors of the base's covariance and of the identity in
+        ``beta' S - beta S' / 2``."""
         weights = cast(AffineInterpolant, self.path.interpolant).weights(t)
         # Where nothing of the data is there, the formula holds for any rate of its weight.
         weights = weights._replace(beta_rate=torch.where(weights.beta == 0, 1.0, weights.beta_rate))
@@ -267,10 +312,14 @@ class LearnedQuantities(Quantities):
         """The formula of the module's head."""
         self.check_score()
         weights, of_base, of_latent = self._terms(t)
-        alpha, beta, alpha_rate, beta_rate, of_base, of_latent = (expand_as_leading(part, x) for part in (*weights, of_base, of_latent))
+        alpha, beta, alpha_rate, beta_rate, of_base, of_latent = (
+            expand_as_leading(part, x) for part in (*weights, of_base, of_latent)
+        )
         if self._is_standard():
             return (beta * drift - beta_rate * x) / (of_base + of_latent)
         mean, covariance = self._moments()
         right = beta * drift - beta_rate * (x - alpha * mean) - beta * alpha_rate * mean
-        matrix = of_base * covariance + of_latent * torch.eye(len(mean), dtype=x.dtype, device=x.device)
+        matrix = of_base * covariance + of_latent * torch.eye(
+            len(mean), dtype=x.dtype, device=x.device
+        )
         return torch.linalg.solve(matrix, right.T).T

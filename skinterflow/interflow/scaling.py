@@ -1,7 +1,9 @@
-r"""Scalings: invertible maps between data units and the units of the flow, with their log-determinant.
+r"""Scalings: invertible maps between data units and the units of the flow, with their
+log-determinant.
 
-``log p(x) = log p_u(u(x)) + log |det du/dx|``: the scaling is part of the density.  Maps work on rows of shape (B, D), in
-the dtype of their input; their constants are float64 buffers, estimated on the upper floor.
+``log p(x) = log p_u(u(x)) + log |det du/dx|``: the scaling is part of the density.  Maps work on
+rows of shape (B, D), in the dtype of their input; their constants are float64 buffers, estimated on
+the upper floor.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ class Scaling(nn.Module, ABC):
     >>> class Asinh(Scaling):
     ...     def forward(self, x):
     ...         return torch.asinh(x)
+    ...
     ...     def inverse(self, u):
     ...         return torch.sinh(u)
+    ...
     ...     def log_abs_det(self, x):
     ...         return -0.5 * torch.log1p(x.square()).sum(-1)
     >>> x = torch.tensor([[0.0, 3.0]])
@@ -57,7 +61,10 @@ class Standardize(Scaling):
     --------
     >>> import torch
     >>> from skinterflow.interflow import Standardize
-    >>> scaling, x = Standardize(shift=torch.tensor([1.0, 2.0]), scale=torch.tensor([0.5, 4.0])), torch.tensor([[2.0, 2.0]])
+    >>> scaling, x = (
+    ...     Standardize(shift=torch.tensor([1.0, 2.0]), scale=torch.tensor([0.5, 4.0])),
+    ...     torch.tensor([[2.0, 2.0]]),
+    ... )
     >>> scaling(x), round(float(scaling.log_abs_det(x)), 2)
     (tensor([[2., 0.]]), -0.69)
     """
@@ -81,7 +88,8 @@ class Standardize(Scaling):
 
 
 class Whiten(Scaling):
-    """``u = W x`` with a square matrix, for data whose mean is zero and whose covariance is ``(W^T W)^-1``.
+    """``u = W x`` with a square matrix, for data whose mean is zero and whose covariance is
+    ``(W^T W)^-1``.
 
     Parameters
     ----------
@@ -119,7 +127,8 @@ class Whiten(Scaling):
 
 
 class LearnedGaussian(Scaling):
-    r"""``u = mean + L x`` with a lower triangular `L`: the base N(mean, L L^T) when `x` is standard normal, to be learned (appendix H).
+    r"""``u = mean + L x`` with a lower triangular `L`: the base N(mean, L L^T) when `x` is standard
+    normal, to be learned (appendix H).
 
     Untrained it is the identity.
 
@@ -130,11 +139,13 @@ class LearnedGaussian(Scaling):
     Attributes
     ----------
     mean : Parameter of shape (D,)
-    root : Parameter of shape (D, D): `L` below the diagonal, and the logarithm of its diagonal; what is above it is not used
+    root : Parameter of shape (D, D)
+        `L` below the diagonal, and the logarithm of its diagonal; what is above it is not used.
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, appendix H.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, appendix H.
 
     Examples
     --------
@@ -180,7 +191,9 @@ class Compose(Scaling):
 
     >>> import torch
     >>> from skinterflow.interflow import Compose, Standardize
-    >>> scaling = Compose([Standardize(torch.zeros(1), torch.tensor([scale])) for scale in (3.0, 2.0)])
+    >>> scaling = Compose(
+    ...     [Standardize(torch.zeros(1), torch.tensor([scale])) for scale in (3.0, 2.0)]
+    ... )
     >>> x = torch.tensor([[6.0]])
     >>> scaling(x), round(float(scaling.log_abs_det(x)), 2)
     (tensor([[1.]]), -1.79)

@@ -1,8 +1,9 @@
 """Time laws: how training times are spread over [0, 1].
 
-Any positive law of ``t`` leaves the minimiser of the quadratic loss unchanged, so the law is free to put the effort where the velocity is
-hard to learn: near the data, ``t = 1``.  Paper 1 uses Beta laws (tables 3 and 4), mostly Beta(1, 0.5).  A law is given by its
-quantile function, so that stratified uniforms give stratified times.
+Any positive law of ``t`` leaves the minimiser of the quadratic loss unchanged, so the law is free
+to put the effort where the velocity is hard to learn: near the data, ``t = 1``.  Paper 1 uses Beta
+laws (tables 3 and 4), mostly Beta(1, 0.5).  A law is given by its quantile function, so that
+stratified uniforms give stratified times.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ class TimeLaw(ABC):
 
     @abstractmethod
     def quantile(self, u: Tensor) -> Tensor:
-        """Inverse distribution function: probabilities `u` in [0, 1] to times, of the same shape, dtype and device."""
+        """Inverse distribution function: probabilities `u` in [0, 1] to times, of the same shape,
+        dtype and device."""
 
 
 @dataclass(frozen=True)
 class Beta(TimeLaw):
-    """Beta(a, b) law with density proportional to ``t^(a-1) (1-t)^(b-1)``; ``Beta(1, 1)`` is uniform.
+    """Beta(a, b) law with density proportional to ``t^(a-1) (1-t)^(b-1)``; ``Beta(1, 1)`` is
+    uniform.
 
     Parameters
     ----------
@@ -50,7 +53,8 @@ class Beta(TimeLaw):
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, tables 3 and 4.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, tables 3 and 4.
 
     Examples
     --------
@@ -67,7 +71,10 @@ class Beta(TimeLaw):
 
     def __post_init__(self) -> None:
         if not (self.a > 0 and self.b > 0):
-            raise ValueError(f"A Beta law needs two positive parameters, got a={self.a!r} and b={self.b!r}; try Beta(1.0, 0.5).")
+            raise ValueError(
+                f"A Beta law needs two positive parameters, got a={self.a!r} and b={self.b!r}; try "
+                "Beta(1.0, 0.5)."
+            )
 
     def quantile(self, u: Tensor) -> Tensor:
         if self.a == 1:
@@ -78,7 +85,8 @@ class Beta(TimeLaw):
 
 
 class _BetaQuantile(torch.autograd.Function):
-    """SciPy's quantile function of the Beta law, also within ``torch.func.vmap``, where a tensor cannot be looked at."""
+    """SciPy's quantile function of the Beta law, also within ``torch.func.vmap``, where a tensor
+    cannot be looked at."""
 
     @staticmethod
     def forward(u: Tensor, a: float, b: float) -> Tensor:
@@ -89,11 +97,15 @@ class _BetaQuantile(torch.autograd.Function):
         ctx.mark_non_differentiable(output)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], u: Tensor, a: float, b: float) -> tuple[Tensor, int | None]:
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], u: Tensor, a: float, b: float
+    ) -> tuple[Tensor, int | None]:
         return cast(Tensor, _BetaQuantile.apply(u, a, b)), in_dims[0]
 
 
-def stratified_uniform(n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
+def stratified_uniform(
+    n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None
+) -> Tensor:
     """One uniform draw in each of `n` equal strata of [0, 1], in increasing order.
 
     Parameters

@@ -1,11 +1,13 @@
 """Training: a generator of steps.
 
-``for step in train(objective, batches, ...)``: the caller's loop looks, reports, keeps and stops; the generator only learns.
-Muon for the hidden layers' weights and AdamW for all else, with a linear warm-up and a cosine decay; an exponential moving average (EMA)
-of the weights is what is meant to be used.
+``for step in train(objective, batches, ...)``: the caller's loop looks, reports, keeps and stops;
+the generator only learns. Muon for the hidden layers' weights and AdamW for all else, with a linear
+warm-up and a cosine decay; an exponential moving average (EMA) of the weights is what is meant to
+be used.
 
-A path that is learned plays against the field: the field minimises the loss ``G``, the path maximises it (paper 1, proposition 2).  As the
-minimum of ``G`` is minus the transport action, this shortens the path.
+A path that is learned plays against the field: the field minimises the loss ``G``, the path
+maximises it (paper 1, proposition 2).  As the minimum of ``G`` is minus the transport action, this
+shortens the path.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ _EMA_DECAY = 0.999
 _MUON_RATE = 2.0
 """Learning rate of Muon relative to that of AdamW."""
 OPPONENT_RATE = 0.2
-"""Learning rate of the parameters that maximise, relative to that of AdamW: the field must follow."""
+"""Learning rate of the parameters that maximise, relative to that of AdamW: the field must
+follow."""
 OPPONENT_START = 0.5
-"""Part of the steps before those parameters move: maximising against a field that knows nothing leads astray."""
+"""Part of the steps before those parameters move: maximising against a field that knows nothing
+leads astray."""
 _WARMUP_STEPS = 100
 _WARMUP_FRACTION = 0.1
 """The warm-up takes the smaller of these, so that a short training is not all warm-up."""
@@ -45,7 +49,8 @@ class Step:
     ----------
     number : int, counted from 1
     loss : Tensor of shape (), weighted mean loss of the batch before the step, detached
-    averaged : nn.Module, the objective with averaged weights; it goes on changing with the next step
+    averaged : nn.Module
+        The objective with averaged weights; it goes on changing with the next step.
 
     Examples
     --------
@@ -53,7 +58,9 @@ class Step:
     >>> from skinterflow.interflow import Beta, Linear, PathObjective, ResidualMLP, train
     >>> with torch.random.fork_rng(devices=[]):
     ...     objective = PathObjective(ResidualMLP(2, hidden_layer_sizes=(8, 8)), Linear(), Beta())
-    ...     step = next(train(objective, [((torch.zeros(64, 2), torch.ones(64, 2)), None)], max_iter=1))
+    ...     step = next(
+    ...         train(objective, [((torch.zeros(64, 2), torch.ones(64, 2)), None)], max_iter=1)
+    ...     )
     >>> step.number, step.loss.shape, type(step.averaged).__name__
     (1, torch.Size([]), 'PathObjective')
     """
@@ -66,14 +73,16 @@ class Step:
 class Training:
     """A training that can be looked at between steps, stopped, written down and gone on with.
 
-    Its state is the number of steps, the weights and their average, and the moments of the optimisers; the learning rate follows from the
-    number.  What it is given besides, the batches, the caller must be able to repeat from any number on.
+    Its state is the number of steps, the weights and their average, and the moments of the
+    optimisers; the learning rate follows from the number.  What it is given besides, the batches,
+    the caller must be able to repeat from any number on.
 
     Parameters
     ----------
     objective : nn.Module with ``forward(*inputs) -> loss per row``, trained in place
     max_iter : int or None
-        Number of steps, over which the learning rate decays; for None there is no end, and the rate stays as it is after the warm-up.
+        Number of steps, over which the learning rate decays; for None there is no end, and the rate
+        stays as it is after the warm-up.
     learning_rate, weight_decay, hidden_weights, maximized, maximized_rate, maximized_from, elapsed
         See :func:`train`.
 
@@ -86,7 +95,9 @@ class Training:
     >>> import torch
     >>> from skinterflow.interflow import Beta, PathObjective, ResidualMLP, Training, Trigonometric
     >>> with torch.random.fork_rng():
-    ...     training = Training(PathObjective(ResidualMLP(2, (4,)), Trigonometric(), Beta()), max_iter=10)
+    ...     training = Training(
+    ...         PathObjective(ResidualMLP(2, (4,)), Trigonometric(), Beta()), max_iter=10
+    ...     )
     ...     for step in training.steps([((torch.randn(8, 2), torch.randn(8, 2)), None)] * 3):
     ...         state = training.state_dict()
     >>> training.number, state["number"]
@@ -111,8 +122,12 @@ class Training:
         self.elapsed = elapsed or _no_time
         self.maximized_from = maximized_from
         self.number = 0
-        self._optimizers = make_optimizers(objective, hidden_weights, maximized, learning_rate, weight_decay, maximized_rate)
-        self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
+        self._optimizers = make_optimizers(
+            objective, hidden_weights, maximized, learning_rate, weight_decay, maximized_rate
+        )
+        self._rates = [
+            [group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers
+        ]
         self._averaged = AveragedModel(objective, multi_avg_fn=_update_average)
 
     @property
@@ -131,7 +146,11 @@ class Training:
         ------
         Step
         """
-        numbers = itertools.count(self.number + 1) if self.max_iter is None else range(self.number + 1, self.max_iter + 1)
+        numbers = (
+            itertools.count(self.number + 1)
+            if self.max_iter is None
+            else range(self.number + 1, self.max_iter + 1)
+        )
         for number, (inputs, weight) in zip(numbers, batches, strict=False):
             loss = self.objective(*inputs)
             loss = loss.mean() if weight is None else (loss * weight).mean()
@@ -157,7 +176,8 @@ class Training:
         return copy.deepcopy(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; the learning rates are those of this training, not of the one that the state is from.
+        """Go on from a state; the learning rates are those of this training, not of the one that
+        the state is from.
 
         Parameters
         ----------
@@ -172,12 +192,20 @@ class Training:
         self.objective.load_state_dict(state["objective"])
         self._averaged.load_state_dict(state["averaged"])
         for optimizer, moments in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict({"state": copy.deepcopy(moments), "param_groups": optimizer.state_dict()["param_groups"]})
+            optimizer.load_state_dict(
+                {
+                    "state": copy.deepcopy(moments),
+                    "param_groups": optimizer.state_dict()["param_groups"],
+                }
+            )
 
     def _set_learning_rates(self) -> None:
         elapsed = self.elapsed()
         factor = _learning_rate_factor(self.number, self.max_iter, elapsed)
-        waits = self.max_iter is not None and max(self.number / self.max_iter, elapsed) < self.maximized_from
+        waits = (
+            self.max_iter is not None
+            and max(self.number / self.max_iter, elapsed) < self.maximized_from
+        )
         for optimizer, rates in zip(self._optimizers, self._rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = 0.0 if waits and group.get("maximize") else rate * factor
@@ -204,13 +232,15 @@ def train(
     batches : iterable of ``(inputs, weight)``, the weights of the shape of the loss or None
     max_iter : int, number of steps, over which the learning rate decays
     learning_rate, weight_decay : float
-    hidden_weights : sequence of nn.Parameter with two axes, those of the objective's parameters that Muon is to train
-    maximized : sequence of nn.Parameter, those that are to raise the loss instead: of a path or a base
+    hidden_weights : sequence of nn.Parameter with two axes
+        Those of the objective's parameters that Muon is to train.
+    maximized : sequence of nn.Parameter
+        Those that are to raise the loss instead: of a path or a base.
     maximized_rate : float, their learning rate relative to that of the others
     maximized_from : float in [0, 1], part of the steps before they move
     elapsed : callable or None
-        Part of a budget of time that has passed.  The learning rate decays over the larger of it and the part of the steps, and
-        the training ends at 1, but not before its first step.
+        Part of a budget of time that has passed.  The learning rate decays over the larger of it
+        and the part of the steps, and the training ends at 1, but not before its first step.
 
     Yields
     ------
@@ -218,11 +248,13 @@ def train(
 
     References
     ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, propositions 1 and 2.
+    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023, propositions 1 and 2.
 
     Examples
     --------
-    Every row moves by 3 in both columns; an untrained field has loss 0, and the minimum is ``-|v|^2 = -18``.
+    Every row moves by 3 in both columns; an untrained field has loss 0, and the minimum is
+    ``-|v|^2 = -18``.
 
     >>> import itertools, torch
     >>> from skinterflow.interflow import Beta, Linear, PathObjective, ResidualMLP, train
@@ -230,7 +262,10 @@ def train(
     >>> with torch.random.fork_rng(devices=[]):
     ...     objective = PathObjective(ResidualMLP(2, hidden_layer_sizes=(16, 16)), Linear(), Beta())
     ...     batches = itertools.repeat(((x0, x0 + 3.0), None))
-    ...     losses = [float(step.loss) for step in train(objective, batches, max_iter=30, learning_rate=0.03)]
+    ...     losses = [
+    ...         float(step.loss)
+    ...         for step in train(objective, batches, max_iter=30, learning_rate=0.03)
+    ...     ]
     >>> losses[0] == 0.0, -18.0 <= losses[-1] < -12.0
     (True, True)
     """
@@ -277,20 +312,37 @@ def make_optimizers(
     >>> from skinterflow.interflow.training import make_optimizers
     >>> with torch.random.fork_rng(devices=[]):
     ...     field = ResidualMLP(2, hidden_layer_sizes=(8, 8))
-    >>> optimizers = make_optimizers(field, field.hidden_weights(), [], learning_rate=2e-3, weight_decay=1e-2)
+    >>> optimizers = make_optimizers(
+    ...     field, field.hidden_weights(), [], learning_rate=2e-3, weight_decay=1e-2
+    ... )
     >>> [type(optimizer).__name__ for optimizer in optimizers]
     ['AdamW', 'Muon']
     """
-    others = [p for p in objective.parameters() if p.requires_grad and p not in {*hidden_weights, *maximized}]
+    others = [
+        p
+        for p in objective.parameters()
+        if p.requires_grad and p not in {*hidden_weights, *maximized}
+    ]
     groups: list[dict[str, Any]] = [{"params": others}]
     if maximized:
-        groups.append({"params": list(maximized), "maximize": True, "lr": maximized_rate * learning_rate, "weight_decay": 0.0})
+        groups.append(
+            {
+                "params": list(maximized),
+                "maximize": True,
+                "lr": maximized_rate * learning_rate,
+                "weight_decay": 0.0,
+            }
+        )
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
+        torch.optim.AdamW(
+            groups, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+        )
     ]
     if hidden_weights:
         # Weight decay acts in proportion to the learning rate: the same strength for both.
-        optimizers.append(Muon(hidden_weights, _MUON_RATE * learning_rate, weight_decay / _MUON_RATE))
+        optimizers.append(
+            Muon(hidden_weights, _MUON_RATE * learning_rate, weight_decay / _MUON_RATE)
+        )
     return optimizers
 
 
@@ -308,6 +360,7 @@ def _learning_rate_factor(k: int, max_iter: int | None, elapsed: float = 0.0) ->
 
 
 def _update_average(averaged: Tensors, current: Tensors, n_averaged: Tensor | int) -> None:
-    """EMA whose decay grows with the number of steps, so that the first weights are soon forgotten."""
+    """EMA whose decay grows with the number of steps, so that the first weights are soon
+    forgotten."""
     n = int(n_averaged)
     torch._foreach_lerp_(averaged, current, 1.0 - min(_EMA_DECAY, (1.0 + n) / (10.0 + n)))

@@ -1,0 +1,1 @@
+"""What happens to the rows of the user: columns, scalings, batches, weights."""

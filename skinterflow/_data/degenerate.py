@@ -1,0 +1,121 @@
+"""Columns without a density: constant, collinear, duplicated or of whole numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skinterflow.exceptions import DegenerateDataWarning
+from skinterflow.interflow.warn import warn
+
+Array = NDArray[np.float64]
+
+_MAX_ROWS = 100_000
+"""Rows that are looked at, evenly spaced: quantiles and powers are then known to a third of a
+percent."""
+
+
+_CONSTANT_WIDTH = 1e-3
+"""Width given to a constant column, relative to its value (or to one, if that is zero)."""
+
+
+COLLINEAR = 1e-10
+
+
+_SHOWN_COLUMNS = 8
+
+
+def evenly_spaced(X: NDArray[Any], most: int = _MAX_ROWS) -> NDArray[Any]:
+    """At most so many of the rows."""
+    return np.ascontiguousarray(X[:: -(-len(X) // most)])
+
+
+def constant_widths(X: NDArray[Any]) -> Array:
+    """Spread that stands for the one that a constant column lacks, and zero for the others: shape
+    (D,)."""
+    lowest, highest = X.min(axis=0), X.max(axis=0)
+    constant = highest - lowest <= 4 * np.finfo(X.dtype).eps * np.maximum(
+        np.abs(lowest), np.abs(highest)
+    )
+    return np.where(constant, floored(np.zeros(X.shape[1]), X[0].astype(np.float64)), 0.0)
+
+
+def spread_constant_columns(X: NDArray[Any], widths: Array, generator: torch.Generator) -> Array:
+    """Copy of `X` in float64 whose constant columns are spread normally, by their `widths`."""
+    x = X.astype(np.float64)
+    for j in np.flatnonzero(widths):
+        x[:, j] += widths[j] * torch.randn(len(x), generator=generator, dtype=torch.float64).numpy()
+    return x
+
+
+def spread_whole_numbers(X: Array, whole: NDArray[np.bool_], generator: torch.Generator) -> Array:
+    """`X`, whose columns of whole numbers are spread in place, by uniform noise over the cells
+    around them."""
+    if whole.any():
+        shape = len(X), int(whole.sum())
+        X[:, whole] += torch.rand(shape, generator=generator, dtype=torch.float64).numpy() - 0.5
+    return X
+
+
+def warn_degenerate(
+    X: NDArray[Any], widths: Array, names: Sequence[str], declared: NDArray[np.bool_]
+) -> None:
+    """Name the columns that have no density, by the looks of many rows; the fit goes on.  Those
+    declared as whole numbers have one."""
+    X, constant = evenly_spaced(X), widths > 0
+    whole = ~constant & ~declared & (np.rint(X) == X).all(axis=0)
+    for columns, what in (
+        (constant, f"are constant and given a width of {_CONSTANT_WIDTH:g} times their value"),
+        (
+            _collinear_columns(X, ~constant & ~declared),
+            "are collinear or duplicated: the density is singular and its values are large; drop "
+            "one of them",
+        ),
+        (
+            whole,
+            "are integer-valued: the log-density grows without bound as the fit improves; name "
+            "them in integer_features (InterpolantFlowDensity), or add uniform noise to spread "
+            "them",
+        ),
+    ):
+        warn_columns(names, columns, what)
+
+
+def warn_columns(names: Sequence[str], flagged: NDArray[np.bool_], what: str) -> None:
+    """Say of the columns that are flagged, if any, what they are."""
+    if flagged.any():
+        columns = [name for name, flag in zip(names, flagged, strict=True) if flag]
+        warn(
+            f"{len(columns)} column(s) {what}: {shown(columns)}.",
+            DegenerateDataWarning,
+        )
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else ""
+    return f"{', '.join(names[:_SHOWN_COLUMNS])}{more}"
+
+
+def _collinear_columns(X: NDArray[Any], varying: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Columns that take part in a linear relation which holds for all rows."""
+    flagged = np.zeros(X.shape[1], dtype=bool)
+    if varying.sum() < 2 or len(X) <= varying.sum():
+        return flagged
+    columns = X[:, varying].astype(np.float64)
+    columns = (columns - columns.mean(axis=0)) / floored(columns.std(axis=0), columns.mean(axis=0))
+    eigenvalues, eigenvectors = np.linalg.eigh(columns.T @ columns / len(columns))
+    null = eigenvectors[:, eigenvalues < COLLINEAR * varying.sum()]
+    flagged[varying] = (np.abs(null) > 1e-3).any(axis=1)
+    return flagged
+
+
+def floored(scale: Array, location: Array) -> Array:
+    """`scale`, and where it is zero a small width relative to the location."""
+    return np.where(
+        scale > 0, scale, _CONSTANT_WIDTH * np.where(location == 0, 1.0, np.abs(location))
+    )

@@ -1,0 +1,301 @@
+"""What names and "auto" mean: parameters of the estimators turned into rows that judge, objectives
+and a recipe.
+
+Below `CROSS_FIT_BELOW` rows every row is held out from one of several small fields; from there one
+part of the rows is held out from one larger field.  `benchmarks/defaults.py` measures these
+choices.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import reprlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from skinterflow._persistence.registry import COUPLINGS, GAMMAS, INTERPOLANTS
+from skinterflow._runtime import as_float
+from skinterflow.interflow.couplings import Coupling, Independent
+from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
+from skinterflow.interflow.heads import HeadedDrift, SharedTrunk, check_targets
+from skinterflow.interflow.interpolants import (
+    EncodingDecoding,
+    Interpolant,
+    Mirror,
+    check_endpoints,
+)
+from skinterflow.interflow.latent import (
+    Gamma,
+    StochasticInterpolant,
+    check_gamma,
+)
+from skinterflow.interflow.scaling import Compose, Scaling
+from skinterflow.interflow.times import Beta
+
+_LARGE = 10_000
+_MOST_LAYERS, _MOST_WEIGHTS = 1_000, 2**28
+"""A gibibyte of weights, of which training keeps some six copies."""
+
+
+def resolve_path(
+    interpolant: str | Interpolant, gamma: str | Gamma | None, n_features: int
+) -> StochasticInterpolant:
+    """A path of one's own, to be trained with the field if it has parameters.
+
+    Raises
+    ------
+    ValueError
+        If it misses its endpoints, if the scale of its latent is not zero there, or if it needs a
+        latent and has none.
+    """
+    path = (
+        INTERPOLANTS[interpolant]() if isinstance(interpolant, str) else copy.deepcopy(interpolant)
+    )
+    scale = GAMMAS[gamma]() if isinstance(gamma, str) else copy.deepcopy(gamma)
+    if scale is not None:
+        check_gamma(scale)
+    elif isinstance(path, Mirror | EncodingDecoding):
+        raise ValueError(
+            f"{path!r} needs a latent, without which "
+            f"{'nothing moves' if isinstance(path, Mirror) else 'all paths meet in one point'}; "
+            "set gamma='sine_squared', for example."
+        )
+    if not isinstance(path, Mirror):
+        check_endpoints(path, n_features)
+    return StochasticInterpolant(path, scale)
+
+
+def resolve_targets(
+    targets: str | Sequence[str],
+    path: StochasticInterpolant,
+    base: Scaling | None,
+    coupling: Coupling,
+) -> tuple[str, ...]:
+    """The quantities to learn; "auto" is what the drift follows from.
+
+    The score follows from it, too, on an affine path from a Gaussian base, and between two sets of
+    rows if the path has a latent.
+
+    Parameters
+    ----------
+    targets : str or sequence of str
+    path : StochasticInterpolant
+    base : Scaling that makes the Gaussian base of standard normal points, or None where the source is no Gaussian
+    coupling : Coupling of base points and data points
+
+    Raises
+    ------
+    ValueError
+        If the drift does not follow from them, or if there is no noise to learn one of them from.
+    """
+    if targets == "auto":
+        if base is not None or path.gamma is None:
+            return ("b",)
+        return ("eta",) if isinstance(path.interpolant, Mirror) else ("b", "eta")
+    check_names("targets", targets)
+    chosen = (targets,) if isinstance(targets, str) else tuple(targets)
+    check_targets(chosen, path)
+    standard = isinstance(base, Compose) and not len(base.parts)
+    if path.gamma is None and not standard and {"s", "eta"} & set(chosen):
+        raise ValueError(
+            f"targets={chosen!r} need noise of a known law on the path: the standard normal base, "
+            "or a latent; set gamma='brownian'."
+        )
+    if path.gamma is None and not isinstance(coupling, Independent) and {"s", "eta"} & set(chosen):
+        raise ValueError(
+            f"targets={chosen!r} need noise that is independent of the data, which the base is not "
+            f"under {coupling!r}; set gamma='brownian', coupling='independent', or targets='b'."
+        )
+    return chosen
+
+
+def resolve_time_law(time_beta: Sequence[float]) -> Beta:
+    """The law of the training times.
+
+    Raises
+    ------
+    ValueError
+        If `time_beta` is not two positive numbers, neither too large nor too small.
+    """
+    return Beta(*checked_time_beta(time_beta))
+
+
+def new_fields(
+    n_fields: int,
+    n_features: int,
+    hidden_layer_sizes: str | Sequence[int],
+    activation: str,
+    targets: tuple[str, ...],
+    path: StochasticInterpolant,
+    generator: torch.Generator,
+) -> list[VelocityField]:
+    """Untrained drifts, by a network of one head for each target; the generator draws the initial
+    weights on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the widths are not positive integers.
+    """
+    if isinstance(hidden_layer_sizes, str):
+        hidden_layer_sizes = (64,) * 3 if n_fields > 1 else (96,) * 6
+    widths = checked_widths("hidden_layer_sizes", hidden_layer_sizes)
+    if targets == ("b",):
+        return [ResidualMLP(n_features, widths, activation, generator) for _ in range(n_fields)]
+    heads = (
+        SharedTrunk(n_features, len(targets), widths, activation, generator)
+        for _ in range(n_fields)
+    )
+    return [HeadedDrift(trunk, targets, path) for trunk in heads]
+
+
+def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> list[int]:
+    """Widths of hidden layers.
+
+    Raises
+    ------
+    ValueError
+        If they are not positive integers, more than `most`, or would make a network too large to
+        train.
+    """
+    try:
+        widths = np.atleast_1d(np.asarray(sizes))
+    except ValueError:  # sequences of different lengths
+        widths = np.empty(0)
+    if widths.dtype.kind not in "iu" or widths.ndim != 1 or not len(widths) or (widths < 1).any():
+        raise ValueError(
+            f"{name} must be {'None' if most else repr('auto')} or one or more integers of at "
+            f"least 1, got {sizes!r}."
+        )
+    if most is not None and len(widths) > most:
+        raise ValueError(
+            f"{name} must have at most {most} layers, because that is what makes the divergence "
+            f"cheap, got {sizes!r}."
+        )
+    sizes = [int(width) for width in widths]
+    n_weights = sum(a * b for a, b in itertools.pairwise([1, *sizes]))
+    if n_weights > _MOST_WEIGHTS or len(sizes) > _MOST_LAYERS:
+        raise ValueError(
+            f"{name} has {len(sizes)} layers with {n_weights:.3g} weights or more, and the most "
+            f"are {_MOST_LAYERS} layers and {_MOST_WEIGHTS:.3g} weights; use fewer, or narrower, "
+            "layers."
+        )
+    return sizes
+
+
+def continued_fields(
+    n_fields: int, previous: VelocityField, path: StochasticInterpolant
+) -> list[VelocityField]:
+    """Copies of the members of a fitted field, to train on, on the given copy of its path."""
+    members = (
+        list(cast(Sequence[VelocityField], previous.members))
+        if isinstance(previous, AveragedField)
+        else [previous]
+    )
+    copies = [copy.deepcopy(members[k % len(members)]) for k in range(n_fields)]
+    for field in copies:
+        if isinstance(field, HeadedDrift):
+            field.path = path
+    return copies
+
+
+def resolve_recipe(
+    *,
+    n_rows: int,
+    cross_fitted: bool,
+    coupling: str | Coupling,
+    end_time: str | float,
+    alpha: float,
+    batch_size: str | int,
+    learning_rate_init: str | float,
+    max_iter: str | int | None,
+    n_iter_no_change: int,
+    tol: float,
+    verbose: bool,
+) -> Recipe:
+    """The recipe of a fit on `n_rows` rows."""
+    return Recipe(
+        coupling=resolve_coupling(coupling),
+        weight_decay=alpha / n_rows,
+        batch_size=_auto(batch_size, 128 if cross_fitted else 512 if n_rows < _LARGE else 1_024),
+        learning_rate=_auto(learning_rate_init, 0.01 if cross_fitted else 0.005),
+        max_iter=_auto(max_iter, 2_500 if cross_fitted else 4_000),
+        n_iter_no_change=n_iter_no_change,
+        tol=tol,
+        end_time=_auto(end_time, None),
+        verbose=verbose,
+    )
+
+
+def resolve_coupling(coupling: str | Coupling) -> Coupling:
+    """The coupling of a name."""
+    return COUPLINGS[coupling]() if isinstance(coupling, str) else coupling
+
+
+def _auto(value: Any, chosen: Any) -> Any:
+    return chosen if isinstance(value, str) else value
+
+
+_NARROWEST_BETA = 1e-3
+
+
+def checked_time_beta(time_beta: Any) -> tuple[float, float]:
+    """Parameters of the law of the training times.
+
+    Raises
+    ------
+    ValueError
+        If they are not two positive numbers, or so large or small that all times are as good as
+        equal.
+    """
+    if (
+        np.ndim(np.asarray(time_beta, dtype=object)) != 1
+        or len(time_beta) != 2
+        or not all(isinstance(part, Real) for part in time_beta)
+    ):
+        raise ValueError(
+            "time_beta must be the two parameters of a Beta law, such as (1.0, 0.5), got "
+            f"{reprlib.repr(time_beta)}."
+        )
+    a, b = map(as_float, time_beta)
+    if not (a > 0 and b > 0):
+        raise ValueError(
+            f"A Beta law needs two positive parameters, got a={a!r} and b={b!r}; try (1.0, 0.5)."
+        )
+    if not (min(a, b) >= _NARROWEST_BETA and max(a, b) <= 1 / _NARROWEST_BETA):
+        raise ValueError(
+            f"time_beta must be two numbers from {_NARROWEST_BETA:g} to {1 / _NARROWEST_BETA:g}, "
+            f"got {reprlib.repr(time_beta)}; beyond, the training times are as good as equal."
+        )
+    return a, b
+
+
+def check_names(name: str, given: Any) -> None:
+    """Raise a ValueError unless it is a string, or a sequence of strings."""
+    if not isinstance(given, str) and not all(isinstance(part, str) for part in given):
+        raise ValueError(
+            f"{name} must be a string, or a tuple of strings, got {reprlib.repr(given)}."
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Resolved parameters, see
+    `InterpolantFlowDensity`; None is an `end_time` for held-out rows to choose, a `max_iter`
+    without end."""
+
+    coupling: Coupling
+    weight_decay: float
+    batch_size: int
+    learning_rate: float
+    max_iter: int | None
+    n_iter_no_change: int
+    tol: float
+    end_time: float | None
+    verbose: bool

@@ -1,0 +1,103 @@
+"""The one table of components: their names for users, their classes, and how they are saved.
+
+A component that is not in the table fits, but cannot be saved.  A new one needs one line here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
+from skinterflow.interflow.fields import AveragedField, ResidualMLP
+from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, SharedTrunk
+from skinterflow.interflow.interpolants import (
+    EncodingDecoding,
+    Fourier,
+    Interpolant,
+    Linear,
+    Mirror,
+    Trigonometric,
+    VariancePreserving,
+)
+from skinterflow.interflow.latent import (
+    Brownian,
+    Gamma,
+    LearnedGamma,
+    Normalized,
+    Quadratic,
+    Sigmoid,
+    SineSquared,
+    StochasticInterpolant,
+)
+from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
+from skinterflow.interflow.ode import Calibration, Solver
+from skinterflow.interflow.scaling import Compose, LearnedGaussian, Standardize, Whiten
+from skinterflow.interflow.times import Beta
+
+
+class Component(NamedTuple):
+    """A class whose objects can be saved.
+
+    Attributes
+    ----------
+    cls : type, which keeps the arguments of its constructor as attributes of the same names
+    name : str or None, the value of the parameter that means a default object of the class
+    has_weights : bool, whether the constructor makes parameters that its arguments do not hold
+    """
+
+    cls: Any
+    name: str | None = None
+    has_weights: bool = False
+
+
+COMPONENTS = (
+    Component(Trigonometric, "trigonometric"),
+    Component(Linear, "linear"),
+    Component(VariancePreserving, "variance_preserving"),
+    Component(Fourier, "fourier", has_weights=True),
+    Component(EncodingDecoding, "encoding_decoding"),
+    Component(Mirror, "mirror"),
+    Component(Brownian, "brownian"),
+    Component(Quadratic, "quadratic"),
+    Component(SineSquared, "sine_squared"),
+    Component(Sigmoid, "sigmoid"),
+    Component(LearnedGamma, has_weights=True),
+    Component(Normalized),
+    Component(StochasticInterpolant),
+    Component(Independent, "independent"),
+    Component(OptimalTransport, "optimal_transport"),
+    Component(Beta),
+    Component(Bounds),
+    Component(Compose),
+    Component(Gaussianize),
+    Component(LearnedGaussian, has_weights=True),
+    Component(Standardize),
+    Component(Whiten),
+    Component(YeoJohnson),
+    Component(ResidualMLP, has_weights=True),
+    Component(AveragedField),
+    Component(HeadedDrift),
+    Component(SeparateHeads),
+    Component(SharedTrunk, has_weights=True),
+    Component(Calibration),
+    Component(Solver),
+)
+
+
+def named(base: type) -> dict[str, Any]:
+    """Classes derived from `base` by their names for users."""
+    return {c.name: c.cls for c in COMPONENTS if c.name is not None and issubclass(c.cls, base)}
+
+
+INTERPOLANTS: dict[str, type[Interpolant]] = named(Interpolant)
+GAMMAS: dict[str, type[Gamma]] = named(Gamma)
+COUPLINGS: dict[str, type[Coupling]] = named(Coupling)
+
+BY_CLASS_NAME = {component.cls.__name__: component for component in COMPONENTS}
+"""Components by the names of their classes, as files hold them."""
+
+
+def component_of(cls: type) -> Component | None:
+    """Entry of a class, and of no other class of the same name; None where it has none."""
+    component = BY_CLASS_NAME.get(cls.__name__)
+    return component if component is not None and component.cls is cls else None

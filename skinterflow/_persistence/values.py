@@ -1,0 +1,154 @@
+"""Values of fitted attributes: those that a fit can give, checked when a model is loaded.
+
+A file whose digest is right may still have been written by somebody else, with an end time of -1 or
+weights that are no numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from skinterflow.interflow.marginals import Bounds
+from skinterflow.interflow.ode import Calibration, Solver
+from skinterflow.interflow.scaling import Compose, Scaling
+
+_PROBES = (-1.0, 0.0, 1.0)
+"""Points, in units of the flow, at which every part of a model is a finite number."""
+
+
+def check_fitted_values(fitted: Mapping[str, Any]) -> None:
+    """Raise unless the fitted attributes of a flow have values that a fit can give.
+
+    Parameters
+    ----------
+    fitted : mapping of name to value, of the types that are declared
+
+    Raises
+    ------
+    ValueError
+        With the name and the value of the first that has not.
+    """
+    n_features = fitted["n_features_in_"]
+    _require(
+        n_features >= 1 and fitted["_n_features_out"] == n_features, "n_features_in_", n_features
+    )
+    _require(0.0 <= fitted["end_time_"] <= 1.0, "end_time_", fitted["end_time_"])
+    _require(fitted.get("n_iter_", 0) >= 0, "n_iter_", fitted.get("n_iter_", 0))
+    for name in ("feature_names_in_", "target_feature_names_in_"):
+        names = np.asarray(fitted.get(name, ["a"] * n_features))
+        _require(
+            names.shape == (n_features,) and all(isinstance(column, str) for column in names),
+            name,
+            names,
+        )
+    if "bounds_" in fitted or "integer_features_" in fitted:
+        _check_columns(
+            fitted["bounds_"], fitted["integer_features_"], fitted["_target"], n_features
+        )
+    for name in ("_source", "_target", "_path", "_trained", "_field"):
+        _check_tensors(name, fitted[name])
+    _check_scaling("_source", fitted["_source"], n_features)
+    _check_scaling("_target", fitted["_target"], n_features)
+    for name in ("_trained", "_field"):
+        _check_field(name, fitted[name], n_features)
+    if fitted["_calibration"] is not None:
+        _check_calibration(fitted["_calibration"])
+
+
+def _require(holds: bool, name: str, value: Any) -> None:
+    if not holds:
+        raise ValueError(f"{name} cannot be {str(value)[:100]}")
+
+
+def _check_columns(bounds: Any, whole: Any, target: Scaling, n_features: int) -> None:
+    """Bounds and whole numbers, on which the map to the flow must agree."""
+    shapes = (
+        isinstance(bounds, np.ndarray)
+        and isinstance(whole, np.ndarray)
+        and bounds.shape == (n_features, 2)
+    )
+    _require(
+        shapes and bounds.dtype == np.float64 and bool((bounds[:, 0] <= bounds[:, 1]).all()),
+        "bounds_",
+        bounds,
+    )
+    _require(whole.shape == (n_features,) and whole.dtype == np.bool_, "integer_features_", whole)
+    edges = bounds + np.outer(whole, (-0.5, 0.5))
+    parts = list(target.parts) if isinstance(target, Compose) else []
+    if not np.isfinite(bounds).any():
+        _require(not parts or not isinstance(parts[0], Bounds), "bounds_", bounds)
+        return
+    first = parts[0] if parts else None
+    mapped = (
+        np.stack([first.lower.numpy(), first.upper.numpy()], axis=1)
+        if isinstance(first, Bounds)
+        else None
+    )
+    _require(mapped is not None and np.array_equal(mapped, edges), "bounds_", bounds)
+
+
+def _check_tensors(name: str, module: nn.Module) -> None:
+    for key, tensor in module.state_dict().items():
+        _require(
+            not (tensor.is_floating_point() and bool(tensor.isnan().any())), f"{name}.{key}", "NaN"
+        )
+
+
+def _check_scaling(name: str, scaling: Scaling, n_features: int) -> None:
+    """Points of the flow go to finite rows and come back, within what rounding of the rows makes of
+    them."""
+    with torch.no_grad():
+        u = _probes(n_features, torch.float64)
+        scaling = copy.deepcopy(scaling).double()
+        x = scaling.inverse(u)
+        back, log_det = scaling(x), scaling.log_abs_det(x)
+        rounding = (scaling(x * (1.0 + 1e-12)) - back).abs()
+    _require(
+        x.shape == u.shape and back.shape == u.shape and log_det.shape == (len(u),),
+        f"the shape of {name}",
+        tuple(x.shape),
+    )
+    close = (
+        ((back - u).abs() <= 1e-3 + rounding).all()
+        and x.isfinite().all()
+        and log_det.isfinite().all()
+    )
+    _require(bool(close), name, f"{scaling!r}, which has no inverse")
+
+
+def _check_field(name: str, field: Any, n_features: int) -> None:
+    dtype = next(field.parameters()).dtype
+    with torch.no_grad():
+        x = _probes(n_features, dtype)
+        v = field(torch.tensor(0.5, dtype=dtype), x)
+    _require(
+        v.shape == x.shape and bool(v.isfinite().all()),
+        name,
+        "a field whose values are not finite, or of another shape",
+    )
+
+
+def _check_calibration(calibration: Calibration) -> None:
+    numbers = [
+        *calibration.caution,
+        *calibration.errors.flatten().tolist(),
+        *calibration.sizes.flatten().tolist(),
+    ]
+    _require(all(0.0 <= number < math.inf for number in numbers), "_calibration", numbers)
+    shapes = calibration.errors.shape == (len(calibration.caution), *calibration.sizes.shape)
+    _require(
+        shapes and calibration.sizes.ndim == 1, "_calibration", tuple(calibration.errors.shape)
+    )
+    Solver(calibration.method, nodes=calibration.nodes)
+    calibration.solver(1e-3, 1e-3)
+
+
+def _probes(n_features: int, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(_PROBES, dtype=dtype)[:, None].expand(-1, n_features)

@@ -1,0 +1,124 @@
+"""The fit's own mechanism: who judges whom, what a batch holds, where the flow ends."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skinterflow._data.batches import FlowRows, NormalRows, Reader, ShuffledRows, training_rows
+from skinterflow._fit import run as fitting
+from skinterflow._fit.limits import TimeBudget
+from skinterflow._fit.recipe import resolve_recipe
+from skinterflow._fit.validation import CROSS_FIT_BELOW, held_out_rows
+from skinterflow._runtime import seeded_generators
+from skinterflow.interflow.couplings import OptimalTransport
+from skinterflow.interflow.scaling import Compose
+
+RECIPE = resolve_recipe(
+    n_rows=100,
+    cross_fitted=True,
+    coupling="independent",
+    end_time="auto",
+    alpha=1.0,
+    batch_size="auto",
+    learning_rate_init="auto",
+    max_iter="auto",
+    n_iter_no_change=3,
+    tol=0.0,
+    verbose=False,
+)
+UNLIMITED = TimeBudget(None)
+
+
+def folds_of(n_rows, **choice):
+    reader = Reader(
+        np.arange(float(n_rows))[:, None].repeat(2, 1),
+        np.ones(n_rows),
+        np.zeros(2),
+        Compose([]),
+        torch.device("cpu"),
+    )
+    source, generator = NormalRows(2, torch.device("cpu")), torch.Generator().manual_seed(0)
+    parts = held_out_rows(
+        n_rows,
+        **({"early_stopping": "auto", "validation_fraction": 0.1} | choice),
+        generator=generator,
+    )
+    return [
+        fitting.Fold(source, training_rows(reader, part, generator), reader.read(part, generator))
+        for part in parts
+    ]
+
+
+@given(n_rows=st.integers(2, 60))
+def test_cross_fitting_judges_every_row_once_by_a_field_that_did_not_see_it(n_rows):
+    folds = folds_of(n_rows)
+    judged = torch.cat([fold.judge.u[:, 0] for fold in folds])
+    assert torch.equal(judged.sort().values, torch.arange(float(n_rows)))
+    for fold in folds:
+        assert len(fold.train) + len(fold.judge.u) == n_rows
+        assert len(fold.train) > 0
+        assert not torch.isin(fold.judge.u[:, 0], fold.train.rows.u[:, 0]).any()
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "choice", "sizes"),
+    [
+        (CROSS_FIT_BELOW, {}, [200]),
+        (CROSS_FIT_BELOW - 1, {}, [500, 500, 500, 499]),
+        (50, {"early_stopping": True}, [5]),
+        (50, {"one_member": True}, [5]),
+        (2, {"early_stopping": True, "validation_fraction": 0.99}, [1]),
+        (50, {"early_stopping": False}, [0]),
+    ],
+)
+def test_size_of_the_held_out_parts(n_rows, choice, sizes):
+    assert [len(fold.judge.u) for fold in folds_of(n_rows, **choice)] == sizes
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        (
+            {1.0: -3.0, 0.97: -2.0, 0.93: -1.0, 0.88: -1.5, 0.8: 9.0, 0.0: -4.0},
+            0.93,
+        ),  # the first maximum on the way
+        ({1.0: -3.0, 0.97: -3.5, 0.0: -2.0}, 0.0),  # but never worse than the Gaussian
+        ({1.0: -1.0, 0.97: -2.0, 0.0: -4.0}, 1.0),
+    ],
+)
+def test_end_time_is_chosen_by_held_out_log_likelihood(monkeypatch, scores, chosen):
+    monkeypatch.setattr(
+        fitting, "judge", lambda members, folds, times, n: [(scores[time], time) for time in times]
+    )
+    assert fitting._choose_end_time([], folds_of(20), RECIPE, UNLIMITED, 512) == chosen
+    assert (
+        fitting._choose_end_time([], folds_of(20), replace(RECIPE, end_time=0.4), UNLIMITED, 512)
+        == 0.4
+    )
+    assert (
+        fitting._choose_end_time([], folds_of(20, early_stopping=False), RECIPE, UNLIMITED, 512)
+        == 1.0
+    )
+
+
+def test_pairs_carry_the_product_of_their_weights():
+    """Row k of either side has value and weight k + 1: the weight of a pair tells who was
+    paired."""
+    numbers = torch.arange(1.0, 9.0)
+    rows = [
+        ShuffledRows(FlowRows(numbers[:, None].repeat(1, 2), numbers, torch.zeros(8)), seed)
+        for seed in (0, 1)
+    ]
+    fold = fitting.Fold(*rows, FlowRows(torch.empty(0, 2), torch.empty(0), torch.empty(0)))
+    x0, x1, weight = fitting._pairs(
+        fold,
+        0,
+        replace(RECIPE, coupling=OptimalTransport(), batch_size=8),
+        seeded_generators(0, torch.device("cpu")),
+    )
+    torch.testing.assert_close(weight, x0[:, 0] * x1[:, 0])
+    torch.testing.assert_close(x0, x1)  # of two equal sets, each row meets itself
