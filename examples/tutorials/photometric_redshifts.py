@@ -29,11 +29,11 @@ from skinterflow import InterpolantFlowDensity
 # * the redshift has the density :math:`p(z) \propto z^2 e^{-(z / 0.5)^{1.5}}`;
 # * the magnitude is normal about :math:`20 + 2 z`, with deviation 1: far galaxies are fainter;
 # * the type :math:`\tau` is uniform from red (0) to blue (1), at all redshifts alike;
-# * a galaxy's spectrum has a step that the redshift moves through the bands.  A colour is the
-# contrast of two neighbouring bands, and has
-#   a bump where the step lies between them; red galaxies have the higher step;
+# * a galaxy's spectrum has a step that the redshift moves through the bands. A colour is the
+#   contrast of two neighbouring bands, and has a bump where the step lies between them; red
+#   galaxies have the higher step;
 # * colours are measured with normal errors, of 0.04 magnitudes for bright galaxies and up to 0.24
-# for faint ones.
+#   for faint ones.
 
 CENTRES = np.array([0.375, 0.725, 1.075])
 
@@ -158,14 +158,10 @@ plt.show()
 #
 # * The mean log-density of the true redshifts, in nats: no estimate can exceed that of the truth in
 #   the long run.
-# long run.
 # * The *probability integral transform* (PIT), the part of a slice below the redshift of the
 #   galaxy, is uniform if the slices are calibrated.
-# uniform if the slices are calibrated.
 # * The median of a slice is a point estimate; its error is measured by the normalised median
 #   deviation of :math:`\Delta z = (z_\mathrm{estimate} - z) / (1 + z)`.
-# of :math:`\Delta z =
-#   (z_\mathrm{estimate} - z) / (1 + z)`.
 
 at = np.rint((test_z - grid[0]) / step).astype(int)
 pit, medians = {}, {}

@@ -79,14 +79,9 @@ rows, new = simulate(3000, 200), distort(simulate(3000, 300))
 #   ``target_log_density`` at a simulated row, minus the density of the simulation there, is the
 #   logarithm of the weight. The density may be fitted; if it is known, as that of a generator can
 #   be, only the map has to be learned.
-# ``target_log_density`` at a simulated
-#   row, less the density of the simulation there, is the logarithm of the weight.  The density may
-# be fitted; where it is known, as that
-#   of a generator can be, only the map is left to learn.
 # * **Two densities**: one fitted to each sample.
 # * **Classifiers**: the odds that a row is measured rather than simulated are the weight, if there
 #   are equally many rows of both kinds.
-# there are as many rows of either sort.
 
 short = {"hidden_layer_sizes": (64, 64, 64), "max_iter": 1000, "atol": 2e-2, "random_state": 0}
 simulation = InterpolantFlowDensity(**short).fit(X0)
