@@ -65,7 +65,11 @@ html_css_files = ["site.css"]
 html_theme = "pydata_sphinx_theme"
 html_title = f"skinterflow {version}"
 html_show_sourcelink = False
-html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
+html_theme_options = {
+    "show_prev_next": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "header_links_before_dropdown": 8,  # every section has its link
+}
 
 
 def with_plain_aliases(

@@ -4,11 +4,11 @@ From a normal to a checkerboard, and every density between
 
 This is figure 1 of Albergo and Vanden-Eijnden, ICLR 2023.
 
-One fitted field knows the density at every time on the path: ``score_samples(X, t=...)``.  White
-lines are the ways of a few points, ``trajectory``; the last panel holds samples.  The true
-log-density is minus the logarithm of the area, so that the error can be told.
+One fitted field provides the density at every time on the path: ``score_samples(X, t=...)``. White
+lines are the trajectories of a few points, from ``trajectory``; the last panel shows samples. The
+true log-density is minus the logarithm of the area, so the error can be computed.
 
-Run with ``python examples/density_along_the_path.py``; the plot goes to
+Run with ``python examples/density_along_the_path.py``; the plot is saved to
 ``density_along_the_path.png`` or to the path given as argument.
 """
 
@@ -30,11 +30,11 @@ def plot(density):
         1, len(TIMES) + 1, figsize=(16, 3.4), layout="constrained", sharey=True
     )
     fine = np.linspace(0.0, 1.0, 41)
-    ways = density.trajectory(density.sample(12, random_state=1, t=0.0), fine)
+    trajectories = density.trajectory(density.sample(12, random_state=1, t=0.0), fine)
     for panel, t in zip(axes, TIMES, strict=False):
         heights = np.exp(density.score_samples(grid.astype(np.float32), t=t)).reshape(100, 100)
         panel.imshow(heights, origin="lower", extent=(-3, 3, -3, 3), cmap="viridis")
-        so_far = ways[fine <= t + 1e-9]
+        so_far = trajectories[fine <= t + 1e-9]
         panel.plot(so_far[:, :, 0], so_far[:, :, 1], color="white", linewidth=0.7)
         panel.scatter(so_far[-1, :, 0], so_far[-1, :, 1], color="white", s=6)
         panel.set(title=f"density at t = {t:g}", xlabel="$x_1$")

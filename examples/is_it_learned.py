@@ -2,14 +2,14 @@
 Is the field learned?
 =====================
 
-A diagnosis by rows that the fit has not seen.
+A diagnosis on rows that the fit has not seen.
 
-At the optimum ``G + E|v|^2`` is zero, and the latents of test rows are standard normal.  One fit
-here had enough steps, the other had not.  The first test is necessary, not sufficient: a field that
-is still almost zero passes it.  The latents tell.
+At the optimum ``G + E|v|^2`` is zero, and the latents of test rows are standard normal. One fit
+here had enough steps, the other did not. The first criterion is necessary, not sufficient: a field
+that is still almost zero meets it. The latents show the difference.
 
-Run with ``python examples/is_it_learned.py``; the plot goes to ``is_it_learned.png`` or to the path
-given as argument.
+Run with ``python examples/is_it_learned.py``; the plot is saved to ``is_it_learned.png`` or to the
+path given as argument.
 """
 
 import sys

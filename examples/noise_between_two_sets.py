@@ -2,14 +2,14 @@
 Noise between two data sets
 ===========================
 
-Rows of one data set are carried to another, with noise that is chosen after training.
+Rows of one data set are carried to another, with a noise level that is chosen after the training.
 
-A latent on the path, ``gamma="brownian"``, makes the score learnable between any two densities.
-The drift alone gives a map, in which every row has one place to go to.  Drift and score give
+With a noise term on the path, ``gamma="brownian"``, the score can be learned between any two
+densities. The drift alone gives a map, in which every row has one destination. Drift and score give
 diffusions of any noise level: the rows of the target are the same, and every row of the source has
-many places to go to (Albergo, Boffi and Vanden-Eijnden 2023, section 2).
+many destinations (Albergo, Boffi and Vanden-Eijnden 2023, section 2).
 
-Run with ``python examples/noise_between_two_sets.py``; the plot goes to
+Run with ``python examples/noise_between_two_sets.py``; the plot is saved to
 ``noise_between_two_sets.png`` or to the path given as argument.
 """
 

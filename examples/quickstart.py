@@ -2,14 +2,14 @@
 Quick start: a density of real data
 ===================================
 
-A density beside the ones you know: held-out log-likelihood, samples, and a plot.
+A density next to familiar ones: held-out log-likelihood, samples, and a plot.
 
 The data are 569 breast tumours with 30 measurements each (scikit-learn's ``load_breast_cancer``).
-Every method sees the same training rows and is scored on the same held-out rows; bandwidth and
-number of components are tuned by cross-validation.
+Every method is fitted to the same training rows and scored on the same held-out rows; the bandwidth
+and the number of components are tuned by cross-validation.
 
-Run with ``python examples/quickstart.py``; the plot goes to ``quickstart.png`` or to the path given
-as argument.  It takes one to two minutes, and says on standard error what it is doing.
+Run with ``python examples/quickstart.py``; the plot is saved to ``quickstart.png`` or to the path
+given as argument. It takes one to two minutes, and reports its progress on standard error.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ DURATION = "one to two minutes, most of them for the flow"
 
 
 def progress(message):
-    """Say what is being done, on standard error."""
+    """Report the progress on standard error."""
     print(message, file=sys.stderr, flush=True)
 
 

@@ -4,12 +4,12 @@ The colours of another photograph
 
 A map between two sets of pixels gives one photograph the colours of another.
 
-Every pixel is a row of three columns, red, green and blue.  ``InterpolantTransport`` learns to
-carry the colours of a Chinese temple to those of a flower (scikit-learn's ``load_sample_images``).
-Neither density of colours is known, and no pixel belongs to another.
+Every pixel is a row of three columns: red, green and blue. ``InterpolantTransport`` learns to carry
+the colours of a Chinese temple to those of a flower (scikit-learn's ``load_sample_images``).
+Neither density of colours is known, and pixels are not paired.
 
-Run with ``python examples/recolour_an_image.py``; the plot goes to ``recolour_an_image.png`` or to
-the path given as argument.
+Run with ``python examples/recolour_an_image.py``; the plot is saved to ``recolour_an_image.png`` or
+to the path given as argument.
 """
 
 import sys

@@ -2,14 +2,14 @@
 New rows from old ones
 ======================
 
-A data set is resampled by a path that leads from it to itself.
+A data set is resampled by a path from it to itself.
 
-On the mirror path ``x_t = x_1 + gamma(t) z`` only the latent moves, and the denoiser is all that is
-learned.  The flow carries every row back to itself; a diffusion carries it to another row of the
-same density, near by for little noise (Albergo, Boffi and Vanden-Eijnden 2023, table 4).
+On the mirror path ``x_t = x_1 + gamma(t) z`` only the noise term moves, and only the denoiser is
+learned. The flow carries every row back to itself; a diffusion carries it to another row of the
+same density, which is close for low noise levels (Albergo, Boffi and Vanden-Eijnden 2023, table 4).
 
-Run with ``python examples/resample_by_a_mirror.py``; the plot goes to ``resample_by_a_mirror.png``
-or to the path given as argument.
+Run with ``python examples/resample_by_a_mirror.py``; the plot is saved to
+``resample_by_a_mirror.png`` or to the path given as argument.
 """
 
 import sys

@@ -2,15 +2,16 @@
 Schroedinger bridges
 ====================
 
-Bridges between two Gaussians, learned by the max-min over the path, beside the closed form.
+Bridges between two Gaussians, learned by the max-min problem over the path, and their closed form.
 
-Of all diffusions of noise level epsilon between two densities, the bridge is nearest to Brownian
-motion.  The forward drift minimises a quadratic loss; the path, here straight lines with a latent
-of learned scale, maximises it (Albergo, Boffi and Vanden-Eijnden 2023, theorem 3.10).  For little
-noise the bridge is the optimal transport, whose spread changes at a constant rate.
+Of all diffusions with noise level epsilon between two densities, the bridge is the closest to
+Brownian motion. The forward drift minimises a quadratic loss; the path, here straight lines with a
+noise term of learned scale, maximises it (Albergo, Boffi and Vanden-Eijnden 2023, theorem 3.10).
+For small epsilon the bridge is the optimal transport, whose standard deviation changes at a
+constant rate.
 
-Run with ``python examples/schroedinger_bridge.py``; the plot goes to ``schroedinger_bridge.png`` or
-to the path given as argument.
+Run with ``python examples/schroedinger_bridge.py``; the plot is saved to
+``schroedinger_bridge.png`` or to the path given as argument.
 """
 
 import math
@@ -53,7 +54,7 @@ def normal(mean, deviation):
 
 
 def exact_bridge(epsilon):
-    """Straight lines with a latent of this width."""
+    """Straight lines with a noise term of this width."""
     path = StochasticInterpolant(
         Linear(), Brownian(2.0 * math.hypot(DEVIATIONS[0] * DEVIATIONS[1], epsilon))
     )
@@ -79,7 +80,7 @@ def learned_bridge(epsilon, max_iter):
 
 @torch.no_grad()
 def drift_error(learned, exact, epsilon):
-    """Of the forward drift, relative, over the bridge."""
+    """Relative error of the forward drift along the bridge."""
     error = square = 0.0
     for t in torch.linspace(0.05, 0.95, 19):
         x0, x1 = (
@@ -96,9 +97,9 @@ def drift_error(learned, exact, epsilon):
     return float((error / square).sqrt())
 
 
-def deviation(t, latent_variance):
-    """Of the marginal, where the latent has this variance."""
-    return ((1 - t) ** 2 * DEVIATIONS[0] ** 2 + t**2 * DEVIATIONS[1] ** 2 + latent_variance).sqrt()
+def deviation(t, noise_variance):
+    """Standard deviation of the marginal for a noise term of this variance."""
+    return ((1 - t) ** 2 * DEVIATIONS[0] ** 2 + t**2 * DEVIATIONS[1] ** 2 + noise_variance).sqrt()
 
 
 def main(path="schroedinger_bridge.png", max_iter=700):
@@ -133,7 +134,7 @@ def main(path="schroedinger_bridge.png", max_iter=700):
     )
     axis.set(
         xlabel="t",
-        ylabel="standard deviation on the way",
+        ylabel="standard deviation along the path",
         title="Bridges from N(-1, 1) to N(1, 1/4); wide: closed form",
     )
     axis.legend()

@@ -2,15 +2,15 @@
 The score, and samples with noise
 =================================
 
-Samples with as much noise as you like, from a field that was trained once.
+Samples with any amount of noise, from a field that was trained once.
 
-Left: ``score_gradient(X, t=0.6)``, the gradient of the log-density, over that density.  Then
-samples of the stochastic differential equation ``dX = (v + epsilon s) dt + sqrt(2 epsilon) dW`` for
-several noise levels: the ways differ, the law does not (Albergo, Boffi and Vanden-Eijnden 2023,
-section 2).
+Left: ``score_gradient(X, t=0.6)``, the gradient of the log-density, over that density. Then samples
+of the stochastic differential equation ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW`` for several
+noise levels, with the drift ``b`` of the flow: the trajectories differ, the law does not (Albergo,
+Boffi and Vanden-Eijnden 2023, section 2).
 
-Run with ``python examples/score_and_diffusion.py``; the plot goes to ``score_and_diffusion.png`` or
-to the path given as argument.
+Run with ``python examples/score_and_diffusion.py``; the plot is saved to
+``score_and_diffusion.png`` or to the path given as argument.
 """
 
 import sys

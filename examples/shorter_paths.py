@@ -2,16 +2,16 @@
 Shorter paths
 =============
 
-One that is learned, and one between points that lie near each other.
+A learned path, and a path between nearby points.
 
 A path with parameters (``interpolant="fourier"``) and a base with parameters (``base="learned"``)
-play against the field: it lowers the loss, they raise it, and the transport action falls (Albergo
-and Vanden-Eijnden, ICLR 2023, proposition 2 and appendix H).  With ``coupling="optimal_transport"``
-near points are joined by straight lines instead.  The data lie off centre here and are not scaled,
-so that the base has something to learn.
+are trained against the field: the field lowers the loss, they raise it, and the transport action
+decreases (Albergo and Vanden-Eijnden, ICLR 2023, proposition 2 and appendix H). With
+``coupling="optimal_transport"`` nearby points are joined by straight lines instead. The data are
+off centre here and are not scaled, so that the base has something to learn.
 
-Run with ``python examples/shorter_paths.py``; the plot goes to ``shorter_paths.png`` or to the path
-given as argument.
+Run with ``python examples/shorter_paths.py``; the plot is saved to ``shorter_paths.png`` or to the
+path given as argument.
 """
 
 import sys
@@ -35,12 +35,12 @@ def plot(densities):
         1, len(densities), figsize=(13, 4.1), layout="constrained", sharex=True, sharey=True
     )
     for panel, (name, density) in zip(axes, densities.items(), strict=True):
-        ways = density.trajectory(
+        trajectories = density.trajectory(
             density.sample(60, random_state=2, t=0.0), np.linspace(0.0, 1.0, 31)
         )
-        panel.plot(ways[:, :, 0], ways[:, :, 1], color="tab:gray", linewidth=0.6)
-        panel.scatter(*ways[0].T, s=8, color="tab:orange", label="t = 0", zorder=2)
-        panel.scatter(*ways[-1].T, s=8, color="tab:blue", label="t = 1", zorder=2)
+        panel.plot(trajectories[:, :, 0], trajectories[:, :, 1], color="tab:gray", linewidth=0.6)
+        panel.scatter(*trajectories[0].T, s=8, color="tab:orange", label="t = 0", zorder=2)
+        panel.scatter(*trajectories[-1].T, s=8, color="tab:blue", label="t = 1", zorder=2)
         panel.set(
             title=f"{name}\naction {density.action_:.2f}, length {density.path_length_:.2f}",
             xlabel="$x_1$",

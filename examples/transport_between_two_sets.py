@@ -4,10 +4,10 @@ A map between two data sets
 
 Neither of them is normal (figure 2 of Albergo and Vanden-Eijnden, ICLR 2023).
 
-``InterpolantTransport`` learns to carry eight Gaussians to three rings.  The map is invertible, so
+``InterpolantTransport`` learns to carry eight Gaussians to three rings. The map is invertible, so
 the density of one side, which is known here, gives that of the other: ``target_log_density``.
 
-Run with ``python examples/transport_between_two_sets.py``; the plot goes to
+Run with ``python examples/transport_between_two_sets.py``; the plot is saved to
 ``transport_between_two_sets.png`` or to the path given.
 """
 
@@ -24,7 +24,7 @@ def plot(source, carried, target, back):
     figure, axes = plt.subplots(
         1, 4, figsize=(13, 3.9), layout="constrained", sharex=True, sharey=True
     )
-    color = np.arctan2(*source.T)  # each point keeps its colour on the way
+    color = np.arctan2(*source.T)  # each point keeps its colour
     axes[0].scatter(*source.T, s=3, c=color, cmap="twilight")
     axes[1].scatter(*carried.T, s=3, c=color, cmap="twilight")
     color = np.arctan2(*target.T)

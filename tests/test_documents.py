@@ -24,13 +24,12 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     "name",
     [
         "README.md",
-        "docs/index.rst",
+        "docs/quick_start.rst",
         "docs/user_guide.rst",
         "docs/columns.rst",
-        "docs/one_field.rst",
         "docs/displays.rst",
-        "docs/latent.rst",
         "docs/saving.rst",
+        "docs/one_field.rst",
         "docs/authors_code.rst",
         "docs/mathematics.rst",
     ],
@@ -39,6 +38,46 @@ def test_code_blocks_run(name):
     result = doctest.testfile(str(ROOT / name), module_relative=False, optionflags=FLAGS)
     assert result.failed == 0
     assert result.attempted > 0 or name == "docs/mathematics.rst"
+
+
+PAGES = [
+    path
+    for path in sorted((ROOT / "docs").rglob("*.rst"))
+    if not {"_build", "generated", "auto_examples"} & set(path.parts)
+]
+
+
+def test_pages_show_public_names_only():
+    """The page for contributors is the exception."""
+    assert len(PAGES) > 20
+    for page in PAGES:
+        if page.name != "contributing.rst":
+            assert not re.findall(r"skinterflow\._\w+", page.read_text(encoding="utf-8")), page
+
+
+def test_the_sections_of_the_site():
+    """In this order, with every page of ``docs/`` in one of them."""
+    contents = re.findall(
+        r"^    ([\w/]+|\w+ <\w+>)$",
+        (ROOT / "docs/index.rst").read_text(encoding="utf-8").split(":hidden:")[1],
+        re.M,
+    )
+    assert contents == [
+        "Start <quick_start>",
+        "understand",
+        "use",
+        "further",
+        "evidence",
+        "auto_examples/index",
+        "api",
+        "development",
+    ]
+    found = {"index", "quick_start"}
+    for section in contents[1:]:
+        if section != "auto_examples/index":  # which is generated
+            page = (ROOT / f"docs/{section}.rst").read_text(encoding="utf-8")
+            found |= {section, *re.findall(r"^    (\w+)$", page.split(".. toctree::")[1], re.M)}
+    assert found - {"changelog"} == {page.stem for page in PAGES if page.parent.name == "docs"}
 
 
 def test_constraints_cover_the_commands():

@@ -2,12 +2,11 @@
 Calibration and regions of highest density
 ==========================================
 
-A tutorial for a statistician.  Is a fitted density right, and where does it say that the next row
-will be?
+A tutorial for statisticians. Is a fitted density right, and where does it expect the next row?
 
-Three fits of the same two columns, of which the true density is known, are held against rows that
-they have not seen: their latents, the coverage of their regions of highest density, and the size of
-those.  One fit is good, one was stopped too early, and one was made to learn its rows by heart.
+Three fits of the same two columns, whose true density is known, are compared with rows that they
+have not seen: by their latents, and by the coverage and the size of their regions of highest
+density. One fit is good, one was stopped too early, and one was made to memorise its rows.
 """
 
 import matplotlib.pyplot as plt
@@ -20,9 +19,8 @@ from skinterflow.datasets import EightGaussians
 # Three fits
 # ----------
 #
-# Nothing but the length of the training and what guards it differs; the rows of the third are few.
-# Nets are small, so that the page
-# builds quickly.
+# The fits differ only in the length of the training and in the measures against overfitting; the
+# third has few rows. The networks are small, so that the page builds quickly.
 
 truth = EightGaussians(radius=1.6, deviation=0.3)
 train, test = truth.sample(10_000, random_state=0), truth.sample(1000, random_state=1)
@@ -30,7 +28,7 @@ common = {"hidden_layer_sizes": (64, 64), "random_state": 0}
 fits = {
     "good": InterpolantFlowDensity(max_iter=1000, **common).fit(train),
     "too short": InterpolantFlowDensity(max_iter=40, end_time=1.0, **common).fit(train),
-    "by heart": InterpolantFlowDensity(
+    "memorised": InterpolantFlowDensity(
         max_iter=1500, early_stopping=False, alpha=0.0, **common
     ).fit(train[:150]),
 }
@@ -41,10 +39,9 @@ plt.show()
 # Is it right?
 # ------------
 #
-# If the density is right, the latents of new rows are standard normal, and a region that the
-# density gives 90% of the probability holds
-# 90% of new rows.  ``CalibrationDisplay`` shows both, with bands for what chance does to a right
-# density.
+# If the density is right, the latents of new rows are standard normal, and a region with 90% of the
+# probability contains 90% of new rows. ``CalibrationDisplay`` shows both, with bands for the random
+# variation under a correct density.
 
 figure, axes = plt.subplots(len(fits), 2, figsize=(9, 12), layout="constrained")
 for pair, (name, fit) in zip(axes, fits.items(), strict=True):
@@ -54,16 +51,13 @@ for pair, (name, fit) in zip(axes, fits.items(), strict=True):
 plt.show()
 
 # %%
-# The short training has not found the hole in the middle: where it has its highest density are no
-# rows at all, and its outer regions hold
-# more than they say.  By heart, the density is too narrow: all its regions hold fewer rows than
-# they say, and the latents have heavy
-# tails.
+# The short training has not found the hole in the middle: it has its highest density where there
+# are no rows, and its outer regions contain more rows than they should. The memorised density is
+# too narrow: all its regions contain fewer rows than they should, and the latents have heavy tails.
 #
-# Both tests can be passed by a wrong density, and neither says which of two is better.  The mean
-# log-density of new rows does, by a
-# paired comparison; the difference between the truth and a fit is an estimate of the
-# Kullback-Leibler divergence.
+# A wrong density can pass both tests, and neither test shows which of two densities is better. The
+# mean log-density of new rows does, by a paired comparison; the difference between the truth and a
+# fit is an estimate of the Kullback-Leibler divergence.
 
 true_log_density = truth.score_samples(test)
 log_density = {name: fit.score_samples(test) for name, fit in fits.items()}
@@ -80,9 +74,9 @@ for name, values in log_density.items():
 # Regions of highest density
 # --------------------------
 #
-# The region of highest density of 90% is the smallest that holds 90% of the probability.  It
-# follows the shape of the data, may be in
-# several pieces, and its boundary is a contour of the density.
+# The region of highest density of 90% is the smallest that contains 90% of the probability. It
+# follows the shape of the data, may consist of several parts, and its boundary is a contour of the
+# density.
 
 display = DensityDisplay.from_estimator(fits["good"], test, levels=(0.5, 0.9), random_state=0)
 display.ax_.set_title("Regions of highest density, and new rows")
@@ -90,10 +84,8 @@ plt.show()
 
 # %%
 # ``density_threshold`` is the log-density on the boundary, in any number of columns, estimated from
-# samples of the model, with its Monte
-# Carlo error. ``contains`` says which rows are inside.  The error of the *fit* is not in that
-# error: the true threshold is printed beside
-# it.
+# samples of the model, with its Monte Carlo error. ``contains`` returns which rows are inside. The
+# error does not include the error of the *fit*: the true threshold is printed for comparison.
 
 levels = np.array([0.5, 0.9, 0.99])
 thresholds, errors = fits["good"].density_threshold(levels, random_state=0, return_error=True)
@@ -111,13 +103,11 @@ for level, threshold, error, exact in zip(levels, thresholds, errors, true_thres
 # Coverage from any fit, and what it costs
 # ----------------------------------------
 #
-# Where coverage must hold whatever the fit is worth, take the threshold from held-out rows instead
-# of samples of the model: of :math:`n`
-# rows, the :math:`\lfloor (n + 1)(1 - p) \rfloor`-th lowest log-density (split conformal
-# prediction).  A new row is inside with a
-# probability of at least :math:`p`, because it is as likely as any of the others to be that low.
-# What a bad fit costs is then the *area*
-# of the region.
+# If coverage must hold for any fit, take the threshold from held-out rows instead of samples of the
+# model: of :math:`n` rows, the :math:`\lfloor (n + 1)(1 - p) \rfloor`-th lowest log-density (split
+# conformal prediction). A new row is inside with a probability of at least :math:`p`, because it is
+# as likely as any of the others to be that low. The price of a bad fit is then the *area* of the
+# region.
 
 held_out, new = truth.sample(4000, random_state=3), truth.sample(4000, random_state=4)
 axis = np.linspace(-3, 3, 120)
@@ -151,4 +141,4 @@ plt.show()
 
 # %%
 # Coverage is an average over rows: it may be higher in one part of the plane and lower in another.
-# The better the density, the less so.
+# The better the density, the smaller these differences.

@@ -2,13 +2,13 @@
 Outliers and model choice in a Pipeline
 =======================================
 
-A tutorial for a data scientist.  Which rows of a table are odd, and which density estimator should
-say so?
+A tutorial for data scientists. Which rows of a table are unusual, and which density estimator
+should decide?
 
-The data are ten measurements of each of 569 tumours, with gaps.  Kernel densities, Gaussian
-mixtures and
-:class:`~skinterflow.InterpolantFlowDensity` are compared by cross-validation inside a ``Pipeline``, a grid search chooses the flow's
-parameters, and a threshold on the log-density finds rows that were spoilt on purpose.
+The data are ten measurements of each of 569 tumours, with missing values. Kernel densities,
+Gaussian mixtures and :class:`~skinterflow.InterpolantFlowDensity` are compared by cross-validation
+in a ``Pipeline``, a grid search selects the parameters of the flow, and a threshold on the
+log-density finds rows that were corrupted on purpose.
 """
 
 import warnings
@@ -29,10 +29,10 @@ from sklearn.preprocessing import StandardScaler
 from skinterflow import DegenerateDataWarning, InterpolantFlowDensity
 
 # %%
-# A table with gaps
-# -----------------
+# A table with missing values
+# ---------------------------
 #
-# Two values in a hundred are missing.  A third of the rows is put aside for the end.
+# Two values in a hundred are missing. A third of the rows is set aside for the end.
 
 random = np.random.default_rng(0)
 X = load_breast_cancer(as_frame=True).data.iloc[:, :10]
@@ -41,11 +41,10 @@ train, test = train_test_split(X, test_size=0.33, random_state=0)
 train.describe().T[["count", "mean", "std", "min", "max"]].round(2)
 
 # %%
-# A density wants finite numbers, so that gaps are filled first.  ``KNNImputer`` takes the mean of
-# similar rows.  (The median of the
-# column would put many rows on one value, where there is no density.)  It measures how similar rows
-# are, for which columns must be of one
-# size: hence the scaler before it, which leaves gaps alone.
+# A density requires finite numbers, so missing values are imputed first. ``KNNImputer`` uses the
+# mean of similar rows. (The median of the column would give many rows the same value, where there
+# is no density.) Similarity requires columns of comparable scale, hence the scaler before it, which
+# ignores missing values.
 
 
 def pipeline(estimator):
@@ -56,10 +55,9 @@ def pipeline(estimator):
 # Three estimators, one criterion
 # -------------------------------
 #
-# The criterion is the mean log-likelihood of held-out rows, in nats per row.  All pipelines have
-# the same scaler, so that their scores
-# are in the same units.  ``KernelDensity.score`` is a sum, not a mean; a scorer of our own treats
-# all alike.
+# The criterion is the mean log-likelihood of held-out rows, in nats per row. All pipelines have the
+# same scaler, so their scores are in the same units. ``KernelDensity.score`` is a sum, not a mean;
+# a custom scorer treats all methods alike.
 
 
 def log_likelihood(pipeline, X, y=None):
@@ -80,11 +78,10 @@ scores = {
 }
 
 # %%
-# The flow has parameters, too, and ``GridSearchCV`` chooses among them.  With its defaults the
-# estimator would choose `end_time`, the
-# counterpart of a bandwidth, and the length of the training itself, by rows that it holds out; that
-# is what to do for a final fit.  For a
-# quick search over many settings the fit here is short and on all rows.
+# The flow also has parameters, and ``GridSearchCV`` selects among them. With its defaults, the
+# estimator would select `end_time`, the counterpart of a bandwidth, and the length of the training
+# by itself, on rows that it holds out; this is recommended for a final fit. For a quick search over
+# many settings, the fit here is short and uses all rows.
 
 quick = InterpolantFlowDensity(
     hidden_layer_sizes=(64, 64), max_iter=200, early_stopping=False, atol=2e-2, random_state=0
@@ -108,16 +105,15 @@ for parameters, score in zip(
 pd.Series(scores, name="nats per row").sort_values().round(2).to_frame()
 
 # %%
-# The power map wins over whitening alone, because the columns are skewed.  So does an earlier end
-# time, the smoother density: nothing was
-# held out to tell these fits when to stop.
+# The power map is better than whitening alone, because the columns are skewed. An earlier end time,
+# which gives a smoother density, is also better: no rows were held out to decide when to stop these
+# fits.
 #
 # A threshold for outliers
 # ------------------------
 #
-# The final fit has the best scaling and else defaults.  The threshold is a low quantile of the
-# log-density of the rows that were fitted:
-# one row in fifty is to be called odd.
+# The final fit has the best scaling and otherwise default parameters. The threshold is a low
+# quantile of the log-density of the fitted rows: one row in fifty is considered unusual.
 
 flow = pipeline(
     InterpolantFlowDensity(
@@ -133,13 +129,13 @@ print(
 test.assign(log_density=log_density).nsmallest(3, "log_density").round(2)
 
 # %%
-# More held-out rows than one in fifty lie below, because rows that were fitted get a somewhat
-# higher density than new ones.  Where the
-# rate of alarms matters, take the quantile on rows of their own.
+# More held-out rows than one in fifty are below the threshold, because fitted rows have a somewhat
+# higher density than new ones. If the rate of alarms matters, compute the quantile from separate
+# rows.
 #
-# Are odd rows found?  Let one value in each of these rows be swapped with that of another tumour.
-# Every *column* looks as before; only
-# the rows no longer fit together.  This is the case for a joint density.
+# Are unusual rows found? One value in each of these rows is swapped with that of another tumour.
+# Every *column* has the same distribution as before; only the combinations are wrong. This is where
+# a joint density is needed.
 
 spoilt = test.copy()
 for row, column in enumerate(random.integers(0, test.shape[1], len(test))):
@@ -168,18 +164,17 @@ axes[0].legend()
 plt.show()
 
 # %%
-# The mixture and the flow tell most: they know how the columns go together.  A kernel density with
-# one width for all directions knows
-# less of it, and ``IsolationForest``, which looks at one column at a time, hardly anything.
+# The mixture and the flow separate the rows best: they model the dependence between the columns. A
+# kernel density with one bandwidth for all directions models less of it, and ``IsolationForest``,
+# which considers one column at a time, hardly any.
 #
 # What a scaler before the estimator does to the score
 # ----------------------------------------------------
 #
-# A pipeline's log-density is that of what the *last* step sees, which is standardised rows.  In the
-# units of the table it is lower by the
-# sum of the logarithms of the scales, and the threshold with it.  Outliers stay outliers, but
-# pipelines with different scalers cannot be
-# compared, and a grid search over scalers means nothing.
+# The log-density of a pipeline refers to the input of the *last* step, which is standardised rows.
+# In the units of the table, it is lower by the sum of the logarithms of the scales, and so is the
+# threshold. Outliers remain outliers, but pipelines with different scalers cannot be compared, and
+# a grid search over scalers is meaningless.
 
 shift = np.log(flow["standardscaler"].scale_).sum()
 mean = log_density.mean()
@@ -189,16 +184,14 @@ print(
 )
 
 # %%
-# This is why the estimator has `scaling` of its own: its Jacobian is part of the density, and the
-# search above could compare values of
-# it.
+# For this reason the estimator has the parameter `scaling`: its Jacobian is part of the density,
+# and the search above could compare its values.
 #
 # Warnings are about the data
 # ---------------------------
 #
-# A column of rounded numbers has no density: as much of it as one likes can be piled up on each of
-# them, and the likelihood means
-# nothing.  The estimator says so.
+# A column of rounded numbers has no density: a flow can concentrate any amount of density on each
+# number, and the likelihood is meaningless. The estimator warns about it.
 
 rounded = X.dropna()[["mean radius", "mean texture"]].round(0)
 small = InterpolantFlowDensity(
@@ -211,7 +204,7 @@ for warning in caught:
     print(f"{warning.category.__name__}: {warning.message}")
 
 # %%
-# Whole numbers can be declared instead: the density then gives each of them its probability mass,
-# and nothing is left to warn about.
+# Whole numbers can be declared instead: the density then assigns a probability mass to each of
+# them, and there is no warning.
 
 small.set_params(integer_features=["mean radius", "mean texture"]).fit(rounded)

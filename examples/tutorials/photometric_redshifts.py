@@ -2,13 +2,12 @@ r"""
 Photometric redshifts: a joint density and its slices
 =====================================================
 
-A tutorial for an astronomer.  How far away is a galaxy of which only brightness and colours are
-known?
+A tutorial for astronomers. How far away is a galaxy of which only brightness and colours are known?
 
-One joint density of photometry and redshift is fitted, :math:`p(c, z)`.  The density of the
-redshift of *one* galaxy is a slice through it,
-:math:`p(z \mid c) = p(c, z) / \int p(c, z') \, dz'`: score the galaxy's photometry beside a grid of redshifts, and normalise.  The galaxies
-are simulated, so that every slice can be laid beside the true one.
+One joint density of photometry and redshift is fitted, :math:`p(c, z)`. The density of the redshift
+of *one* galaxy is a slice of it, :math:`p(z \mid c) = p(c, z) / \int p(c, z') \, dz'`: score the
+photometry of the galaxy together with a grid of redshifts, and normalise. The galaxies are
+simulated, so every slice can be compared with the true one.
 """
 
 import matplotlib.pyplot as plt
@@ -25,22 +24,22 @@ from skinterflow import InterpolantFlowDensity
 # A toy universe
 # --------------
 #
-# No galaxy here comes from a survey, and no spectrum from a template.  The model is this:
+# No galaxy here is from a survey, and no spectrum from a template. The model is as follows:
 #
 # * the redshift has the density :math:`p(z) \propto z^2 e^{-(z / 0.5)^{1.5}}`;
 # * the magnitude is normal about :math:`20 + 2 z`, with deviation 1: far galaxies are fainter;
-# * the type :math:`\tau` runs evenly from red (0) to blue (1), at all redshifts alike;
-# * a galaxy's spectrum has a step that the redshift moves through the bands.  A colour is the
-# contrast of two neighbouring bands, and has
-#   a bump where the step lies between them; red galaxies have the higher step;
+# * the type :math:`\tau` is uniform from red (0) to blue (1), at all redshifts alike;
+# * a galaxy's spectrum has a step that the redshift moves through the bands. A colour is the
+#   contrast of two neighbouring bands, and has a bump where the step lies between them; red
+#   galaxies have the higher step;
 # * colours are measured with normal errors, of 0.04 magnitudes for bright galaxies and up to 0.24
-# for faint ones.
+#   for faint ones.
 
 CENTRES = np.array([0.375, 0.725, 1.075])
 
 
 def colours(z, tau):
-    """Without errors: the last axis has the three colours g-r, r-i and i-z."""
+    """Colours without errors; the last axis has the three colours g-r, r-i and i-z."""
     z, redness = np.asarray(z)[..., None], 1.0 - np.asarray(tau)[..., None]
     return 0.1 + 0.4 * redness + (0.3 + 1.2 * redness) * np.exp(-0.5 * ((z - CENTRES) / 0.25) ** 2)
 
@@ -71,10 +70,9 @@ plt.show()
 # One fit
 # -------
 #
-# The rows have five columns: the photometry and the redshift.  The net is small and the training
-# short, so that this page builds quickly;
-# leave `hidden_layer_sizes` and `max_iter` at their defaults for your own data.  The mixture's
-# number of components is chosen by BIC.
+# The rows have five columns: the photometry and the redshift. The network is small and the training
+# short, so that this page builds quickly; keep the defaults of `hidden_layer_sizes` and `max_iter`
+# for real data. The number of components of the mixture is selected by BIC.
 
 rows = np.column_stack([photometry, z])
 flow = InterpolantFlowDensity(
@@ -88,9 +86,8 @@ print(f"The mixture has {mixture.n_components} components; the flow took {flow.n
 # Slices
 # ------
 #
-# Any estimator with ``score_samples`` gives slices.  Rows of float32 are scored in float32, which
-# is faster.  All slices of all galaxies
-# are one call.
+# Any estimator with ``score_samples`` provides slices. Rows of float32 are scored in float32, which
+# is faster. One call computes all slices of all galaxies.
 
 grid = np.linspace(0.005, 1.995, 200)
 step = grid[1] - grid[0]
@@ -112,7 +109,7 @@ def slices(estimator, photometry):
 
 
 def true_slices(photometry, n_types=80):
-    """The simulation's own: the type is integrated out."""
+    """The true slices of the simulation: the type is integrated out."""
     expected = colours(grid[:, None], (np.arange(n_types) + 0.5) / n_types)
     log_prior = 2 * np.log(grid) - (grid / 0.5) ** 1.5
     log_density = []
@@ -152,21 +149,19 @@ figure.supylabel("p(z | photometry)")
 plt.show()
 
 # %%
-# Bright red galaxies have narrow slices and faint blue ones wide, skewed or two-humped ones.  A
-# point estimate with an error bar cannot
-# say so, and a slice can.  No estimate is the better one for every galaxy; the next section has the
-# mean over many.
+# Bright red galaxies have narrow slices, and faint blue ones have wide, skewed or bimodal ones. A
+# slice shows this, and a point estimate with an error bar cannot. No estimate is better for every
+# galaxy; the next section has the mean over many.
 #
 # How good are the slices?
 # ------------------------
 #
-# * The mean log-density of the true redshifts, in nats: no estimate can beat the truth's in the
-# long run.
-# * The *probability integral transform* (PIT), the part of a slice below the galaxy's redshift, is
-# uniform if the slices are calibrated.
-# * The median of a slice is a point estimate; its spread is told by the normalised median deviation
-# of :math:`\Delta z =
-#   (z_\mathrm{estimate} - z) / (1 + z)`.
+# * The mean log-density of the true redshifts, in nats: no estimate can exceed that of the truth in
+#   the long run.
+# * The *probability integral transform* (PIT), the part of a slice below the redshift of the
+#   galaxy, is uniform if the slices are calibrated.
+# * The median of a slice is a point estimate; its error is measured by the normalised median
+#   deviation of :math:`\Delta z = (z_\mathrm{estimate} - z) / (1 + z)`.
 
 at = np.rint((test_z - grid[0]) / step).astype(int)
 pit, medians = {}, {}
@@ -200,8 +195,7 @@ axes[3].legend(fontsize="small", loc="lower center")
 plt.show()
 
 # %%
-# What to keep in mind with real galaxies: the slices hold for galaxies like those of the training
-# set.  If spectra were taken of bright
-# ones only, weight the rows (``fit(X, sample_weight=...)``), or reweight as in
-# :ref:`sphx_glr_auto_examples_tutorials_reweighting.py`.
-# Redshifts below zero are not ruled out by the fit, only made rare; the grid rules them out here.
+# For real galaxies: the slices hold for galaxies like those of the training set. If spectra were
+# taken of bright galaxies only, weight the rows (``fit(X, sample_weight=...)``), or reweight as in
+# :ref:`sphx_glr_auto_examples_tutorials_reweighting.py`. The fit does not exclude redshifts below
+# zero, it only makes them rare; the grid excludes them here.

@@ -2,14 +2,14 @@ r"""
 Reweighting one sample to another
 =================================
 
-A tutorial for a physicist.  A simulation does not quite agree with the measurement.  Which weights
-make it agree?
+A tutorial for physicists. A simulation does not quite agree with the measurement. Which weights
+make them agree?
 
-The weight of a simulated row is the ratio of two densities, :math:`w(x) = p_1(x) / p_0(x)`: the
-measurement's over the simulation's.
-:class:`~skinterflow.InterpolantTransport` learns the map that carries the simulation to the measurement, and with the simulation's density
-it gives the measurement's at any row.  Here the true weights are known, and a classifier, the usual
-way to such weights, does the same.
+The weight of a simulated row is the ratio of two densities, :math:`w(x) = p_1(x) / p_0(x)`: that of
+the measurement over that of the simulation. :class:`~skinterflow.InterpolantTransport` learns the
+map that carries the simulation to the measurement, and with the density of the simulation it gives
+that of the measurement at any row. Here the true weights are known, and classifiers, the usual
+method for such weights, are compared.
 """
 
 import matplotlib.pyplot as plt
@@ -26,15 +26,13 @@ from skinterflow import InterpolantFlowDensity, InterpolantTransport
 # Simulation and measurement
 # --------------------------
 #
-# Two observables, say a scaled energy and a scaled angle.  The simulation has two processes.  The
-# detector has a gain and an offset in
-# the first observable that the simulation lacks, and the second leaks into by the square of the
-# first:
+# Two observables, for example a scaled energy and a scaled angle. The simulation has two processes.
+# The detector has a gain and an offset in the first observable that the simulation lacks, and the
+# square of the first observable leaks into the second:
 #
 # .. math:: x'_1 = 1.1 \, x_1 + 0.25, \qquad x'_2 = x_2 + 0.15 \, x_1^2 .
 #
-# The Jacobian of this map is 1.1 everywhere, so that the density of the measurement is known as
-# well.
+# The Jacobian of this map is 1.1 everywhere, so the density of the measurement is also known.
 
 PROCESSES = [
     (0.65, multivariate_normal([-0.4, 0.0], [[0.6, 0.2], [0.2, 0.5]])),
@@ -64,7 +62,7 @@ def measured_log_density(x):
 
 
 class KnownSimulation:
-    """All that a transport asks of a density."""
+    """All that a transport requires of a density."""
 
     def score_samples(self, X):
         return simulated_log_density(X)
@@ -74,17 +72,16 @@ X0, X1 = simulate(10_000, 0), distort(simulate(10_000, 100))
 rows, new = simulate(3000, 200), distort(simulate(3000, 300))
 
 # %%
-# Five ways to the weights
-# ------------------------
+# Five estimates of the weights
+# -----------------------------
 #
-# * **Transport**: the map from simulation to measurement, and a density of the simulation.  Its
-# ``target_log_density`` at a simulated
-#   row, less the density of the simulation there, is the logarithm of the weight.  The density may
-# be fitted; where it is known, as that
-#   of a generator can be, only the map is left to learn.
+# * **Transport**: the map from simulation to measurement, and a density of the simulation. Its
+#   ``target_log_density`` at a simulated row, minus the density of the simulation there, is the
+#   logarithm of the weight. The density may be fitted; if it is known, as that of a generator can
+#   be, only the map has to be learned.
 # * **Two densities**: one fitted to each sample.
-# * **Classifiers**: the odds that a row is measured, rather than simulated, are the weight where
-# there are as many rows of either sort.
+# * **Classifiers**: the odds that a row is measured rather than simulated are the weight, if there
+#   are equally many rows of both kinds.
 
 short = {"hidden_layer_sizes": (64, 64, 64), "max_iter": 1000, "atol": 2e-2, "random_state": 0}
 simulation = InterpolantFlowDensity(**short).fit(X0)
@@ -109,14 +106,13 @@ for name, classifier in {
     log_weights[name] = np.log(probability[:, 1] / probability[:, 0])
 
 # %%
-# Do the weights do their work?
-# -----------------------------
+# Do the weights work?
+# --------------------
 #
-# Three figures for each set of weights: the distance from the true logarithms; the mean of an
-# observable that no fit has seen, :math:`x_1
-# x_2`, in the weighted simulation and in the measurement; and the *effective sample size*
-# :math:`(\sum w)^2 / \sum w^2`, which is what is
-# left of the 3,000 rows.
+# Three numbers for each set of weights: the distance from the true logarithms; the mean of an
+# observable that no fit has seen, :math:`x_1 x_2`, in the weighted simulation and in the
+# measurement; and the *effective sample size* :math:`(\sum w)^2 / \sum w^2`, which is what remains
+# of the 3,000 rows.
 
 
 def weighted(log_weight):
@@ -158,7 +154,7 @@ axis.legend(fontsize="small")
 plt.show()
 
 # %%
-# The logarithms of the weights, over the true ones:
+# The logarithms of the weights, against the true ones:
 
 figure, axes = plt.subplots(
     1, len(log_weights) - 1, figsize=(13, 3.1), layout="constrained", sharey=True
@@ -171,22 +167,18 @@ axes[0].set_ylabel("estimated log w")
 plt.show()
 
 # %%
-# The map alone is learned well: with the known density of the simulation the weights are nearly the
-# true ones.  Where that density is
-# fitted, too, its errors at two places enter, at the row and at where the row comes from, most in
-# the tails, where rows are rare and
-# weights large; there the mean of the observable suffers.  The classifiers are farther from the
-# true weights row by row, though good for
-# this one mean.
+# The map alone is learned well: with the known density of the simulation, the weights are nearly
+# the true ones. If that density is also fitted, its errors enter at two places, at the row and at
+# the origin of the row, mostly in the tails, where rows are rare and weights are large; there the
+# mean of the observable suffers. The classifiers are farther from the true weights row by row,
+# though good for this one mean.
 #
-# Where it breaks
-# ---------------
+# Where weights fail
+# ------------------
 #
-# A weight can only make a row count more.  Where the measurement has rows and the simulation hardly
-# any, a few simulated rows get huge
-# weights, and the effective sample size falls.  This is no fault of an estimator: the *true*
-# weights do it, too.  Below, the offset
-# grows.
+# A weight can only make a row count more. Where the measurement has rows and the simulation hardly
+# any, a few simulated rows receive huge weights, and the effective sample size decreases. This is
+# not the fault of an estimator: the *true* weights do the same. Below, the offset increases.
 
 offsets = np.linspace(0.0, 3.0, 13)
 log_simulated = simulated_log_density(rows)
@@ -204,11 +196,9 @@ axis.set(
 plt.show()
 
 # %%
-# The transport has another answer, which needs no density at all: *move* the rows instead of
-# weighting them.  Every moved row counts in
-# full.  What it cannot tell is which simulated process a measured row came from: the map is one of
-# many that carry one sample to the
-# other.
+# The transport has another solution, which requires no density: *move* the rows instead of
+# weighting them. Every moved row counts in full. But moving does not show which simulated process a
+# measured row came from: the map is one of many that carry one sample to the other.
 
 moved = transport.transform(rows)
 figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
