@@ -68,7 +68,7 @@ from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ACTIVATIONS, VelocityField
 from skinterflow.interflow.flows import Flow
 from skinterflow.interflow.interpolants import Interpolant
-from skinterflow.interflow.latent import QUANTITIES, Gamma, StochasticInterpolant
+from skinterflow.interflow.noise import QUANTITIES, Gamma, StochasticInterpolant
 from skinterflow.interflow.objectives import PathObjective
 from skinterflow.interflow.ode import ADAPTIVE_METHODS, FIXED_GRID_ORDERS, Calibration, Solver
 from skinterflow.interflow.quantities import LearnedQuantities

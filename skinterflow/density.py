@@ -55,7 +55,7 @@ from skinterflow._runtime import (
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.fields import ResidualMLP, VelocityField
 from skinterflow.interflow.interpolants import Interpolant, learned_parameters
-from skinterflow.interflow.latent import Gamma, StochasticInterpolant
+from skinterflow.interflow.noise import Gamma, StochasticInterpolant
 from skinterflow.interflow.objectives import PathObjective
 from skinterflow.interflow.scaling import Identity, LearnedGaussian, Scaling
 

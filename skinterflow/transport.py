@@ -36,7 +36,7 @@ from skinterflow._runtime import (
 )
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.interpolants import Interpolant
-from skinterflow.interflow.latent import Gamma, StochasticInterpolant
+from skinterflow.interflow.noise import Gamma, StochasticInterpolant
 from skinterflow.interflow.scaling import Identity, Scaling
 
 

@@ -3,8 +3,8 @@
 import torch
 
 from skinterflow.interflow.interpolants import Trigonometric
-from skinterflow.interflow.latent import StochasticInterpolant
 from skinterflow.interflow.mixtures import MixtureField, NormalMixture
+from skinterflow.interflow.noise import StochasticInterpolant
 
 
 def normal_mixture(n_features=2, seed=3):

@@ -22,8 +22,8 @@ ORDER = [
     [
         "interflow.couplings",
         "interflow.divergence",
-        "interflow.latent",
         "interflow.marginals",
+        "interflow.noise",
         "interflow.training",
         "interflow.sde",
     ],

@@ -13,7 +13,7 @@ from skinterflow import InterpolantFlowDensity, InterpolantTransport
 from skinterflow.datasets import Moons
 from skinterflow.interflow.heads import HeadedDrift
 from skinterflow.interflow.interpolants import Interpolant, Linear
-from skinterflow.interflow.latent import Brownian, Gamma, Normalized
+from skinterflow.interflow.noise import Brownian, Gamma, Normalized
 from tests.helpers import QUICK, ToItself, energy_distance, expected_failures
 from tests.oracles import mixture, normal_mixture
 

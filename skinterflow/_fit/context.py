@@ -12,7 +12,7 @@ from skinterflow._fit.limits import Interruption, TimeBudget
 from skinterflow._fit.recipe import Recipe
 from skinterflow._fit.validation import Fold
 from skinterflow._persistence.checkpoint import Checkpoint
-from skinterflow.interflow.latent import StochasticInterpolant
+from skinterflow.interflow.noise import StochasticInterpolant
 from skinterflow.interflow.scaling import Scaling
 
 

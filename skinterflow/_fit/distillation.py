@@ -24,7 +24,7 @@ from skinterflow._runtime import Generators, seeded_generators
 from skinterflow.exceptions import DistillationWarning
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.flows import Flow, Pushforward
-from skinterflow.interflow.latent import StochasticInterpolant
+from skinterflow.interflow.noise import StochasticInterpolant
 from skinterflow.interflow.objectives import DistillationObjective
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Scaling

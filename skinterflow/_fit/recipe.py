@@ -28,7 +28,7 @@ from skinterflow.interflow.interpolants import (
     Interpolant,
     check_endpoints,
 )
-from skinterflow.interflow.latent import (
+from skinterflow.interflow.noise import (
     Gamma,
     StochasticInterpolant,
     check_gamma,

@@ -44,10 +44,10 @@ from skinterflow._runtime import Generators, seeded_generators, step_seed
 from skinterflow.interflow.diagnostics import PathStatistics, path_statistics
 from skinterflow.interflow.fields import AveragedField, VelocityField
 from skinterflow.interflow.interpolants import learned_parameters
-from skinterflow.interflow.latent import StochasticInterpolant
+from skinterflow.interflow.noise import StochasticInterpolant
 from skinterflow.interflow.objectives import Ensemble, PathObjective
 from skinterflow.interflow.scaling import Scaling
-from skinterflow.interflow.training import OPPONENT_START, Training
+from skinterflow.interflow.training import MAXIMIZED_FROM, Training
 from skinterflow.interflow.warn import warn
 
 State = dict[str, Any]
@@ -220,7 +220,7 @@ class Run:
             self.diverged = True
         if self.diverged:
             return
-        early = self.part() <= OPPONENT_START or not history.steps
+        early = self.part() <= MAXIMIZED_FROM or not history.steps
         before = self.statistics(members[0]) if self._learned and early else history.before
         self._note(loss, before)
         if score is None:

@@ -19,7 +19,8 @@ from skinterflow.interflow.interpolants import (
     Trigonometric,
     VariancePreserving,
 )
-from skinterflow.interflow.latent import (
+from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
+from skinterflow.interflow.noise import (
     Brownian,
     Gamma,
     LearnedGamma,
@@ -29,7 +30,6 @@ from skinterflow.interflow.latent import (
     SineSquared,
     StochasticInterpolant,
 )
-from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
 from skinterflow.interflow.ode import Calibration, Solver
 from skinterflow.interflow.scaling import Compose, Identity, LearnedGaussian, Standardize, Whiten
 from skinterflow.interflow.times import Beta

@@ -1,7 +1,7 @@
 """The mathematics of the papers on torch tensors, usable without the estimators.
 
 A path
-(:mod:`~skinterflow.interflow.interpolants`, with or without a :mod:`~skinterflow.interflow.latent`) and a law of times (:mod:`~skinterflow.interflow.times`) make an objective (:mod:`~skinterflow.interflow.objectives`) for a velocity field (:mod:`~skinterflow.interflow.fields`), or for several quantities at once (:mod:`~skinterflow.interflow.heads`); training it (:mod:`~skinterflow.interflow.training`) on pairs of points (:mod:`~skinterflow.interflow.couplings`) gives a flow, its density and its diffusions (:mod:`~skinterflow.interflow.flows`), by integration (:mod:`~skinterflow.interflow.ode`, :mod:`~skinterflow.interflow.sde`).
+(:mod:`~skinterflow.interflow.interpolants`, with or without a :mod:`~skinterflow.interflow.noise`) and a law of times (:mod:`~skinterflow.interflow.times`) make an objective (:mod:`~skinterflow.interflow.objectives`) for a velocity field (:mod:`~skinterflow.interflow.fields`), or for several quantities at once (:mod:`~skinterflow.interflow.heads`); training it (:mod:`~skinterflow.interflow.training`) on pairs of points (:mod:`~skinterflow.interflow.couplings`) gives a flow, its density and its diffusions (:mod:`~skinterflow.interflow.flows`), by integration (:mod:`~skinterflow.interflow.ode`, :mod:`~skinterflow.interflow.sde`).
 
 Drift, velocity, score and denoiser have one interface
 (:mod:`~skinterflow.interflow.quantities`), and closed forms between Gaussian mixtures (:mod:`~skinterflow.interflow.mixtures`). What was learned is measured by :mod:`~skinterflow.interflow.diagnostics`. Data are brought to the flow's units by :mod:`~skinterflow.interflow.scaling`, column by column by :mod:`~skinterflow.interflow.marginals`.
@@ -31,7 +31,10 @@ from skinterflow.interflow.interpolants import (
     Trigonometric,
     VariancePreserving,
 )
-from skinterflow.interflow.latent import (
+from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
+from skinterflow.interflow.mixtures import MixtureField, NormalMixture
+from skinterflow.interflow.muon import Muon
+from skinterflow.interflow.noise import (
     Brownian,
     Gamma,
     LearnedGamma,
@@ -41,9 +44,6 @@ from skinterflow.interflow.latent import (
     SineSquared,
     StochasticInterpolant,
 )
-from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
-from skinterflow.interflow.mixtures import MixtureField, NormalMixture
-from skinterflow.interflow.muon import Muon
 from skinterflow.interflow.objectives import (
     BridgeObjective,
     DistillationObjective,

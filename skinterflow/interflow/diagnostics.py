@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from skinterflow.interflow.fields import VelocityField
-from skinterflow.interflow.latent import Gamma, StochasticInterpolant
+from skinterflow.interflow.noise import Gamma, StochasticInterpolant
 
 _N_TIMES = 64
 _N_PRODUCTS = 1_001

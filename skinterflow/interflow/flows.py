@@ -401,8 +401,8 @@ class Diffusion:
         Where the score's formula multiplies errors of what was learned by more than 5, the noise
         fades in proportion; the law is that of the flow for any noise level, and so for this one.
         """
-        trust = self.quantities.trust(t)
-        return self.epsilon(t) * trust if trust > 0.0 else 0.0
+        fraction = self.quantities.noise_fraction(t)
+        return self.epsilon(t) * fraction if fraction > 0.0 else 0.0
 
     def push(
         self, x: Tensor, t0: float, t1: float, solver: StochasticSolver, generator: torch.Generator

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from skinterflow.interflow.fields import ModulatedMLP, VelocityField
 from skinterflow.interflow.interpolants import AffineInterpolant, expand_as_leading
-from skinterflow.interflow.latent import QUANTITIES, StochasticInterpolant
+from skinterflow.interflow.noise import QUANTITIES, StochasticInterpolant
 
 _LEAST_BETA = 0.05
 """Weight of the data on a one-sided path below which the drift is read at the nearest time
 outside."""
-_LOOKED_AT = 2_001
+_N_TIMES = 2_001
 
 
 class Heads(nn.Module, ABC):
@@ -241,12 +241,12 @@ class HeadedDrift(VelocityField):
         if "s" in values:
             return drift, values["s"]
         inside = t.clamp(*self.path.core)
-        if not torch.equal(inside, self._read_at(t)):
+        if not torch.equal(inside, self._evaluation_time(t)):
             values = dict(zip(self.targets, self.heads(inside, x), strict=True))
         return drift, -values["eta"] / expand_as_leading(self.path.noise_scale(inside), x)
 
     def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        t = self._read_at(t)
+        t = self._evaluation_time(t)
         own, weights = self._weights(t)
         value, divergence = self.heads.combined(t, x, weights)
         if own is None:
@@ -264,7 +264,7 @@ class HeadedDrift(VelocityField):
 
     def _drift_and_values(self, t: Tensor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The drift and the learned quantities that it comes from, in one pass."""
-        t = self._read_at(t)
+        t = self._evaluation_time(t)
         values = self.heads(t, x)
         own, weights = self._weights(t)
         drift = torch.zeros_like(x) if own is None else expand_as_leading(own, x) * x
@@ -273,14 +273,14 @@ class HeadedDrift(VelocityField):
                 drift = drift + expand_as_leading(weight, x) * value
         return drift, dict(zip(self.targets, values, strict=True))
 
-    def _read_at(self, t: Tensor) -> Tensor:
+    def _evaluation_time(self, t: Tensor) -> Tensor:
         """The nearest time at which the formula of the drift does not magnify the error of what was
         learned."""
         if "b" in self.targets:
             return t
         if self.path.gamma is None:
             return t.clamp(min=self._first_time_of_data)
-        return t.clamp(*self.path.steady) if "eta" in self.targets else t
+        return t.clamp(*self.path.bounded_rate) if "eta" in self.targets else t
 
     def _weights(self, t: Tensor) -> tuple[Tensor | None, list[Tensor | None]]:
         """Weight of the point itself and of each head in the drift, of the shape of `t`; None is
@@ -304,7 +304,7 @@ class HeadedDrift(VelocityField):
 
     @cached_property
     def _first_time_of_data(self) -> float:
-        t = torch.linspace(0.0, 1.0, _LOOKED_AT, dtype=torch.float64, device=self.path.device)
+        t = torch.linspace(0.0, 1.0, _N_TIMES, dtype=torch.float64, device=self.path.device)
         with torch.no_grad():
             beta = cast(AffineInterpolant, self.path.interpolant).beta(t)
         return float(t[beta >= _LEAST_BETA][0])

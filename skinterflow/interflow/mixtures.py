@@ -23,7 +23,7 @@ from torch import Tensor
 
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.interpolants import AffineInterpolant, Trigonometric
-from skinterflow.interflow.latent import StochasticInterpolant
+from skinterflow.interflow.noise import StochasticInterpolant
 from skinterflow.interflow.quantities import Quantities
 
 
@@ -174,7 +174,7 @@ class MixtureField(VelocityField, Quantities):
         value, divergence = self._by_row(self._value_and_divergence, t, x)
         return value, divergence
 
-    def trust(self, t: float) -> float:
+    def noise_fraction(self, t: float) -> float:
         return 1.0
 
     def _by_row(

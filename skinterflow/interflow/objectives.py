@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.flows import Flow, Pushforward
 from skinterflow.interflow.interpolants import Interpolant
-from skinterflow.interflow.latent import StochasticInterpolant
+from skinterflow.interflow.noise import StochasticInterpolant
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Identity, Scaling
 from skinterflow.interflow.times import TimeLaw, stratified_uniform
@@ -92,10 +92,10 @@ def path_loss(
     if not path.divides(quantities):
         return _regression_loss(field, path, quantities, t, x0, x1, z)
     t = t.clamp(*path.interior)
-    opposite = path.opposite(x0, z)
+    antithetic = path.antithetic(x0, z)
     both = (
         _regression_loss(field, path, quantities, t, start, x1, latent)
-        for start, latent in ((x0, z), opposite)
+        for start, latent in ((x0, z), antithetic)
     )
     return 0.5 * sum(both, start=torch.zeros((), dtype=x1.dtype, device=x1.device))
 
@@ -287,7 +287,7 @@ class BridgeObjective(PathObjective):
     def loss(self, t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None) -> Tensor:
         t = t.clamp(*self.path.interior)
         losses = []
-        for start, latent in ((x0, z), self.path.opposite(x0, z)):
+        for start, latent in ((x0, z), self.path.antithetic(x0, z)):
             xt, targets = self.path.regression(("b", "s"), t, start, x1, latent)
             u = self.field(t, xt)
             losses.append(

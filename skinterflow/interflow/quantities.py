@@ -31,7 +31,7 @@ from skinterflow.interflow.couplings import Coupling, Independent
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.heads import HeadedDrift
 from skinterflow.interflow.interpolants import AffineInterpolant, Weights, expand_as_leading
-from skinterflow.interflow.latent import StochasticInterpolant
+from skinterflow.interflow.noise import StochasticInterpolant
 from skinterflow.interflow.scaling import Scaling
 
 _FADING_GAIN = 5.0
@@ -39,7 +39,7 @@ _FADING_GAIN = 5.0
 proportion."""
 _LARGEST_GAIN = 100.0
 """Factor above which a score that follows from the drift is refused."""
-_LEAST_TRUST = 1e-6
+_LEAST_FRACTION = 1e-6
 """Below this the divisor is zero but for rounding, and the score no number."""
 _OTHER_WAYS = "use method='flow' for gradients, use method='ode' for samples, or fit with {}, or with gamma='brownian' and targets=('b', 'eta')."
 
@@ -73,7 +73,7 @@ class Quantities(ABC):
     ...     def drift_and_score(self, t, x):
     ...         return torch.zeros_like(x), -x
     ...
-    ...     def trust(self, t):
+    ...     def noise_fraction(self, t):
     ...         return 1.0
     >>> t, x = torch.tensor(0.5), torch.ones(1, 2)
     >>> torch.allclose(Still().denoised(t, x), math.sin(math.pi / 4) * x)
@@ -91,7 +91,7 @@ class Quantities(ABC):
         """Both in one pass."""
 
     @abstractmethod
-    def trust(self, t: float) -> float:
+    def noise_fraction(self, t: float) -> float:
         """Part, in [0, 1], of a noise level that the score bears at a time: less where its formula
         divides by little."""
 
@@ -209,9 +209,9 @@ class LearnedQuantities(Quantities):
             return drift, self._score_from_drift(t, x, drift)
         return cast(HeadedDrift, self.field).drift_and_score(t, x)
 
-    def trust(self, t: float) -> float:
+    def noise_fraction(self, t: float) -> float:
         part = _FADING_GAIN * self._divisor(t)
-        return min(1.0, part) if part > _LEAST_TRUST else 0.0
+        return min(1.0, part) if part > _LEAST_FRACTION else 0.0
 
     def check_score(self) -> None:
         """Raise unless the score is known.

@@ -30,10 +30,10 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 _EMA_DECAY = 0.999
 _MUON_RATE = 2.0
 """Learning rate of Muon relative to that of AdamW."""
-OPPONENT_RATE = 0.2
+MAXIMIZED_RATE = 0.2
 """Learning rate of the parameters that maximise, relative to that of AdamW: the field must
 follow."""
-OPPONENT_START = 0.5
+MAXIMIZED_FROM = 0.5
 """Part of the steps before those parameters move: maximising against a field that knows nothing
 leads astray."""
 _WARMUP_STEPS = 100
@@ -113,8 +113,8 @@ class Training:
         weight_decay: float = 1e-2,
         hidden_weights: Sequence[nn.Parameter] = (),
         maximized: Sequence[nn.Parameter] = (),
-        maximized_rate: float = OPPONENT_RATE,
-        maximized_from: float = OPPONENT_START,
+        maximized_rate: float = MAXIMIZED_RATE,
+        maximized_from: float = MAXIMIZED_FROM,
         elapsed: Callable[[], float] | None = None,
     ) -> None:
         self.objective = objective
@@ -220,8 +220,8 @@ def train(
     weight_decay: float = 1e-2,
     hidden_weights: Sequence[nn.Parameter] = (),
     maximized: Sequence[nn.Parameter] = (),
-    maximized_rate: float = OPPONENT_RATE,
-    maximized_from: float = OPPONENT_START,
+    maximized_rate: float = MAXIMIZED_RATE,
+    maximized_from: float = MAXIMIZED_FROM,
     elapsed: Callable[[], float] | None = None,
 ) -> Iterator[Step]:
     """Minimise the weighted mean of ``objective(*inputs)`` and yield every step.
@@ -289,7 +289,7 @@ def make_optimizers(
     maximized: Sequence[nn.Parameter],
     learning_rate: float,
     weight_decay: float,
-    maximized_rate: float = OPPONENT_RATE,
+    maximized_rate: float = MAXIMIZED_RATE,
 ) -> list[torch.optim.Optimizer]:
     """The optimisers of :class:`Training`: AdamW, and Muon if there are hidden weights.
 

@@ -14,7 +14,7 @@ from skinterflow._runtime import seeded_generators
 from skinterflow.exceptions import DistillationWarning
 from skinterflow.interflow.fields import ResidualMLP
 from skinterflow.interflow.interpolants import Trigonometric
-from skinterflow.interflow.latent import StochasticInterpolant
+from skinterflow.interflow.noise import StochasticInterpolant
 from skinterflow.interflow.objectives import DistillationObjective
 from skinterflow.interflow.scaling import Compose
 from skinterflow.interflow.times import Beta

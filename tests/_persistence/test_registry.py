@@ -12,7 +12,7 @@ from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.heads import Heads
 from skinterflow.interflow.interpolants import Interpolant, Linear
-from skinterflow.interflow.latent import Gamma
+from skinterflow.interflow.noise import Gamma
 from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.times import TimeLaw
 from tests.helpers import EXAMPLES, QUICK

@@ -11,7 +11,7 @@ from skinterflow.interflow.derivatives import (
     values_and_rates,
 )
 from skinterflow.interflow.interpolants import Interpolant, Linear, Trigonometric
-from skinterflow.interflow.latent import Brownian
+from skinterflow.interflow.noise import Brownian
 
 
 def bent(x):

@@ -17,8 +17,8 @@ from skinterflow.interflow.diagnostics import (
 )
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.interpolants import Linear, Trigonometric
-from skinterflow.interflow.latent import Brownian, StochasticInterpolant
 from skinterflow.interflow.mixtures import MixtureField, NormalMixture
+from skinterflow.interflow.noise import Brownian, StochasticInterpolant
 from tests.helpers import points
 from tests.oracles import gaussian
 

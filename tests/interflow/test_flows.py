@@ -15,7 +15,7 @@ from skinterflow.interflow.flows import (
     standard_normal_log_prob,
 )
 from skinterflow.interflow.interpolants import Linear, Trigonometric, VariancePreserving
-from skinterflow.interflow.latent import StochasticInterpolant
+from skinterflow.interflow.noise import StochasticInterpolant
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.quantities import LearnedQuantities
 from skinterflow.interflow.scaling import Compose

@@ -5,7 +5,7 @@ import torch
 
 from skinterflow.interflow.fields import ResidualMLP, VelocityField
 from skinterflow.interflow.interpolants import Linear, Trigonometric
-from skinterflow.interflow.latent import StochasticInterpolant
+from skinterflow.interflow.noise import StochasticInterpolant
 from skinterflow.interflow.objectives import Ensemble, PathObjective, path_loss
 from skinterflow.interflow.times import Beta
 from skinterflow.interflow.training import train

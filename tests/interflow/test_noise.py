@@ -26,7 +26,8 @@ from skinterflow.interflow.interpolants import (
     Trigonometric,
     check_endpoints,
 )
-from skinterflow.interflow.latent import (
+from skinterflow.interflow.mixtures import MixtureField, NormalMixture
+from skinterflow.interflow.noise import (
     QUANTITIES,
     Brownian,
     Gamma,
@@ -38,7 +39,6 @@ from skinterflow.interflow.latent import (
     StochasticInterpolant,
     check_gamma,
 )
-from skinterflow.interflow.mixtures import MixtureField, NormalMixture
 from skinterflow.interflow.objectives import BridgeObjective, PathObjective, path_loss
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.quantities import LearnedQuantities
@@ -331,7 +331,7 @@ def test_formulas_that_divide_are_read_at_the_nearest_time_inside(name, targets,
 
 @pytest.mark.parametrize("scale", [Quadratic(), SineSquared(), Brownian(1e-6)], ids=repr)
 @pytest.mark.parametrize("t", [0.001, 0.02, 0.999])
-def test_drift_is_read_everywhere_where_the_scale_is_steady(scale, t):
+def test_drift_is_evaluated_at_every_time_with_a_bounded_rate(scale, t):
     """Small or smooth scales magnify nothing, near the ends as elsewhere."""
     path = StochasticInterpolant(Linear(), scale)
     truth, x = two_sided(path), points(3, 2)
@@ -569,14 +569,17 @@ def test_learned_scores_fade_where_they_are_divided():
             name: LearnedQuantities(HeadedDrift(SharedTrunk(2, 2, (4,)), ("b", name), path), path)
             for name in ("s", "eta")
         }
-    assert [learned["s"].trust(t) for t in (0.0, 0.5, 1.0)] == [1.0, 1.0, 1.0]
-    assert [learned["eta"].trust(t) for t in (0.0, 0.5, 1.0)] == [0.0, 1.0, 0.0]
-    assert learned["eta"].trust(0.01) == pytest.approx(math.sqrt(0.01 * 0.99) / 0.2)
+    assert [learned["s"].noise_fraction(t) for t in (0.0, 0.5, 1.0)] == [1.0, 1.0, 1.0]
+    assert [learned["eta"].noise_fraction(t) for t in (0.0, 0.5, 1.0)] == [0.0, 1.0, 0.0]
+    assert learned["eta"].noise_fraction(0.01) == pytest.approx(math.sqrt(0.01 * 0.99) / 0.2)
     # The drift of a Brownian latent carries the score itself, at t = 1 too; without one, beta over
     # alpha are left of its errors.
-    assert LearnedQuantities(mixture(2, Linear(), Brownian()), path, Compose([])).trust(1.0) == 1.0
+    assert (
+        LearnedQuantities(mixture(2, Linear(), Brownian()), path, Compose([])).noise_fraction(1.0)
+        == 1.0
+    )
     straight = StochasticInterpolant(Linear())
-    assert LearnedQuantities(mixture(2, Linear()), straight, Compose([])).trust(
+    assert LearnedQuantities(mixture(2, Linear()), straight, Compose([])).noise_fraction(
         0.99
     ) == pytest.approx(5.0 * 0.01 / 0.99)
 

@@ -46,7 +46,7 @@ error is divided, too."""
 _LARGEST_RATE = 5.0
 """Rate of the scale above which a learned denoiser is multiplied by it at the nearest time outside,
 for the same reason."""
-_LOOKED_AT = 20_001
+_N_TIMES = 20_001
 
 
 class GammaAt(NamedTuple):
@@ -397,7 +397,7 @@ class StochasticInterpolant(nn.Module):
             targets["s"] = -noise / expand_as_leading(self.noise_scale(t), noise)
         return point, {name: targets[name] for name in quantities}
 
-    def opposite(self, x0: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def antithetic(self, x0: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Base points and latents of the antithetic path, whose noise has the other sign (section
         6.1)."""
         return (-x0, None) if z is None else (x0, -z)
@@ -444,7 +444,7 @@ class StochasticInterpolant(nn.Module):
         return self._times_of_scale(_LEAST_DIVISOR)
 
     @cached_property
-    def steady(self) -> tuple[float, float]:
+    def bounded_rate(self) -> tuple[float, float]:
         """First and last time at which the rate of the latent's scale is at most 5, in size."""
         t = self._times()
         with torch.no_grad():
@@ -459,7 +459,7 @@ class StochasticInterpolant(nn.Module):
         return float(inside[0]), float(inside[-1])
 
     def _times(self) -> Tensor:
-        return torch.linspace(0.0, 1.0, _LOOKED_AT, dtype=torch.float64, device=self.device)
+        return torch.linspace(0.0, 1.0, _N_TIMES, dtype=torch.float64, device=self.device)
 
 
 @torch.no_grad()
@@ -478,7 +478,7 @@ def check_gamma(gamma: Gamma) -> None:
     Examples
     --------
     >>> from skinterflow.interflow import Brownian
-    >>> from skinterflow.interflow.latent import check_gamma
+    >>> from skinterflow.interflow.noise import check_gamma
     >>> check_gamma(Brownian())
     >>> check_gamma(Brownian(a=-1.0))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
