@@ -88,9 +88,8 @@ def test_error_of_a_score_is_at_most_the_gain_times_that_of_the_drift(interpolan
     for t in (0.1, 0.45, 0.6, 0.9, 0.98):
         error = (exact.score(time(t), x) - inexact.score(time(t), x)).abs().max()
         fraction = exact.noise_fraction(t)
-        assert fraction * float(error) <= 5.0 * 0.1 * (
-            1 + 1e-6
-        )  # what noise of level one makes of it
+        # The error of a drift with noise of level one.
+        assert fraction * float(error) <= 5.0 * 0.1 * (1 + 1e-6)
 
 
 def test_score_that_is_mostly_error_is_refused():
@@ -114,7 +113,7 @@ def test_gain_counts_the_deviations_of_the_base():
         LearnedQuantities(field, path, Standardize(torch.zeros(2), torch.tensor([1.0, scale])))
         for scale in (1.0, 10.0)
     )
-    assert narrow.noise_fraction(0.9) == pytest.approx(wide.trust(0.9) / 100.0, rel=1e-4)
+    assert narrow.noise_fraction(0.9) == pytest.approx(wide.noise_fraction(0.9) / 100.0, rel=1e-4)
 
 
 def test_coupled_ends_do_not_tell_the_score():
