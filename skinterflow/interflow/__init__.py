@@ -1,10 +1,19 @@
 """The mathematics of the papers on torch tensors, usable without the estimators.
 
-A path
-(:mod:`~skinterflow.interflow.interpolants`, with or without a :mod:`~skinterflow.interflow.noise`) and a law of times (:mod:`~skinterflow.interflow.times`) make an objective (:mod:`~skinterflow.interflow.objectives`) for a velocity field (:mod:`~skinterflow.interflow.fields`), or for several quantities at once (:mod:`~skinterflow.interflow.heads`); training it (:mod:`~skinterflow.interflow.training`) on pairs of points (:mod:`~skinterflow.interflow.couplings`) gives a flow, its density and its diffusions (:mod:`~skinterflow.interflow.flows`), by integration (:mod:`~skinterflow.interflow.ode`, :mod:`~skinterflow.interflow.sde`).
+A path (:mod:`~skinterflow.interflow.interpolants`), with or without a noise term
+(:mod:`~skinterflow.interflow.noise`), and a law of times (:mod:`~skinterflow.interflow.times`)
+define an objective (:mod:`~skinterflow.interflow.objectives`) for a velocity field
+(:mod:`~skinterflow.interflow.fields`) or for several quantities at once
+(:mod:`~skinterflow.interflow.heads`).  Training (:mod:`~skinterflow.interflow.training`) on pairs
+of points (:mod:`~skinterflow.interflow.couplings`) gives a flow, its density and its diffusions
+(:mod:`~skinterflow.interflow.flows`), by integration (:mod:`~skinterflow.interflow.ode`,
+:mod:`~skinterflow.interflow.sde`).
 
-Drift, velocity, score and denoiser have one interface
-(:mod:`~skinterflow.interflow.quantities`), and closed forms between Gaussian mixtures (:mod:`~skinterflow.interflow.mixtures`). What was learned is measured by :mod:`~skinterflow.interflow.diagnostics`. Data are brought to the flow's units by :mod:`~skinterflow.interflow.scaling`, column by column by :mod:`~skinterflow.interflow.marginals`.
+Drift, velocity, score and denoiser have one interface (:mod:`~skinterflow.interflow.quantities`);
+between Gaussian mixtures they are known in closed form (:mod:`~skinterflow.interflow.mixtures`).
+:mod:`~skinterflow.interflow.diagnostics` measures how well they were learned.
+:mod:`~skinterflow.interflow.scaling` maps data to the units of the flow, and
+:mod:`~skinterflow.interflow.marginals` maps single columns.
 """
 
 from skinterflow.interflow.bridges import bridge_defect

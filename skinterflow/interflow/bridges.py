@@ -1,10 +1,15 @@
-r"""Is a diffusion the Schroedinger bridge between its ends?
+r"""A test of whether a diffusion is the Schroedinger bridge between its ends.
 
 The forward drift of the bridge is a gradient, ``u = grad lambda``, whose potential solves
-``d/dt lambda + |u|^2 / 2 + epsilon div u = 0`` (paper 2, theorem 3.10).  By Ito's formula
+``d/dt lambda + |u|^2 / 2 + epsilon div u = 0`` (paper 2 [1]_, theorem 3.10).  By Ito's formula,
 ``u_t(X_t)`` is then a martingale: along the diffusion the drift changes at random, but not on
-average, wherever it starts.  A learned path whose family does not hold the bridge leads to a drift
-that changes systematically, though the diffusion has both ends right.
+average, from any starting point.  If the family of paths does not contain the bridge, the drift
+changes systematically, although the diffusion has the right marginals at both ends.
+
+References
+----------
+.. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows
+    and Diffusions", 2023.
 """
 
 from __future__ import annotations
@@ -19,10 +24,10 @@ from skinterflow.interflow.sde import StochasticSolver
 from skinterflow.interflow.warn import warn
 
 _TIMES = (0.05, 0.5, 0.95)
-"""Between which changes are taken: few, because errors of a learned drift are divided by the time
-between; near the ends it has most."""
+"""Times between which the change of the drift is measured: few, because errors of the drift are
+divided by the time between them, and not at the ends, where these errors are largest."""
 _LARGEST_DEFECT = 0.15
-"""Errors of one to two per cent of the drift alone give 0.02 to 0.11."""
+"""Above this a warning is raised; drifts of a bridge with errors of 1% to 2% have 0.02 to 0.11."""
 
 
 @torch.no_grad()
@@ -32,19 +37,20 @@ def bridge_defect(
     epsilon: float,
     generator: torch.Generator,
 ) -> float:
-    """How far a diffusion ``dX = u dt + sqrt(2 epsilon) dW`` is from a Schroedinger bridge.
+    """Distance of a diffusion ``dX = u dt + sqrt(2 epsilon) dW`` from a Schroedinger bridge.
 
-    The systematic change of the drift along paths of the diffusion, per unit of time and relative
-    to the drift.  The changes from ``t = 0.05`` to 0.5, and from there to 0.95, are regressed on
-    the place, linearly, and what the regression explains is compared with the drift.  It is zero
-    for a bridge, up to the error of the drift and about ``sqrt(D / B)`` by chance.
+    It is the systematic change of the drift along paths of the diffusion, per unit of time and
+    relative to the drift.  The changes from ``t = 0.05`` to 0.5 and from 0.5 to 0.95 are regressed
+    linearly on the position, and the explained part is compared with the drift.  For a bridge
+    (paper 2, theorem 3.10) the result is zero up to the error of the drift and a random part of
+    about ``sqrt(D / B)``.
 
     Parameters
     ----------
     drift : callable
-        The forward drift ``u(t, x)`` at a scalar time and points of shape (B, D), such as the field
-        of a. `BridgeObjective`
-    x0 : Tensor of shape (B, D), many points of the source
+        Forward drift ``u(t, x)`` at a scalar time and points of shape (B, D), such as the field of
+        a `BridgeObjective`.
+    x0 : Tensor of shape (B, D), a large sample of the source
     epsilon : float, positive, the noise level
     generator : torch.Generator on the device of `x0`
 
@@ -55,18 +61,13 @@ def bridge_defect(
     Warns
     -----
     UserWarning
-        If it is above 0.15: the family of paths does not hold the bridge, or the training did not
-        reach it.
-
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, theorem 3.10.
+        If it is above 0.15: the family of paths does not contain the bridge, or the training has
+        not reached it.
 
     Examples
     --------
-    Between equal Gaussians straight lines hold the bridge, with noise of
-    ``gamma^2 = 2 sqrt(1 + epsilon^2) t (1 - t)``.
+    Between two Gaussians with equal covariance, straight lines with
+    ``gamma^2 = 2 sqrt(1 + epsilon^2) t (1 - t)`` give the bridge.
 
     >>> import math, torch
     >>> from skinterflow.interflow import (
@@ -108,17 +109,16 @@ def bridge_defect(
     if not defect <= _LARGEST_DEFECT:
         warn(
             f"The forward drift changes systematically along its own paths, by {defect:.2g} of its "
-            "size per unit of time, which that of a Schroedinger bridge does not: both ends may be "
-            "right, but this is no bridge. Take a family of paths that holds it, train longer, or "
-            "give more rows.",
+            "size per unit of time, unlike that of a Schroedinger bridge: both ends may be right, "
+            "but this is not a bridge. Use a family of paths that contains the bridge, train "
+            "longer, or give more rows.",
             UserWarning,
         )
     return defect
 
 
 def _explained(x: Tensor, change: Tensor) -> Tensor:
-    """Mean square of what a linear regression on `x` explains of the changes, without what it
-    explains by chance."""
+    """Mean square of the changes explained by a linear regression on `x`, corrected for chance."""
     columns = torch.cat([torch.ones_like(x[:, :1]), x], dim=1)
     fitted = columns @ torch.linalg.lstsq(columns, change).solution
     by_chance = columns.shape[1] / len(x) * (change - fitted).square().sum(1).mean()

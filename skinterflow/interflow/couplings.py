@@ -1,9 +1,17 @@
-"""Couplings: which base point meets which data point.
+"""Couplings: how base points and data points are paired.
 
-Any coupling with the right marginals gives a path from one density to the other.  Independent pairs
-are the papers' choice.  Straight lines between points that lie near each other are shorter, and a
-field of them changes less on the way, which spares the solver work.  (The trigonometric path
-between two equal points is not a point: its curves gain nothing.)
+Any coupling with the right marginals gives a path from one density to the other (paper 2 [1]_,
+definition 2.1).  The papers use independent pairs.  Straight lines between nearby points are
+shorter, and their velocity changes less along the flow, so that the solver needs fewer steps
+(minibatch optimal transport [2]_).  The trigonometric path does not profit, as it is curved even
+between two equal points.
+
+References
+----------
+.. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows
+    and Diffusions", 2023.
+.. [2] Tong et al., "Improving and generalizing flow-based generative models with minibatch optimal
+    transport", TMLR 2024.
 """
 
 from __future__ import annotations
@@ -18,20 +26,15 @@ from torch import Tensor
 
 
 class Coupling(ABC):
-    """Pairs the rows of two batches.
+    """A rule that pairs the rows of two batches.
 
     Attributes
     ----------
-    is_independent : bool, whether base points know nothing of the data points that they meet
-
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, definition 2.1: any coupling with the right marginals will do.
+    is_independent : bool, whether the points of a pair are independent
 
     Examples
     --------
-    In one dimension, sorted rows are at the least total distance.
+    In one dimension, pairing rows in sorted order minimises the total distance.
 
     >>> import torch
     >>> from skinterflow.interflow import Coupling
@@ -47,7 +50,7 @@ class Coupling(ABC):
 
     @abstractmethod
     def partners(self, x0: Tensor, x1: Tensor) -> Tensor:
-        """Row numbers of `x0`, each once, in the order in which they meet the rows of `x1`.
+        """Permutation of the rows of `x0` that pairs them with the rows of `x1`.
 
         Parameters
         ----------
@@ -61,12 +64,7 @@ class Coupling(ABC):
 
 @dataclass(frozen=True)
 class Independent(Coupling):
-    """Pairs as they come: the product of both densities.
-
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, equations 2 to 6.
+    """Independent pairs, as in paper 1: the rows in the order given.
 
     Examples
     --------
@@ -84,19 +82,14 @@ class Independent(Coupling):
 
 @dataclass(frozen=True)
 class OptimalTransport(Coupling):
-    """Pairs of least total squared distance within groups of a batch.
+    """Pairs of least total squared distance within groups of a batch (Tong et al., 2024).
 
-    The cost grows with the third power of the group.  Groups are small, so that the coupling is
-    biased: it keeps the marginals, and is no optimal transport of the whole.
+    The cost grows with the cube of the group size, so groups are small.  The coupling keeps the
+    marginals, but is biased: it is not the optimal transport between the densities.
 
     Parameters
     ----------
-    group_size : int, at least 2; rows that are assigned to each other
-
-    References
-    ----------
-    Tong et al., "Improving and generalizing flow-based generative models with minibatch optimal
-    transport", TMLR 2024.
+    group_size : int, at least 2, number of rows in a group
 
     Examples
     --------

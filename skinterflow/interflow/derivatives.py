@@ -1,7 +1,7 @@
-r"""Derivatives of functions that are given as code, by reverse mode.
+r"""Derivatives of functions by reverse-mode automatic differentiation.
 
 Reverse mode keeps its state per thread, so that several threads may differentiate at once.  Forward
-mode (``torch.func.jvp``) keeps its level in a global variable, and gives wrong numbers when two
+mode (``torch.func.jvp``) keeps its level in a global variable, and gives wrong results when two
 threads use it at the same time.
 """
 
@@ -17,11 +17,11 @@ from torch import Tensor
 def values_and_rates(
     functions: Sequence[Callable[[Tensor], Tensor]], t: Tensor
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Functions of the time and their derivatives, by one pass.
+    """Functions of time and their derivatives, in one pass.
 
     Parameters
     ----------
-    functions : sequence of callables that take each time alone, to a tensor of the shape of `t`
+    functions : sequence of callables, elementwise, from a tensor to one of the same shape
     t : Tensor of any shape
 
     Returns
@@ -48,10 +48,10 @@ def values_and_rates(
 def directional_derivative(
     f: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A function and its derivative along a direction, ``J(x) v``.
+    """A function and its directional derivative ``J(x) v``.
 
-    The product with the transposed Jacobian, ``u -> J(x)^T u``, is linear in `u`, and its own
-    transpose is the one that is wanted.
+    The product with the transposed Jacobian, ``u -> J(x)^T u``, is linear in `u`, and its transpose
+    is the product with the Jacobian.
 
     Parameters
     ----------
@@ -80,18 +80,18 @@ def directional_derivative(
 def directional_slopes(
     f: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A field and its slopes ``e . J(x) e`` along directions `e` that all rows share.
+    """A field and its slopes ``e . J(x) e`` along directions `e` shared by all rows.
 
     Parameters
     ----------
-    f : callable, rows of shape (B, D) to rows of shape (B, D), each by itself
+    f : callable, row by row, from shape (B, D) to shape (B, D)
     x : Tensor of shape (B, D)
     directions : Tensor of shape (K, D)
 
     Returns
     -------
     value : Tensor of shape (B, D)
-    slopes : Tensor of shape (B, K); for the unit vectors they add up to the divergence
+    slopes : Tensor of shape (B, K); over the D unit vectors they add up to the divergence
 
     Examples
     --------
@@ -111,6 +111,5 @@ def directional_slopes(
 def _vjp(
     f: Callable[[Tensor], Tensor], x: Tensor
 ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]:
-    """Value at `x`, and the product of the transposed Jacobian there with any tensor of its
-    shape."""
+    """Value at `x`, and the vector-Jacobian product there as a function."""
     return cast(tuple[Tensor, Callable[[Tensor], tuple[Tensor]]], torch.func.vjp(f, x))

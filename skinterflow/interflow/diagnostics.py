@@ -1,10 +1,18 @@
-r"""How well a field was learned, and how far its path is: numbers from paper 1.
+r"""Diagnostics of a learned field and of its path.
 
-``G(v) + E|v|^2`` is zero at the optimum (equation 11); ``E|v|^2``, the transport action, bounds the
-squared Wasserstein-2 distance of the two ends from above, and is what a learned path lowers
-(proposition 2); the error of the field bounds the distance of its samples from the data
-(proposition 3).  For a diffusion, the errors of drift and score bound the relative entropy (paper
-2, section 2.4).
+- ``G(v) + E|v|^2`` is zero at the optimum (paper 1 [1]_, equation 11).
+- ``E|v|^2``, the transport action, is an upper bound of the squared Wasserstein-2 distance between
+  the two ends; a learned path minimises it (paper 1, proposition 2).
+- The error of the field bounds the distance of its samples from the data (paper 1, proposition 3).
+- For a diffusion, the errors of drift and score bound the relative entropy (paper 2 [2]_, section
+  2.4).
+
+References
+----------
+.. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023.
+.. [2] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows
+    and Diffusions", 2023.
 """
 
 from __future__ import annotations
@@ -31,11 +39,11 @@ class PathStatistics(NamedTuple):
     action : float, ``E|v_t(x_t)|^2``
     length : float, the mean over times of ``sqrt(E|v_t(x_t)|^2)``
     regression : float
-        ``E|v_t(x_t) - dx_t/dt|^2``, which is at least the squared error of the field.
+        ``E|v_t(x_t) - dx_t/dt|^2``, an upper bound of the squared error of the field.
 
     Examples
     --------
-    For the field that minimises the loss, loss and action add up to zero (paper 1, equation 11).
+    The loss and the action of the minimiser add up to zero (paper 1, equation 11).
 
     >>> from skinterflow.interflow import PathStatistics
     >>> statistics = PathStatistics(loss=-9.0, action=9.0, length=3.0, regression=0.5)
@@ -57,28 +65,23 @@ def path_statistics(
     x1: Tensor,
     z: Tensor | None = None,
 ) -> PathStatistics:
-    """Statistics of a drift on the path between the pairs.
+    """Statistics of a drift along the path (paper 1, equations 8 to 11 and proposition 2).
 
     Parameters
     ----------
     field : VelocityField
     path : StochasticInterpolant
     x0, x1 : Tensors of shape (B, D)
-        Rows in random order; each is seen at one of 64 times, evenly spaced.
-    z : Tensor of shape (B, D), latents, or None for a path without
+        Pairs in random order; each is used at one of 64 evenly spaced times.
+    z : Tensor of shape (B, D), standard normal, or None for a path without a noise term
 
     Returns
     -------
     PathStatistics
 
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, equations 8 to 11 and proposition 2.
-
     Examples
     --------
-    An untrained field is zero, and the rate of the path, 3 here, is still to be learned.
+    An untrained field is zero, and the rate of the path is 3.
 
     >>> import torch
     >>> from skinterflow.interflow import (
@@ -117,31 +120,27 @@ def lipschitz_constant(
     x1: Tensor,
     z: Tensor | None = None,
 ) -> float:
-    """Largest slope of the field, the spectral norm of its Jacobian, met on the path between the
-    pairs: a lower bound of the constant.
+    """Largest spectral norm of the Jacobian of the field along the path.
+
+    It is a lower bound of the Lipschitz constant.  With a Lipschitz constant `K`, ``exp(1 + 2 K)``
+    times the squared error of the field bounds the squared Wasserstein-2 distance (paper 1,
+    proposition 3).
 
     Parameters
     ----------
     field : VelocityField
     path : StochasticInterpolant
     x0, x1 : Tensors of shape (B, D)
-        Rows in random order; each is seen at one of B times, evenly spaced.
-    z : Tensor of shape (B, D), latents, or None for a path without
+        Pairs in random order; each is used at one of B evenly spaced times.
+    z : Tensor of shape (B, D), standard normal, or None for a path without a noise term
 
     Returns
     -------
     float, per unit of time
 
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, proposition 3: ``exp(1 + 2 K)`` times the squared error of a field of Lipschitz constant K
-    bounds the squared Wasserstein-2 distance.
-
     Examples
     --------
-    From N(0, 1) to N(0, 4) along straight lines the slope is largest at ``t = 0.6``, where it is 5
-    / 4.
+    From N(0, 1) to N(0, 4) along straight lines, the slope is largest at ``t = 0.6``: 5 / 4.
 
     >>> import torch
     >>> from skinterflow.interflow import (
@@ -168,25 +167,24 @@ def lipschitz_constant(
 
 
 def kl_bound(drift_error: float, score_error: float, epsilon: float) -> float:
-    r"""Bound on the relative entropy, in nats, of the data with respect to the samples of a learned
-    diffusion.
+    r"""Bound on the relative entropy of the data with respect to samples of a learned diffusion.
 
-    With ``E|b - b'|^2`` and ``E|s - s'|^2``, means over the path of the squared errors of drift and
-    score, it is
+    With ``E|b - b'|^2`` and ``E|s - s'|^2``, the mean squared errors of drift and score along the
+    path, it is (paper 2, section 2.4)
 
     .. math:: \frac{1}{2 \epsilon} E|b - b'|^2 + \frac{\epsilon}{2} E|s - s'|^2 .
 
-    The errors are what the losses ``G`` exceed their minima by.  For the probability flow, epsilon
-    0, there is no such bound.
+    An error is the difference between a loss ``G`` and its minimum.  For the probability flow,
+    ``epsilon = 0``, there is no such bound.
 
-    Equation 2.45 of the paper has the same factors, but before losses with a factor one half, and
-    so is half of this.  It loses the factor two of ``|p + q|^2 <= 2 |p|^2 + 2 |q|^2``, and
-    Gaussians exceed it: see the example.
+    Equation 2.45 of the paper is half of this bound: it has the same factors, but its losses have a
+    factor one half.  It omits the factor two of ``|p + q|^2 <= 2 |p|^2 + 2 |q|^2``, and Gaussians
+    exceed it, as the example shows.
 
     Parameters
     ----------
     drift_error, score_error : float
-        In the squares of flow units per unit of time, and of nats per flow unit.
+        In squared flow units per unit of time, and in squared nats per flow unit.
     epsilon : float, positive, a constant noise level
 
     Returns
@@ -198,20 +196,16 @@ def kl_bound(drift_error: float, score_error: float, epsilon: float) -> float:
     ValueError
         If `epsilon` is not positive.
 
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, section 2.4.
-
     Examples
     --------
     >>> from skinterflow.interflow import kl_bound
     >>> round(kl_bound(drift_error=0.04, score_error=0.01, epsilon=1.0), 3)
     0.025
 
-    On the trigonometric path from N(0, 1) to N(0, 1), with drift 0 and score -x, let the learned
-    drift be d and the learned score d / epsilon - x.  Their diffusion ends at N(m, 1) with
-    ``m = 2 d (1 - exp(-epsilon)) / epsilon``: above half of the bound, below it.
+    On the trigonometric path from N(0, 1) to N(0, 1), the drift is 0 and the score -x.  With a
+    learned drift d and a learned score d / epsilon - x, the diffusion ends at N(m, 1), where
+    ``m = 2 d (1 - exp(-epsilon)) / epsilon``.  Its divergence is between half of the bound and the
+    bound.
 
     >>> import math
     >>> d, epsilon = 0.2, 1.25
@@ -230,15 +224,16 @@ def kl_bound(drift_error: float, score_error: float, epsilon: float) -> float:
 def kl_bound_by_velocity(
     velocity_error: float, score_error: float, gamma: Gamma, epsilon: float
 ) -> float:
-    r"""As
-    :func:`kl_bound` where the velocity was learned: with ``sup_t (gamma gamma' - epsilon)^2 / (2 epsilon)``
-    times the score's.
+    r"""Bound of :func:`kl_bound` from the error of the velocity instead of the drift.
+
+    The factor of the error of the score is ``sup_t (gamma gamma' - epsilon)^2 / (2 epsilon)``
+    (paper 2, section 2.4).
 
     Parameters
     ----------
     velocity_error, score_error : float
         As for :func:`kl_bound`, with the velocity's error in place of the drift's.
-    gamma : Gamma, scale of the latent that the score is about
+    gamma : Gamma, scale of the noise term of the path
     epsilon : float, positive, a constant noise level
 
     Returns
@@ -250,14 +245,9 @@ def kl_bound_by_velocity(
     ValueError
         If `epsilon` is not positive.
 
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, section 2.4.
-
     Examples
     --------
-    ``gamma gamma' = 1/2 - t`` of the Brownian latent is 1 away from `epsilon` at ``t = 1``.
+    For the Brownian scale, ``gamma gamma' = 1/2 - t`` differs from `epsilon` by 1 at ``t = 1``.
 
     >>> from skinterflow.interflow import Brownian, kl_bound_by_velocity
     >>> round(
@@ -274,7 +264,9 @@ def kl_bound_by_velocity(
 
 
 def best_epsilon(drift_error: float, score_error: float) -> float:
-    """The constant noise level that makes :func:`kl_bound` least: the root of the errors' ratio.
+    """Constant noise level that minimises :func:`kl_bound` (paper 2, section 2.4).
+
+    It is the square root of the ratio of the errors.
 
     Parameters
     ----------
@@ -283,11 +275,6 @@ def best_epsilon(drift_error: float, score_error: float) -> float:
     Returns
     -------
     float
-
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, section 2.4.
 
     Examples
     --------

@@ -1,9 +1,19 @@
-r"""Heads: several quantities of a path learned side by side, and the drift that follows from them.
+r"""Heads: several learned quantities of a path, and the drift that follows from them.
 
-Any of these determine the drift ``b`` (paper 2, section 2.3): ``b`` itself, alone or beside ``s``
-or ``eta``; ``v`` and ``s``, or ``v`` and ``eta``; ``s`` or ``eta`` alone on a mirror path, whose
-velocity is zero, and on a one-sided path, whose base point is the noise.  They come from one
-network with several heads (:class:`SharedTrunk`) or from one network each (:class:`SeparateHeads`).
+Each of these sets determines the drift ``b`` (paper 2 [1]_, section 2.3):
+
+- ``b``, alone or with ``s`` or ``eta``;
+- ``v`` with ``s`` or ``eta``;
+- ``s`` or ``eta`` alone, on a mirror path, where the velocity is zero, and on a one-sided path,
+  where the base point is the noise.
+
+They are the outputs of one network with several heads (:class:`SharedTrunk`) or of one network each
+(:class:`SeparateHeads`).
+
+References
+----------
+.. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows
+    and Diffusions", 2023.
 """
 
 from __future__ import annotations
@@ -21,8 +31,8 @@ from skinterflow.interflow.interpolants import AffineInterpolant, expand_as_lead
 from skinterflow.interflow.noise import QUANTITIES, StochasticInterpolant
 
 _LEAST_BETA = 0.05
-"""Weight of the data on a one-sided path below which the drift is read at the nearest time
-outside."""
+"""On a one-sided path, the drift is evaluated at the nearest time at which the data have at least
+this weight."""
 _N_TIMES = 2_001
 
 
@@ -65,23 +75,42 @@ class Heads(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """Every field at time `t`, shape () or (B,), and points `x`, shape (B, D): each of shape
-        (B, D)."""
+        """Values of all fields.
+
+        Parameters
+        ----------
+        t : Tensor of shape () or (B,)
+        x : Tensor of shape (B, D)
+
+        Returns
+        -------
+        Tensors of shape (B, D), one for each field
+        """
 
     @abstractmethod
     def combined(
         self, t: Tensor, x: Tensor, weights: Sequence[Tensor | None]
     ) -> tuple[Tensor, Tensor]:
-        """Value, shape (B, D), and divergence, shape (B,), of the sum of the fields with weights of
-        the shape of `t`; None is zero."""
+        """Value and divergence of a weighted sum of the fields.
+
+        Parameters
+        ----------
+        t : Tensor of shape () or (B,)
+        x : Tensor of shape (B, D)
+        weights : sequence of Tensors of the shape of `t`, one for each field; None is zero
+
+        Returns
+        -------
+        Tensor of shape (B, D) and Tensor of shape (B,)
+        """
 
     @abstractmethod
     def hidden_weights(self) -> list[nn.Parameter]:
-        """Weight matrices between layers, which Muon trains."""
+        """Weight matrices between hidden layers, trained by Muon."""
 
 
 class SeparateHeads(Heads):
-    """A network for each field.
+    """One network for each field.
 
     Parameters
     ----------
@@ -131,7 +160,7 @@ class SeparateHeads(Heads):
 
 
 class SharedTrunk(ModulatedMLP, Heads):
-    """One network whose last hidden layer all fields share.
+    """One network with a linear output for each field.
 
     Parameters
     ----------
@@ -175,7 +204,7 @@ class SharedTrunk(ModulatedMLP, Heads):
         return (mix[..., None] * values).sum(-2), (mix * divergences).sum(-1)
 
     def _values_and_divergences(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """All fields, (B, K, D), and their divergences, (B, K), for the tangents of one."""
+        """All fields, (B, K, D), and their divergences, (B, K), from one pass of tangents."""
         scales, shifts, gains = self._modulations(t)
         h, tangents = self._hidden_with_tangents(scales, shifts, x)
         out = self.out.weight.unflatten(0, (self.n_heads, self.n_features))
@@ -188,28 +217,23 @@ class SharedTrunk(ModulatedMLP, Heads):
 
 
 class HeadedDrift(VelocityField):
-    """The drift ``b`` of a path, from the quantities that were learned.
+    """The drift ``b`` of a path, from learned quantities (paper 2, section 2.3).
 
     Parameters
     ----------
     heads : Heads
-    targets : sequence of quantities, one for each head
+    targets : sequence of "b", "v", "s", "eta", one for each head
     path : StochasticInterpolant
 
     Raises
     ------
     ValueError
-        If the drift does not follow from them: see :func:`check_targets`.
-
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, section 2.3.
+        If the targets do not determine the drift; see :func:`check_targets`.
 
     Examples
     --------
-    On a one-sided path ``b = alpha' eta + beta' (x - alpha eta) / beta``, which is ``x / t`` for
-    the untrained denoiser, ``eta = 0``.
+    On a one-sided path ``b = alpha' eta + beta' (x - alpha eta) / beta``.  With the untrained
+    denoiser, ``eta = 0``, it is ``x / t``.
 
     >>> import torch
     >>> from skinterflow.interflow import HeadedDrift, Linear, SharedTrunk, StochasticInterpolant
@@ -235,8 +259,10 @@ class HeadedDrift(VelocityField):
         return self._drift_and_values(t, x)[0]
 
     def drift_and_score(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, shape (B, D), where "s" or "eta" was learned; `eta` is read at the nearest time at
-        which it is not divided by little."""
+        """Drift and score, shape (B, D), if "s" or "eta" was learned.
+
+        Where the scale of the noise is small, the score is that of the nearest time in `path.core`.
+        """
         drift, values = self._drift_and_values(t, x)
         if "s" in values:
             return drift, values["s"]
@@ -263,7 +289,7 @@ class HeadedDrift(VelocityField):
         return self.heads.hidden_weights()
 
     def _drift_and_values(self, t: Tensor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The drift and the learned quantities that it comes from, in one pass."""
+        """Drift and learned quantities, in one pass."""
         t = self._evaluation_time(t)
         values = self.heads(t, x)
         own, weights = self._weights(t)
@@ -274,8 +300,7 @@ class HeadedDrift(VelocityField):
         return drift, dict(zip(self.targets, values, strict=True))
 
     def _evaluation_time(self, t: Tensor) -> Tensor:
-        """The nearest time at which the formula of the drift does not magnify the error of what was
-        learned."""
+        """Nearest time at which the formula of the drift does not magnify errors."""
         if "b" in self.targets:
             return t
         if self.path.gamma is None:
@@ -283,8 +308,7 @@ class HeadedDrift(VelocityField):
         return t.clamp(*self.path.bounded_rate) if "eta" in self.targets else t
 
     def _weights(self, t: Tensor) -> tuple[Tensor | None, list[Tensor | None]]:
-        """Weight of the point itself and of each head in the drift, of the shape of `t`; None is
-        zero."""
+        """Weights of the point and of each head in the drift, of the shape of `t`; None is zero."""
         if "b" in self.targets:
             return None, [torch.ones_like(t) if name == "b" else None for name in self.targets]
         if self.path.gamma is None:
@@ -311,7 +335,7 @@ class HeadedDrift(VelocityField):
 
 
 def check_targets(targets: Sequence[str], path: StochasticInterpolant) -> None:
-    """Raise unless the drift of a path follows from the quantities named.
+    """Raise unless the given quantities determine the drift of a path.
 
     Parameters
     ----------
@@ -321,8 +345,8 @@ def check_targets(targets: Sequence[str], path: StochasticInterpolant) -> None:
     Raises
     ------
     ValueError
-        If one is unknown or named twice, or if there are too few, or too many, with what to name
-        instead.
+        If a quantity is unknown or repeated, or if there are too few or too many; the message
+        lists the valid sets.
 
     Examples
     --------
@@ -333,7 +357,7 @@ def check_targets(targets: Sequence[str], path: StochasticInterpolant) -> None:
     >>> check_targets(("eta",), path)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    ValueError: targets=('eta',) are too few or too many for ...; learn one of ('b',), ('b', 's'), ...
+    ValueError: targets=('eta',) are too few or too many for ...; learn one of ('b',), ...
     """
     names = set(targets)
     if not names <= set(QUANTITIES) or len(names) < len(targets):
@@ -357,6 +381,6 @@ def check_targets(targets: Sequence[str], path: StochasticInterpolant) -> None:
         )
     if path.gamma is None and noise and not isinstance(path.interpolant, AffineInterpolant):
         raise ValueError(
-            f"{path!r} has no noise to learn {', '.join(map(repr, sorted(noise)))} from; give it a "
-            "gamma, or take an AffineInterpolant."
+            f"{path!r} has no noise to learn {', '.join(map(repr, sorted(noise)))} from; set "
+            "gamma, or use an AffineInterpolant."
         )

@@ -1,15 +1,18 @@
-r"""Interpolants: the path that joins a base point to a data point.
+r"""Interpolants: paths from a base point to a data point.
 
 A stochastic interpolant is ``x_t = I_t(x0, x1)`` with ``I_0(x0, x1) = x0`` and
-``I_1(x0, x1) = x1``, where ``x0 ~ rho_0`` and ``x1 ~ rho_1`` are independent [1]_.  In this package
-``t = 0`` is the base and ``t = 1`` the data.  The law of ``x_t`` solves a continuity equation whose
-velocity is ``v_t(x) = E[d/dt I_t | x_t = x]``, so all that learning needs is the point on the path
-and its rate.  A class states the path; :meth:`Interpolant.path` derives the rate.
+``I_1(x0, x1) = x1``, where ``x0 ~ rho_0`` and ``x1 ~ rho_1`` are independent (paper 1 [1]_,
+equations 2 to 6; paper 2 [2]_ adds a noise term, :mod:`~skinterflow.interflow.noise`).  In this
+package ``t = 0`` is the base and ``t = 1`` the data.  The law of ``x_t`` solves a continuity
+equation with velocity ``v_t(x) = E[d/dt I_t | x_t = x]``, so training only needs the point on the
+path and its rate.  A class defines the path; :meth:`Interpolant.path` derives the rate.
 
 References
 ----------
 .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, equations 2 to 5 and B.2.
+    2023.
+.. [2] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows
+    and Diffusions", 2023.
 """
 
 from __future__ import annotations
@@ -53,17 +56,12 @@ class Interpolant(ABC):
 
     Attributes
     ----------
-    needs_noise : bool, whether it carries one density to the other only with a noise term
-    resamples : bool, whether both ends are the same row, so that it leads from a data set to itself
-
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, equations 2 to 6.
+    needs_noise : bool, whether the path requires a noise term
+    resamples : bool, whether both ends are the same row, which resamples a data set
 
     Examples
     --------
-    A path of one's own states the point; the rate is derived.
+    A custom path defines the point; the rate is derived.
 
     >>> import torch
     >>> from skinterflow.interflow import Interpolant
@@ -125,15 +123,10 @@ class Weights(NamedTuple):
 
 
 class AffineInterpolant(Interpolant):
-    """``I_t = alpha(t) x0 + beta(t) x1`` with ``alpha(0) = beta(1) = 1`` and
-    ``alpha(1) = beta(0) = 0`` (equation B.2).
+    """``I_t = alpha(t) x0 + beta(t) x1``, linear in both ends (paper 1, equations B.2 and B.3).
 
-    Only such paths tell, by their velocity, what ends to expect at a place (:meth:`expected_ends`).
-
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, equations B.2 and B.3.
+    The weights satisfy ``alpha(0) = beta(1) = 1`` and ``alpha(1) = beta(0) = 0``.  For these paths
+    the expected ends follow from the velocity (:meth:`expected_ends`).
 
     Examples
     --------
@@ -167,22 +160,21 @@ class AffineInterpolant(Interpolant):
         return _combine(self.alpha(t), self.beta(t), x0, x1)
 
     def path(self, t: Tensor, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
-        # Only the weights depend on time: differentiating them alone keeps the derivative off the
-        # large arrays.
+        # Only the weights depend on time, and differentiating them does not touch the large arrays.
         a, b, a_rate, b_rate = self.weights(t)
         return _combine(a, b, x0, x1), _combine(a_rate, b_rate, x0, x1)
 
     def expected_ends(self, t: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Expected ends ``E[x0 | x_t]`` and ``E[x1 | x_t]``, from those of the path,
-        `y`, and of its rate, `v`.
+        r"""Expected ends ``E[x0 | x_t]`` and ``E[x1 | x_t]``.
 
-        They solve ``y = alpha E[x0] + beta E[x1]`` and ``v = alpha' E[x0] + beta' E[x1]``.  An end
-        of which nothing is left on the path, in point and rate, is NaN.
+        They solve ``y = alpha E[x0] + beta E[x1]`` and ``v = alpha' E[x0] + beta' E[x1]``, where
+        `y` and `v` are the conditional expectations of the interpolant and of its rate.  An end is
+        NaN where its weight and the rate of its weight are zero.
 
         Parameters
         ----------
         t : Tensor of shape () or (B,), in [0, 1]
-        y, v : Tensors of shape ``(B, *event)``; without a latent, `y` is the point ``x_t`` itself
+        y, v : Tensors of shape ``(B, *event)``; without a noise term, `y` is the point ``x_t``
 
         Returns
         -------
@@ -190,7 +182,7 @@ class AffineInterpolant(Interpolant):
         """
         a, b, a_rate, b_rate = self.weights(t)
         determinant = expand_as_leading(a_rate * b - a * b_rate, y)
-        # Where one end is absent the point is a multiple of the other one.
+        # Where one end has weight zero, the point is a multiple of the other.
         alone = determinant == 0
         start, end = (torch.where(weight == 0, torch.nan, 1.0 / weight) for weight in (a, b))
         return (
@@ -213,14 +205,9 @@ def _quarter_turn(t: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Trigonometric(AffineInterpolant):
-    """``I_t = cos(pi t / 2) x0 + sin(pi t / 2) x1``.
+    """``I_t = cos(pi t / 2) x0 + sin(pi t / 2) x1`` (paper 1, equation 5).
 
-    Independent ends of equal covariance keep that covariance at every time.
-
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, equation 5.
+    If both ends are independent with the same covariance, the path has it at every time.
 
     Examples
     --------
@@ -240,16 +227,10 @@ class Trigonometric(AffineInterpolant):
 
 @dataclass(frozen=True)
 class Linear(AffineInterpolant):
-    """``I_t = (1 - t) x0 + t x1``: straight lines at constant speed.
+    """``I_t = (1 - t) x0 + t x1``: straight lines at constant speed (paper 1, appendix D).
 
-    Equation 4.9 of paper 2 prints its two weights swapped, ``alpha = t`` and ``beta = 1 - t``,
+    Equation 4.9 of paper 2 prints the two weights swapped, ``alpha = t`` and ``beta = 1 - t``,
     which would start at `x1`; its table 4 has them as here.
-
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, appendix D. Paper 2: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A
-    Unifying Framework for Flows and Diffusions", 2023.
 
     Examples
     --------
@@ -268,16 +249,11 @@ class Linear(AffineInterpolant):
 
 @dataclass(frozen=True)
 class VariancePreserving(AffineInterpolant):
-    """``I_t = sqrt(1 - t^2) x0 + t x1``: the path of score-based diffusion, with ``1 - t^2`` the
-    part of the variance that is noise.
+    """``I_t = sqrt(1 - t^2) x0 + t x1``: the path of score-based diffusion (paper 2, table 4).
 
-    Its rate grows without bound at ``t = 1`` (the velocity does not): train with uniform times,
-    Beta(1, 1), where Beta(1, 0.5) would meet the largest rates most often.
-
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, table 4.
+    Noise is the fraction ``1 - t^2`` of the variance.  The rate diverges at ``t = 1``, although the
+    velocity does not: train with uniform times, Beta(1, 1), because Beta(1, 0.5) samples the
+    largest rates most often.
 
     Examples
     --------
@@ -301,19 +277,14 @@ class VariancePreserving(AffineInterpolant):
 
 @dataclass(frozen=True)
 class EncodingDecoding(AffineInterpolant):
-    """``I_t = cos^2(pi t) x0`` in the first half of the time and ``cos^2(pi t) x1`` in the second.
+    """``I_t = cos^2(pi t) x0`` for ``t < 1/2`` and ``cos^2(pi t) x1`` after it (paper 2, table 4).
 
-    At ``t = 1/2`` nothing of either end is left.  It needs a latent in the middle, without which
-    all paths meet in one point there.
-
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, table 4.
+    At ``t = 1/2`` both ends have weight zero.  The path requires a noise term, without which all
+    paths meet in one point.
 
     Examples
     --------
-    What is left in the middle is the latent.
+    At ``t = 1/2`` only the noise term remains.
 
     >>> import torch
     >>> from skinterflow.interflow import EncodingDecoding, SineSquared, StochasticInterpolant
@@ -334,13 +305,9 @@ class EncodingDecoding(AffineInterpolant):
 
 @dataclass(frozen=True)
 class Mirror(AffineInterpolant):
-    """``I_t = x1``, with both ends the same row: what moves is the latent alone, and the path
-    resamples a data set.
+    """``I_t = x1``, where both ends are the same row (paper 2, table 4).
 
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, table 4.
+    Only the noise term moves points, and the path resamples a data set.
 
     Examples
     --------
@@ -369,32 +336,28 @@ class Mirror(AffineInterpolant):
 
 
 class Fourier(AffineInterpolant, nn.Module):
-    r"""A path to be learned: trigonometric, plus sines that leave the ends where they are.
+    r"""A learned path: trigonometric, plus sines that are zero at the ends.
 
     .. math::
-        \alpha(t) = \cos(\pi t / 2) + \sum_{m=1}^M a_m \sin(m \pi t), \qquad \beta(t) = \sin(\pi t /
-        2) + \sum_{m=1}^M b_m \sin(m \pi t)
+        \alpha(t) &= \cos(\pi t / 2) + \sum_{m=1}^M a_m \sin(m \pi t) \\
+        \beta(t) &= \sin(\pi t / 2) + \sum_{m=1}^M b_m \sin(m \pi t)
 
-    Untrained it is :class:`Trigonometric`.  The paper has M = 7 modes; how it normalises its series
-    (equations H.1 and H.2) is not verified here.  Another normalisation has the same paths, but
-    divides the coefficients, and so changes how fast each mode is learned.
+    Before training it equals :class:`Trigonometric`.  Paper 1 (appendix H, proposition 2) uses
+    M = 7 modes.  Its normalisation of the series (equations H.1 and H.2) is not verified here.
+    Another normalisation has the same paths, but scales the coefficients, and so changes how fast
+    each mode is learned.
 
     Parameters
     ----------
-    n_modes : int, the number M of sines; the paper takes 7
+    n_modes : int, the number M of sines
 
     Attributes
     ----------
     alpha_modes, beta_modes : Parameters of shape (M,)
 
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, appendix H and proposition 2.
-
     Examples
     --------
-    Whatever the modes, the path starts at the one end and arrives at the other.
+    The ends do not depend on the modes.
 
     >>> import torch
     >>> from skinterflow.interflow import Fourier
@@ -425,11 +388,11 @@ class Fourier(AffineInterpolant, nn.Module):
 
 
 def learned_parameters(*parts: object) -> list[nn.Parameter]:
-    """Parameters that a path, or whatever else, is learned by: of the modules among the `parts`.
+    """Trainable parameters of the modules among the `parts`.
 
     Parameters
     ----------
-    *parts : objects, of which those that are no nn.Module have no parameters
+    *parts : objects, of which only instances of nn.Module have parameters
 
     Returns
     -------
@@ -458,17 +421,17 @@ def learned_parameters(*parts: object) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def check_endpoints(interpolant: Interpolant, n_features: int) -> None:
-    """Raise if a path does not start at `x0` and end at `x1`, with the size of the miss.
+    """Raise unless a path starts at `x0` and ends at `x1`.
 
     Parameters
     ----------
     interpolant : Interpolant
-    n_features : int, dimension D of the points that it is tried on
+    n_features : int, dimension D of the points that are tried
 
     Raises
     ------
     ValueError
-        If either end is missed by more than 1e-4.
+        If the error at an end is above 1e-4; the message has the error.
 
     Examples
     --------
@@ -478,7 +441,7 @@ def check_endpoints(interpolant: Interpolant, n_features: int) -> None:
     >>> check_endpoints(Mirror(), n_features=2)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    ValueError: Mirror() must give x0 at t=0, but misses it by 2.67; let alpha(0) = beta(1) = 1 and ...
+    ValueError: Mirror() must give x0 at t=0, but misses it by 2.67; let alpha(0) = beta(1) = 1 ...
     """
     ends = torch.linspace(-2.0, 2.0, 2 * n_features).reshape(2, 1, n_features)
     for time, target in enumerate(ends):

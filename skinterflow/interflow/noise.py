@@ -1,10 +1,10 @@
-r"""The latent: ``x_t = I_t(x0, x1) + gamma(t) z`` with ``z ~ N(0, I)`` independent of both ends
-(paper 2, definition 2.1).
+r"""The noise term of paper 2 [1]_, ``gamma(t) z``, and the path that it belongs to.
 
-A latent with ``gamma(0) = gamma(1) = 0`` leaves the ends where they are and smooths everything
-between them, which makes the score ``grad log rho_t`` learnable whatever the ends are.  Four
-quantities belong to a path; each is a conditional expectation, so that each minimises a quadratic
-loss (section 2.3):
+The path is ``x_t = I_t(x0, x1) + gamma(t) z`` with ``z ~ N(0, I)`` independent of both ends
+(definition 2.1).  As ``gamma(0) = gamma(1) = 0``, the noise term leaves the ends unchanged and
+smooths the density between them, so that the score ``grad log rho_t`` can be learned for any ends.
+Four quantities belong to a path.  Each is a conditional expectation, and therefore the minimiser of
+a quadratic loss (section 2.3):
 
 ==========  =====================  ==========================================
 name        symbol                 expectation, given ``x_t = x``
@@ -15,11 +15,16 @@ score       ``s``                  ``-E[z] / gamma(t)``
 denoiser    ``eta``                ``E[z]``
 ==========  =====================  ==========================================
 
-so that ``b = v - gamma gamma' s`` and ``s = -eta / gamma``.  Without a latent ``b = v``, and where
-the base is standard normal the base point itself is the noise, of scale ``alpha(t)`` (the one-sided
-paths of section 4.4).
+so that ``b = v - gamma gamma' s`` and ``s = -eta / gamma``.  Without a noise term, drift and
+velocity are equal, ``b = v``.  If, in addition, the base is standard normal, the base point is the
+noise, with scale ``alpha(t)`` (the one-sided paths of section 4.4).
 
-``gamma`` is given by its square, which is smooth at the ends where ``gamma`` is not.
+A scale is defined by its square, which is smooth at the ends, where ``gamma`` may not be.
+
+References
+----------
+.. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows
+    and Diffusions", 2023.
 """
 
 from __future__ import annotations
@@ -39,13 +44,13 @@ from skinterflow.interflow.interpolants import AffineInterpolant, Interpolant, e
 
 QUANTITIES = ("b", "v", "s", "eta")
 _LEAST_SCALE = 0.01
-"""Scale of the noise below which times are not trained on where a target divides by it."""
+"""Least scale of the noise at training times, for targets that are divided by it."""
 _LEAST_DIVISOR = 0.1
-"""Scale of the noise below which a learned denoiser is divided at the nearest time outside: its
-error is divided, too."""
+"""Below this scale of the noise, a learned denoiser is divided at the nearest time with this scale,
+because the division magnifies its error."""
 _LARGEST_RATE = 5.0
-"""Rate of the scale above which a learned denoiser is multiplied by it at the nearest time outside,
-for the same reason."""
+"""Above this rate of the scale, a learned denoiser is multiplied by the rate at the nearest time
+with this rate, for the same reason."""
 _N_TIMES = 20_001
 
 
@@ -72,12 +77,7 @@ class GammaAt(NamedTuple):
 
 
 class Gamma(ABC):
-    """Scale of the latent: ``gamma(0) = gamma(1) = 0``, and positive between.
-
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, definition 2.1.
+    """Scale of the noise term: zero at both ends and positive between (paper 2, definition 2.1).
 
     Examples
     --------
@@ -95,8 +95,10 @@ class Gamma(ABC):
         """``gamma(t)^2``, of the shape of `t`, twice differentiable on [0, 1]."""
 
     def at(self, t: Tensor) -> GammaAt:
-        """Scale and rates, by the derivative of the square; the rate is not finite where the scale
-        is zero."""
+        """Scale and rates, from the square and its derivative.
+
+        The rate may be infinite or NaN where the scale is zero.
+        """
         (square,), (rate,) = values_and_rates((self.square,), t)
         value = square.clamp(min=0.0).sqrt()
         return GammaAt(value, 0.5 * rate / value, 0.5 * rate)
@@ -104,17 +106,13 @@ class Gamma(ABC):
 
 @dataclass(frozen=True)
 class Brownian(Gamma):
-    """``gamma = sqrt(a t (1 - t))``, the spread of a Brownian bridge: the one choice whose drift
-    carries the scores of both ends.
+    """``gamma = sqrt(a t (1 - t))``, the scale of a Brownian bridge (paper 2, table 8).
+
+    As ``gamma gamma'`` is not zero at the ends, the drift contains the scores of both ends there.
 
     Parameters
     ----------
     a : float, positive
-
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, table 8.
 
     Examples
     --------
@@ -132,12 +130,7 @@ class Brownian(Gamma):
 
 @dataclass(frozen=True)
 class Quadratic(Gamma):
-    """``gamma = t (1 - t)``: a scale whose rate is finite at the ends.
-
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, table 8.
+    """``gamma = t (1 - t)``, with a finite rate at the ends (paper 2, table 8).
 
     Examples
     --------
@@ -153,13 +146,9 @@ class Quadratic(Gamma):
 
 @dataclass(frozen=True)
 class SineSquared(Gamma):
-    """``gamma = sin^2(pi t)``: all of the variance in the middle, as :class:`EncodingDecoding`
-    needs it.
+    """``gamma = sin^2(pi t)``, for :class:`EncodingDecoding` (paper 2, table 8).
 
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, table 8.
+    At ``t = 1/2``, where no part of the ends remains, the noise has unit variance.
 
     Examples
     --------
@@ -175,19 +164,15 @@ class SineSquared(Gamma):
 
 @dataclass(frozen=True)
 class Sigmoid(Gamma):
-    """A hump in the middle, the difference of two sigmoids.
+    r"""A bump around ``t = 1/2``, the difference of two sigmoids (paper 2, table 8).
 
-    It is ``gamma = sigma(f (t - 1/2) + 1) - sigma(f (t - 1/2) - 1) - sigma(1 - f / 2) + sigma(-1 -
-    f / 2)``.
+    .. math::
+        \gamma(t) = \sigma(f (t - \tfrac12) + 1) - \sigma(f (t - \tfrac12) - 1)
+        - \sigma(1 - f / 2) + \sigma(-1 - f / 2)
 
     Parameters
     ----------
     steepness : float, the `f` above
-
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, table 8.
 
     Examples
     --------
@@ -211,10 +196,10 @@ class Sigmoid(Gamma):
 
 
 class LearnedGamma(Gamma, nn.Module):
-    r"""A scale to be learned with the path: ``gamma^2 = t (1 - t) exp(sum_m c_m cos(m pi t))``,
-    with `m` from 0 to M - 1.
+    r"""A learned scale, ``gamma^2 = t (1 - t) exp(sum_m c_m cos(m pi t))``, ``m = 0, ..., M - 1``.
 
-    Untrained it is :class:`Brownian`.
+    Before training it equals :class:`Brownian`.  Trained together with the path in a max-min
+    problem, it solves a Schroedinger bridge (paper 2, theorem 3.10).
 
     Parameters
     ----------
@@ -223,11 +208,6 @@ class LearnedGamma(Gamma, nn.Module):
     Attributes
     ----------
     modes : Parameter of shape (M,)
-
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, theorem 3.10: the path and the scale that solve a Schroedinger bridge.
 
     Examples
     --------
@@ -256,25 +236,21 @@ class LearnedGamma(Gamma, nn.Module):
 
 
 class Normalized(AffineInterpolant, nn.Module):
-    """Any affine path with ``alpha^2 + beta^2 + gamma^2 = 1``: the variance-preserving form.
+    """An affine path scaled to ``alpha^2 + beta^2 + gamma^2 = 1``.
 
-    Ends of zero mean and unit covariance keep both at every time.
+    See equation 4.10 and table 4 of paper 2.  If both ends have zero mean and unit covariance, so
+    has the path at every time.
 
     Parameters
     ----------
     interpolant : AffineInterpolant
-    gamma : Gamma, below 1; give the same to the path
+    gamma : Gamma, below 1; the path needs the same one
 
     Raises
     ------
     ValueError
-        If `gamma` leaves no variance for the ends, or the path has none of them, with the time; or
-        if the path is normalised already.
-
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, equation 4.10 and table 4.
+        If `gamma` is not below 1 or both ends have weight zero at some time, which the message
+        names; or if the path is already normalised.
 
     Examples
     --------
@@ -288,7 +264,9 @@ class Normalized(AffineInterpolant, nn.Module):
     def __init__(self, interpolant: AffineInterpolant, gamma: Gamma) -> None:
         super().__init__()
         if isinstance(interpolant, Normalized):
-            raise ValueError(f"{interpolant!r} is normalised already; give the path inside of it.")
+            raise ValueError(
+                f"{interpolant!r} is already normalised; pass its `interpolant` attribute."
+            )
         self.interpolant = interpolant
         self.gamma = gamma
         t = torch.linspace(0.0, 1.0, 101, dtype=torch.float64)
@@ -296,8 +274,8 @@ class Normalized(AffineInterpolant, nn.Module):
         if lost.any():
             raise ValueError(
                 f"{interpolant!r} cannot be scaled to unit variance with {gamma!r}: at "
-                f"t={float(t[lost][0]):g} gamma is not below 1, or nothing of either end is left; "
-                "take a smaller gamma, or another path."
+                f"t={float(t[lost][0]):g} gamma is not below 1, or both ends have weight zero; use "
+                "a smaller gamma or another path."
             )
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -312,22 +290,18 @@ class Normalized(AffineInterpolant, nn.Module):
 
 
 class StochasticInterpolant(nn.Module):
-    """The path ``x_t = I_t(x0, x1) + gamma(t) z``, with what each quantity is regressed on.
+    """The path ``x_t = I_t(x0, x1) + gamma(t) z`` and the regression targets of its quantities.
+
+    See definition 2.1 and section 2.3 of paper 2.
 
     Parameters
     ----------
     interpolant : Interpolant
-    gamma : Gamma or None, no latent
-
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, definition 2.1 and section 2.3.
+    gamma : Gamma, or None for a path without a noise term
 
     Examples
     --------
-    On the way from 0 to 1 the score is regressed on ``-z / gamma``, with ``gamma = 1/2`` in the
-    middle.
+    The regression target of the score is ``-z / gamma``; here ``gamma = 1/2``, because ``t = 1/2``.
 
     >>> import torch
     >>> from skinterflow.interflow import Brownian, Linear, StochasticInterpolant
@@ -354,8 +328,17 @@ class StochasticInterpolant(nn.Module):
         return f"{self.interpolant!r}, gamma={self.gamma!r}"
 
     def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
-        """Latents for points `x`, from a generator on their device or the global one; None where
-        the path has none."""
+        """Draw `z` for points `x`; None for a path without a noise term.
+
+        Parameters
+        ----------
+        x : Tensor of any shape
+        generator : torch.Generator on its device, or None for torch's global random state
+
+        Returns
+        -------
+        Tensor of the shape of `x`, or None
+        """
         if self.gamma is None:
             return None
         return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
@@ -372,15 +355,16 @@ class StochasticInterpolant(nn.Module):
     def regression(
         self, quantities: Sequence[str], t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Point on the path and, for each quantity, what has it for its conditional expectation
-        there.
+        """Point on the path and the regression target of each quantity.
+
+        The conditional expectation of a target, given the point, is the quantity.
 
         Parameters
         ----------
         quantities : sequence of "b", "v", "s", "eta"
-        t : Tensor of shape () or (B,), in :attr:`interior` for "s" and, with a latent, for "b"
+        t : Tensor of shape () or (B,), in :attr:`interior` for "s" and, with a noise term, for "b"
         x0, x1 : Tensors of shape ``(B, *event)``
-        z : Tensor of shape ``(B, *event)``, or None without a latent
+        z : Tensor of shape ``(B, *event)``, or None without a noise term
 
         Returns
         -------
@@ -398,54 +382,66 @@ class StochasticInterpolant(nn.Module):
         return point, {name: targets[name] for name in quantities}
 
     def antithetic(self, x0: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Base points and latents of the antithetic path, whose noise has the other sign (section
-        6.1)."""
+        """Base points and `z` of the antithetic path, with negated noise (section 6.1)."""
         return (-x0, None) if z is None else (x0, -z)
 
     def divides(self, quantities: tuple[str, ...]) -> bool:
-        """Whether one of them has a target that divides by the scale of the noise, and so a
-        variance that antithetic pairs must tame."""
+        """Whether a target divides by the scale of the noise.
+
+        Its variance then diverges at the ends unless antithetic pairs are used.
+        """
         return "s" in quantities or ("b" in quantities and self.gamma is not None)
 
     def noise_scale(self, t: Tensor) -> Tensor:
-        """Scale of the noise that "s" and "eta" are about, of the shape of `t`: ``gamma`` or,
-        without a latent, ``alpha``.
+        """Scale of the noise in "s" and "eta": ``gamma`` or, without a noise term, ``alpha``.
+
+        Parameters
+        ----------
+        t : Tensor of any shape
+
+        Returns
+        -------
+        Tensor of the shape of `t`
 
         Raises
         ------
         ValueError
-            If there is no latent, and the path is no AffineInterpolant.
+            If there is no noise term and the path is not an AffineInterpolant.
         """
         if self.gamma is not None:
             return self.gamma.square(t).clamp(min=0.0).sqrt()
         if not isinstance(self.interpolant, AffineInterpolant):
             raise ValueError(
                 f"{self.interpolant!r} has no noise of a known scale, because it is not alpha(t) "
-                "x0 + beta(t) x1; give gamma."
+                "x0 + beta(t) x1; set gamma."
             )
         return self.interpolant.alpha(t)
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are, if it has any."""
+        """Device of the parameters; the CPU if there are none."""
         parameter = next(self.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
     @cached_property
     def interior(self) -> tuple[float, float]:
-        """First and last time at which the scale of the noise is at least 0.01, or half of its
-        largest value if that is less."""
+        """First and last time at which the scale of the noise is at least 0.01.
+
+        If half of its largest value is less than 0.01, that is the threshold.
+        """
         return self._times_of_scale(_LEAST_SCALE)
 
     @cached_property
     def core(self) -> tuple[float, float]:
-        """First and last time at which the scale of the noise is at least 0.1, or half of its
-        largest value if that is less."""
+        """First and last time at which the scale of the noise is at least 0.1.
+
+        If half of its largest value is less than 0.1, that is the threshold.
+        """
         return self._times_of_scale(_LEAST_DIVISOR)
 
     @cached_property
     def bounded_rate(self) -> tuple[float, float]:
-        """First and last time at which the rate of the latent's scale is at most 5, in size."""
+        """First and last time at which ``|gamma'|`` is at most 5."""
         t = self._times()
         with torch.no_grad():
             inside = t[cast(Gamma, self.gamma).at(t).rate.abs() <= _LARGEST_RATE]
@@ -468,12 +464,12 @@ def check_gamma(gamma: Gamma) -> None:
 
     Parameters
     ----------
-    gamma : Gamma, looked at on 101 evenly spaced times
+    gamma : Gamma, evaluated at 101 evenly spaced times
 
     Raises
     ------
     ValueError
-        With the time and the value.
+        If it is not; the message names the time and the value.
 
     Examples
     --------
@@ -496,7 +492,7 @@ def check_gamma(gamma: Gamma) -> None:
         if not square[end].abs() <= 1e-8:
             raise ValueError(
                 f"gamma must be zero at t={float(t[end]):g}, but the square of {gamma!r} is "
-                f"{float(square[end]):.3g} there; multiply it by t (1 - t), for example."
+                f"{float(square[end]):.3g}; multiply it by t (1 - t), for example."
             )
     inside = square[1:-1]
     if not ((inside > 0) & torch.isfinite(inside)).all():

@@ -1,21 +1,29 @@
-r"""One interface to the four quantities of a path: drift ``b``, velocity ``v``, score ``s`` and
-denoiser ``eta``.
+r"""The four quantities of a path: drift ``b``, velocity ``v``, score ``s``, denoiser ``eta``.
 
-Drift and score determine the others: ``v = b + gamma gamma' s`` and ``eta = -gamma s`` (paper 2,
-section 2.3).  They come from a Gaussian mixture in closed form
-(:mod:`~skinterflow.interflow.mixtures`) or from what was learned (:class:`LearnedQuantities`).
+Drift and score determine the others: ``v = b + gamma gamma' s`` and ``eta = -gamma s`` (paper 2
+[2]_, section 2.3).  They are known in closed form between Gaussian mixtures
+(:mod:`~skinterflow.interflow.mixtures`), or learned (:class:`LearnedQuantities`).
 
-Where the base is Gaussian and the path affine, the score follows from the drift alone.  With noise
+If the base is Gaussian and the path affine, the score follows from the drift alone.  With noise
 ``alpha x0 + gamma z`` of mean ``alpha m`` and covariance ``S = alpha^2 C + gamma^2 I``,
 
-.. math:: (\dot\beta S - \tfrac12 \beta \dot S)\, s = \beta b - \dot\beta (x - \alpha m) - \beta \dot\alpha m ,
+.. math::
+    (\dot\beta S - \tfrac12 \beta \dot S)\, s
+    = \beta b - \dot\beta (x - \alpha m) - \beta \dot\alpha m ,
 
 which for the standard normal base and the trigonometric path is
-``s = -x + (2 / pi) tan(pi t / 2) v`` (paper 1, proposition 4, where the sign is a misprint).  The
-formula needs a base point that is independent of the data point: under another coupling neither it
-nor ``s = -E[x0 | x_t] / alpha`` holds.  It multiplies errors of the drift by its *gain*, the norm
-of ``beta (beta' S - beta S' / 2)^-1``, which has no bound at ``t = 1``; noise that is added by such
-a score fades where the gain is large.
+``s = -x + (2 / pi) tan(pi t / 2) v`` (paper 1 [1]_, proposition 4, where the sign is a misprint).
+The formula requires base points that are independent of the data points: under another coupling
+neither it nor ``s = -E[x0 | x_t] / alpha`` holds.  It multiplies errors of the drift by its *gain*,
+the norm of ``beta (beta' S - beta S' / 2)^-1``, which diverges at ``t = 1``.  The noise level of a
+diffusion that uses such a score is therefore reduced where the gain is large.
+
+References
+----------
+.. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023.
+.. [2] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows
+    and Diffusions", 2023.
 """
 
 from __future__ import annotations
@@ -35,27 +43,26 @@ from skinterflow.interflow.noise import StochasticInterpolant
 from skinterflow.interflow.scaling import Scaling
 
 _FADING_GAIN = 5.0
-"""Factor on errors of what was learned above which noise that relies on the score fades, in
-proportion."""
+"""Above this gain, the noise level of a diffusion is reduced in inverse proportion to the gain."""
 _LARGEST_GAIN = 100.0
-"""Factor above which a score that follows from the drift is refused."""
+"""Above this gain, a score that follows from the drift raises an error."""
 _LEAST_FRACTION = 1e-6
-"""Below this the divisor is zero but for rounding, and the score no number."""
-_OTHER_WAYS = "use method='flow' for gradients, use method='ode' for samples, or fit with {}, or with gamma='brownian' and targets=('b', 'eta')."
+"""Below this fraction the divisor is zero up to rounding, and the score is not finite."""
+_OTHER_WAYS = (
+    "use method='flow' for gradients, use method='ode' for samples, or fit with {}, or with "
+    "gamma='brownian' and targets=('b', 'eta')."
+)
 
 
 class Quantities(ABC):
-    """Conditional expectations of a path at points `x`, shape (B, D), and a scalar time `t`; all of
-    shape (B, D).
+    """Drift, velocity, score and denoiser of a path (paper 2, section 2.3).
+
+    All are functions of a scalar time `t` and points `x` of shape (B, D), with values of shape
+    (B, D).
 
     Attributes
     ----------
     path : StochasticInterpolant
-
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, section 2.3.
 
     Examples
     --------
@@ -84,42 +91,46 @@ class Quantities(ABC):
 
     @abstractmethod
     def drift(self, t: Tensor, x: Tensor) -> Tensor:
-        """``b = E[dI_t/dt + gamma' z | x_t = x]``, the velocity of the probability flow."""
+        """``b = E[dI_t/dt + gamma' z | x_t = x]``, the right-hand side of the probability flow."""
 
     @abstractmethod
     def drift_and_score(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both in one pass."""
+        """Drift and score, in one pass."""
 
     @abstractmethod
     def noise_fraction(self, t: float) -> float:
-        """Part, in [0, 1], of a noise level that the score bears at a time: less where its formula
-        divides by little."""
+        """Fraction, in [0, 1], of a noise level that a diffusion may use at a time.
+
+        It is below 1 where the formula of the score magnifies errors.
+        """
 
     def score(self, t: Tensor, x: Tensor) -> Tensor:
         """``s = grad log rho_t``."""
         return self.drift_and_score(t, x)[1]
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
-        """``v = E[dI_t/dt | x_t = x]``; without a latent it is the drift."""
+        """``v = E[dI_t/dt | x_t = x]``, equal to the drift if there is no noise term."""
         if self.path.gamma is None:
             return self.drift(t, x)
         drift, score = self.drift_and_score(t, x)
         return drift + self.path.gamma.at(t).product * score
 
     def denoiser(self, t: Tensor, x: Tensor) -> Tensor:
-        """``eta``, the expected latent; of an affine path without one, the expected base point."""
+        """``eta = E[z | x_t = x]``; ``E[x0 | x_t = x]`` of an affine path without a noise term."""
         if self.path.gamma is None and isinstance(self.path.interpolant, AffineInterpolant):
             return self.path.interpolant.expected_ends(t, x, self.drift(t, x))[0]
         return -self.path.noise_scale(t) * self.score(t, x)
 
     def denoised(self, t: Tensor, x: Tensor) -> Tensor:
-        """``E[x1 | x_t = x]`` of an affine path: the step to the end from a time near it, where
-        scores diverge (section 5.2).
+        """``E[x1 | x_t = x]`` of an affine path.
+
+        It is the last step of a diffusion that stops before ``t = 1``, where scores diverge
+        (section 5.2).
 
         Raises
         ------
         ValueError
-            If the path is no AffineInterpolant, or nothing of the data is on it at the time.
+            If the path is not an AffineInterpolant, or the data have weight zero at the time.
         """
         interpolant = self.path.interpolant
         if not isinstance(interpolant, AffineInterpolant):
@@ -130,44 +141,39 @@ class Quantities(ABC):
         weights = interpolant.weights(t)
         if weights.beta == 0 and weights.beta_rate == 0:
             raise ValueError(
-                f"At t={float(t):g} nothing of the data is on the path of {interpolant!r}; take a "
-                "later time."
+                f"At t={float(t):g} the data have weight zero on the path of {interpolant!r}; use "
+                "a later time."
             )
         if self.path.gamma is None:
             return interpolant.expected_ends(t, x, self.drift(t, x))[1]
         gamma = self.path.gamma.at(t)
         drift, score = self.drift_and_score(t, x)
-        without_latent = x + gamma.value.square() * score
-        return interpolant.expected_ends(t, without_latent, drift + gamma.product * score)[1]
+        without_noise = x + gamma.value.square() * score
+        return interpolant.expected_ends(t, without_noise, drift + gamma.product * score)[1]
 
 
 class LearnedQuantities(Quantities):
-    """What was learned, and what follows from it.
+    """The learned quantities of a path, and those that follow from them.
+
+    A score that was not learned follows from the drift (paper 1, proposition 4, with a plus sign).
 
     Parameters
     ----------
-    field : VelocityField, the drift; a :class:`HeadedDrift` brings what else was learned
-    path : StochasticInterpolant that it was learned on
+    field : VelocityField, the drift; a :class:`HeadedDrift` has other learned quantities
+    path : StochasticInterpolant that the field was trained on
     base : Scaling or None
-        What carries standard normal points to base points, where the base is Gaussian; a score that
-        was not learned follows from it.
+        Map from standard normal points to base points, if the base is Gaussian.  Without it, the
+        score does not follow from the drift.
     coupling : Coupling
-        Which base points met which data points.  Only independent ones tell the score by the drift.
-
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, proposition 4, with a plus sign.
-
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, section 2.3.
+        How base points and data points were paired in training.  The score follows from the drift
+        only if they are independent.
 
     Examples
     --------
-    From a standard normal base the drift alone tells the score.
+    From a standard normal base, the score follows from the drift.
 
     >>> import torch
-    >>> from skinterflow.interflow import Compose, LearnedQuantities, MixtureField, NormalMixture
+    >>> from skinterflow.interflow import Identity, LearnedQuantities, MixtureField, NormalMixture
     >>> exact = MixtureField(
     ...     NormalMixture(
     ...         torch.full((2,), 0.5), torch.tensor([[-1.0], [1.0]]), torch.full((2, 1, 1), 0.1)
@@ -194,8 +200,8 @@ class LearnedQuantities(Quantities):
         self.base = base
         self.coupling = coupling
         targets = set(field.targets)
-        # Without a latent it is the base point that they learned, which is noise only if it is
-        # independent of the data.
+        # Without a noise term, "s" and "eta" are about the base point, which is noise only if it is
+        # independent of the data point.
         noise = path.gamma is not None or coupling.is_independent
         self._from_noise = noise and bool(targets & {"s", "eta"})
         self._divided = "s" not in targets
@@ -219,13 +225,13 @@ class LearnedQuantities(Quantities):
         Raises
         ------
         ValueError
-            With the target that would give it.
+            If it is not; the message names the targets that would give it.
         """
         if self._from_noise:
             return
         if self.base is None:
             raise ValueError(
-                "The score does not follow from the drift alone between two sets of rows; "
+                "The score does not follow from the drift alone between two data sets; "
                 "fit with gamma='brownian' and targets=('b', 'eta'), for example."
             )
         if not isinstance(self.path.interpolant, AffineInterpolant):
@@ -237,13 +243,13 @@ class LearnedQuantities(Quantities):
         if not self.coupling.is_independent:
             raise ValueError(
                 f"The score does not follow from the drift under {self.coupling!r}, because base "
-                "points depend on the data points there; "
-                + _OTHER_WAYS.format("coupling='independent'")
+                "points depend on the data points; " + _OTHER_WAYS.format("coupling='independent'")
             )
 
     def check_gain(self, t: float) -> None:
-        """Raise if the score at a time is mostly error, because it follows from the drift by a
-        division by nearly nothing.
+        """Raise if the score at a time is mostly error.
+
+        A score that follows from the drift is divided by the scale of the remaining noise.
 
         Parameters
         ----------
@@ -252,7 +258,7 @@ class LearnedQuantities(Quantities):
         Raises
         ------
         ValueError
-            With the factor on errors of the drift.
+            If the gain is above 100; the message has the gain.
         """
         divisor = self._divisor(t)
         if not self._from_noise and divisor < 1.0 / _LARGEST_GAIN:
@@ -261,46 +267,46 @@ class LearnedQuantities(Quantities):
             )
             raise ValueError(
                 f"At t={t:g} the score that follows from the drift has the errors of the drift "
-                f"{factor}, because next to nothing of the noise is left; use method='flow', or an "
+                f"{factor}, because almost no noise is left on the path; use method='flow', or an "
                 "earlier t."
             )
 
     def _divisor(self, t: float) -> float:
-        """One over the factor by which errors of what was learned enter the score; infinite where
-        they do not."""
+        """Inverse of the factor on errors in the score; infinite if there is no such factor."""
         time = torch.tensor(t, dtype=torch.float64, device=self.path.device)
         with torch.no_grad():
             if self._from_noise:
                 return float(self.path.noise_scale(time)) if self._divided else math.inf
-            weights, of_base, of_latent = self._terms(time)
+            weights, of_covariance, of_identity = self._terms(time)
             covariance = (
                 time.new_ones(1)
                 if self._is_standard()
                 else torch.linalg.eigvalsh(self._moments()[1]).to(time)
             )
             return (
-                float((of_base * covariance + of_latent).abs().min() / weights.beta.abs())
+                float((of_covariance * covariance + of_identity).abs().min() / weights.beta.abs())
                 if weights.beta
                 else math.inf
             )
 
     def _terms(self, t: Tensor) -> tuple[Weights, Tensor, Tensor]:
-        """Weights of the path, and the factors of the base's covariance and of the identity in
-        ``beta' S - beta S' / 2``."""
+        """Weights of the path, and the factors of `C` and `I` in ``beta' S - beta S' / 2``."""
         weights = cast(AffineInterpolant, self.path.interpolant).weights(t)
-        # Where nothing of the data is there, the formula holds for any rate of its weight.
+        # Where beta is zero, the formula holds for any beta'.
         weights = weights._replace(beta_rate=torch.where(weights.beta == 0, 1.0, weights.beta_rate))
         alpha, beta, alpha_rate, beta_rate = weights
-        of_latent = torch.zeros_like(alpha)
+        of_identity = torch.zeros_like(alpha)
         if self.path.gamma is not None:
-            of_latent = beta_rate * self.path.gamma.square(t) - beta * self.path.gamma.at(t).product
-        return weights, alpha * (beta_rate * alpha - beta * alpha_rate), of_latent
+            of_identity = (
+                beta_rate * self.path.gamma.square(t) - beta * self.path.gamma.at(t).product
+            )
+        return weights, alpha * (beta_rate * alpha - beta * alpha_rate), of_identity
 
     def _is_standard(self) -> bool:
         return self.base is not None and self.base.is_identity
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of a base that is an affine map of standard normal points."""
+        """Mean and covariance of the base, an affine map of standard normal points."""
         base = cast(Scaling, self.base)
         like = next(base.parameters(), next(self.field.parameters(), torch.empty(0)))
         identity = torch.eye(self.field.n_features, dtype=like.dtype, device=like.device)
@@ -309,17 +315,17 @@ class LearnedQuantities(Quantities):
         return mean, root.T @ root
 
     def _score_from_drift(self, t: Tensor, x: Tensor, drift: Tensor) -> Tensor:
-        """The formula of the module's head."""
+        """The formula in the docstring of the module."""
         self.check_score()
-        weights, of_base, of_latent = self._terms(t)
-        alpha, beta, alpha_rate, beta_rate, of_base, of_latent = (
-            expand_as_leading(part, x) for part in (*weights, of_base, of_latent)
+        weights, of_covariance, of_identity = self._terms(t)
+        alpha, beta, alpha_rate, beta_rate, of_covariance, of_identity = (
+            expand_as_leading(part, x) for part in (*weights, of_covariance, of_identity)
         )
         if self._is_standard():
-            return (beta * drift - beta_rate * x) / (of_base + of_latent)
+            return (beta * drift - beta_rate * x) / (of_covariance + of_identity)
         mean, covariance = self._moments()
         right = beta * drift - beta_rate * (x - alpha * mean) - beta * alpha_rate * mean
-        matrix = of_base * covariance + of_latent * torch.eye(
+        matrix = of_covariance * covariance + of_identity * torch.eye(
             len(mean), dtype=x.dtype, device=x.device
         )
         return torch.linalg.solve(matrix, right.T).T

@@ -1,9 +1,14 @@
-"""Time laws: how training times are spread over [0, 1].
+"""Time laws: the distribution of training times on [0, 1].
 
-Any positive law of ``t`` leaves the minimiser of the quadratic loss unchanged, so the law is free
-to put the effort where the velocity is hard to learn: near the data, ``t = 1``.  Paper 1 uses Beta
-laws (tables 3 and 4), mostly Beta(1, 0.5).  A law is given by its quantile function, so that
-stratified uniforms give stratified times.
+The minimiser of the quadratic loss is the same for any positive law of ``t``, so the law may
+concentrate on times at which the velocity is hard to learn: near the data, ``t = 1``.  Paper 1 [1]_
+uses Beta laws (tables 3 and 4), mostly Beta(1, 0.5).  A law is defined by its quantile function, so
+that stratified uniform draws give stratified times.
+
+References
+----------
+.. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023.
 """
 
 from __future__ import annotations
@@ -33,14 +38,21 @@ class TimeLaw(ABC):
 
     @abstractmethod
     def quantile(self, u: Tensor) -> Tensor:
-        """Inverse distribution function: probabilities `u` in [0, 1] to times, of the same shape,
-        dtype and device."""
+        """Inverse of the cumulative distribution function.
+
+        Parameters
+        ----------
+        u : Tensor of any shape, probabilities in [0, 1]
+
+        Returns
+        -------
+        Tensor of the shape, dtype and device of `u`, times in [0, 1]
+        """
 
 
 @dataclass(frozen=True)
 class Beta(TimeLaw):
-    """Beta(a, b) law with density proportional to ``t^(a-1) (1-t)^(b-1)``; ``Beta(1, 1)`` is
-    uniform.
+    """Beta law with density proportional to ``t^(a-1) (1-t)^(b-1)``; ``Beta(1, 1)`` is uniform.
 
     Parameters
     ----------
@@ -49,16 +61,11 @@ class Beta(TimeLaw):
     Raises
     ------
     ValueError
-        If one is not positive.
-
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, tables 3 and 4.
+        If a parameter is not positive.
 
     Examples
     --------
-    The median of the law that paper 1 mostly takes lies nearer to the data.
+    The law that paper 1 mostly uses has its median nearer to the data.
 
     >>> import torch
     >>> from skinterflow.interflow import Beta
@@ -85,8 +92,7 @@ class Beta(TimeLaw):
 
 
 class _BetaQuantile(torch.autograd.Function):
-    """SciPy's quantile function of the Beta law, also within ``torch.func.vmap``, where a tensor
-    cannot be looked at."""
+    """SciPy's quantile function of the Beta law, which also works under ``torch.func.vmap``."""
 
     @staticmethod
     def forward(u: Tensor, a: float, b: float) -> Tensor:
@@ -106,7 +112,7 @@ class _BetaQuantile(torch.autograd.Function):
 def stratified_uniform(
     n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None
 ) -> Tensor:
-    """One uniform draw in each of `n` equal strata of [0, 1], in increasing order.
+    """Draw a uniform number in each of `n` equal strata of [0, 1], in increasing order.
 
     Parameters
     ----------

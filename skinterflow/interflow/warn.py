@@ -1,4 +1,4 @@
-"""Warnings that point at the user's line, however deep the code that finds the trouble."""
+"""Warnings that point at the user's line, at any depth of the call stack."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
         filename=frame.f_code.co_filename,
         lineno=frame.f_lineno,
         module=namespace.get("__name__"),
-        # Python shows a text once for each line; without a registry it would show it every time.
+        # With a registry, Python shows the same text only once for each line.
         registry=namespace.setdefault("__warningregistry__", {}),
     )
 

@@ -52,7 +52,7 @@ def test_bridge_between_round_gaussians(epsilon):
 def test_other_noise_between_the_same_ends_is_no_bridge(epsilon, factor):
     with pytest.warns(
         UserWarning,
-        match=r"changes systematically along its own paths, by .* this is no bridge. Take a family of paths",
+        match=r"changes systematically along its own paths, by .* this is not a bridge. Use a family of paths",
     ):
         assert defect(*ROUND, factor * 2.0 * math.hypot(0.5, epsilon), epsilon) > 0.3
 
@@ -61,7 +61,7 @@ def test_other_noise_between_the_same_ends_is_no_bridge(epsilon, factor):
 def test_straight_lines_do_not_hold_the_bridge_between_gaussians_of_different_shape(epsilon):
     """Whatever the noise, which has one scale for both columns."""
     for width in (0.3, 1.0):
-        with pytest.warns(UserWarning, match="this is no bridge"):
+        with pytest.warns(UserWarning, match="this is not a bridge"):
             assert (
                 defect(
                     normal([0.0, 0.0], [1.0, 0.04]), normal([0.0, 0.0], [0.04, 1.0]), width, epsilon

@@ -357,7 +357,7 @@ def test_paths_without_variance_to_scale_are_refused(path):
 
 
 def test_a_path_is_normalised_once():
-    with pytest.raises(ValueError, match="is normalised already; give the path inside of it"):
+    with pytest.raises(ValueError, match="is already normalised; pass its `interpolant` attribute"):
         Normalized(Normalized(Linear(), Quadratic()), Quadratic())
 
 

@@ -148,7 +148,7 @@ def test_denoised_row_of_decoding(t):
     if t == 0.5:
         with pytest.raises(
             ValueError,
-            match=r"At t=0\.5 nothing of the data is on the path of EncodingDecoding\(\); take a later time",
+            match=r"At t=0\.5 the data have weight zero on the path of EncodingDecoding\(\); use a later time",
         ):
             field.denoised(time(t), x)
         return
