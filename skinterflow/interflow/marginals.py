@@ -1,4 +1,14 @@
-"""Scalings of single columns that are not linear: power maps, bounds, and columns made normal."""
+"""Nonlinear scalings of single columns.
+
+:class:`YeoJohnson` is a power map [1]_, :class:`Bounds` maps bounded columns to the whole line, and
+:class:`Gaussianize` makes columns normal [2]_.
+
+References
+----------
+.. [1] Yeo and Johnson, "A new family of power transformations to improve normality or symmetry",
+    Biometrika 87, 2000.
+.. [2] Chen and Gopinath, "Gaussianization", NIPS 2000.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +22,18 @@ from skinterflow.interflow.scaling import Scaling
 
 
 class YeoJohnson(Scaling):
-    r"""Yeo-Johnson power map per column: ``sign(x) ((1 + |x|)^m - 1) / m`` with ``m = lambda`` for
-    ``x >= 0``, else ``2 - lambda``.
+    r"""Yeo-Johnson power map per column, ``sign(x) ((1 + |x|)^m - 1) / m``.
+
+    The exponent `m` is ``lambda`` for ``x >= 0`` and ``2 - lambda`` for ``x < 0`` (Yeo and Johnson,
+    2000).
 
     Parameters
     ----------
-    lambdas : Tensor of shape (D,), in [0, 2], the range in which the map is onto the whole line
-
-    References
-    ----------
-    Yeo and Johnson, "A new family of power transformations to improve normality or symmetry",
-    Biometrika 87, 2000.
+    lambdas : Tensor of shape (D,), in [0, 2], for which the map is onto the whole line
 
     Examples
     --------
-    A power of 1 changes nothing, and 0 is the logarithm of ``1 + x`` for positive `x`.
+    ``lambda = 1`` is the identity, and ``lambda = 0`` is ``log(1 + x)`` for positive `x`.
 
     >>> import math, torch
     >>> from skinterflow.interflow import YeoJohnson
@@ -62,39 +69,42 @@ class YeoJohnson(Scaling):
 
 
 def _side(x: Tensor) -> Tensor:
-    """1 or -1: unlike the sign it is not zero at zero, where derivatives would then vanish."""
+    """Sign of `x`, but 1 at zero, where derivatives would otherwise vanish."""
     return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
 
 def _nonzero(m: Tensor) -> Tensor:
-    """`m` with zeros replaced, so that the branch which is not taken leaves no NaN in
-    derivatives."""
+    """`m` with zeros replaced, which would give NaN in derivatives of the unused branch."""
     return torch.where(m == 0, 1.0, m)
 
 
 class Bounds(Scaling):
-    r"""Columns with bounds to the whole line, by the quantile function of the normal law:
-    ``u = Phi^-1(U(x))`` per column.
+    r"""Map from bounded columns to the whole line, ``u = Phi^-1(U(x))`` per column.
 
-    ``U(x) = (x - lower) / (upper - lower)`` between two bounds, ``1 - 2^(-(x - lower) / scale)``
-    above a lower one, and ``2^(-(upper - x) / scale)`` below an upper one.  A uniform and an
-    exponential column, with their bounds, become normal, and a density that is smooth and positive
-    up to its bound has a tail there as light as the normal.  Both tails of `U` are computed as
-    logarithms of their own, so that no digits are lost at either end.
+    ``Phi^-1`` is the quantile function of the standard normal law, and `U` is
 
-    Columns without bounds are left as they are.  A point on a bound, or beyond it, is moved inside
-    by a millionth of the width between two bounds, or of `scale`: its density is finite, and that
-    of its neighbour.  All others are mapped exactly.
+    - ``(x - lower) / (upper - lower)`` between two bounds,
+    - ``1 - 2^(-(x - lower) / scale)`` above a lower bound,
+    - ``2^(-(upper - x) / scale)`` below an upper bound.
+
+    Uniform columns between two bounds and exponential columns above or below one bound become
+    normal, and a density that is smooth and positive at a bound gets a tail as light as the normal.
+    The logarithms of both tails of `U` are computed separately, so that precision is kept at both
+    ends.
+
+    Columns without bounds are not changed.  A point on a bound or beyond it is moved inside by a
+    millionth of the distance between the bounds, or of `scale`, and has the finite density of that
+    point.  All other points are mapped exactly.
 
     Parameters
     ----------
     lower, upper : Tensors of shape (D,), infinite where there is no bound
     scale : Tensor of shape (D,)
-        Positive: the distance from a single bound that is mapped to zero, such as the median.
+        Positive; the distance from a single bound that is mapped to zero, such as the median.
 
     Examples
     --------
-    A column of shares, between 0 and 1, and one of waiting times, above 0.
+    A column of fractions, between 0 and 1, and one of waiting times, above 0.
 
     >>> import math, torch
     >>> from skinterflow.interflow import Bounds
@@ -148,8 +158,7 @@ class Bounds(Scaling):
         return torch.where(self._has_two(), self.upper - self.lower, 1.0)
 
     def _distances(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Positive distances from the lower and the upper bound; where there is none, any positive
-        number."""
+        """Positive distances from the lower and the upper bound; arbitrary where there is none."""
         unit = torch.where(self._has_two(), self._width(), self.scale)
         below = torch.where(torch.isfinite(self.lower), x - _finite(self.lower), unit)
         above = torch.where(torch.isfinite(self.upper), _finite(self.upper) - x, unit)
@@ -160,7 +169,7 @@ class Bounds(Scaling):
         )
 
     def _mapped(self, below: Tensor, above: Tensor) -> Tensor:
-        """Normal quantile of `U`, from the logarithm of the smaller of its tails."""
+        """Normal quantile of `U`, from the logarithm of its smaller tail."""
         two, has_lower, width = self._has_two(), torch.isfinite(self.lower), self._width()
         half_lives = math.log(2.0) * torch.where(has_lower, below, above) / self.scale
         log_near, log_far = torch.log(-torch.expm1(-half_lives)), -half_lives
@@ -178,38 +187,33 @@ class Bounds(Scaling):
 
 
 _INSIDE = 1e-6
-"""How far a point on a bound is moved inside, relative to the width or the scale."""
+"""Distance by which a point on a bound is moved inside, relative to the width or the scale."""
 
 
 def _finite(bound: Tensor) -> Tensor:
-    """`bound`, and zero where there is none, so that the branch which is not taken leaves no NaN in
-    derivatives."""
+    """`bound` with infinity replaced, which would give NaN in derivatives of the unused branch."""
     return torch.where(torch.isfinite(bound), bound, 0.0)
 
 
 class Gaussianize(Scaling):
-    r"""Columns made normal: ``u = Phi^-1(F(x))`` in each, with the distribution function `F` of a
-    normal mixture of its own.
+    r"""Map from columns to normal columns, ``u = Phi^-1(F(x))`` per column.
 
-    Where a column has the law of its mixture, ``u`` is standard normal.  The map is smooth, and
-    nearly a straight line far outside.  Both tails of `F` are computed as logarithms of their own,
-    so that no digits are lost at either end.  Columns that are not named are left as they are.
+    `F` is the cumulative distribution function of a normal mixture for each column (Chen and
+    Gopinath, 2000).  If a column has the law of its mixture, ``u`` is standard normal.  The map is
+    smooth, and almost linear far from the mixture.  The logarithms of both tails of `F` are
+    computed separately, so that precision is kept at both ends.  Other columns are not changed.
 
     Parameters
     ----------
-    columns : int Tensor of shape (C,), numbers of the columns that are mapped
+    columns : int Tensor of shape (C,), indices of the columns to map
     weights : Tensor of shape (C, K)
-        The weights of the components, not negative and one in sum for each column.
+        Weights of the components, not negative and with sum one for each column.
     means, deviations : Tensors of shape (C, K)
-        Those of the components, in the units of the columns; the deviations positive.
-
-    References
-    ----------
-    Chen and Gopinath, "Gaussianization", NIPS 2000.
+        Means and positive standard deviations of the components, in units of the columns.
 
     Examples
     --------
-    The second column lies around -2 and 2, and its distribution function is one half in the middle.
+    The mixture of the second column has modes at -2 and 2, and its median at 0.
 
     >>> import torch
     >>> from skinterflow.interflow import Gaussianize
@@ -254,27 +258,25 @@ class Gaussianize(Scaling):
         return rows.to(columns.dtype).index_copy(1, self.columns, columns)
 
     def _in_blocks(self, work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        """`work` on the columns, over blocks of rows whose numbers, one for every component, are
-        few enough."""
+        """Apply `work` to the columns in blocks of rows, which limits the memory."""
         n_rows = max(1, _BLOCK_NUMBERS // max(1, self.weights.numel()))
         return torch.cat([work(block) for block in rows[:, self.columns].split(n_rows)])
 
     def _standardized(self, x: Tensor) -> Tensor:
-        """`x`, (B, C), in the units of every component: (B, C, K)."""
+        """`x`, (B, C), standardized by each component, (B, C, K)."""
         return (x[..., None] - self.means) / self.deviations
 
     def _mapped(self, x: Tensor) -> Tensor:
-        """Normal quantile of `F`, from the logarithm of the smaller of its tails."""
+        """Normal quantile of `F`, from the logarithm of its smaller tail."""
         z = self._standardized(x)
         return _quantile_of_tails(self._log_mass_below(z), self._log_mass_below(-z))
 
     def _log_mass_below(self, z: Tensor) -> Tensor:
-        """Logarithm of the mixture's mass below points that are given in units of its
-        components."""
+        """Logarithm of the mass of the mixture below standardized points."""
         mass = 0.5 * (self.weights * torch.erfc(-math.sqrt(0.5) * z)).sum(-1)
         tiny = torch.finfo(mass.dtype).tiny / torch.finfo(mass.dtype).eps
         log_mass = mass.clamp(min=tiny).log()
-        if (mass < tiny).any():  # ten times slower, and seldom needed
+        if (mass < tiny).any():  # ten times slower, and rarely needed
             return torch.where(
                 mass < tiny,
                 torch.logsumexp(self.weights.log() + torch.special.log_ndtr(z), dim=-1),
@@ -283,8 +285,7 @@ class Gaussianize(Scaling):
         return log_mass
 
     def _mapped_with_log_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As `_mapped`, and the logarithm of its slope ``f(x) / phi(u)``: of the densities without
-        the factor that they share."""
+        """`_mapped` and the logarithm of its slope, ``f(x) / phi(u)``, without common factors."""
         mapped = self._mapped(x)
         log_density = torch.logsumexp(
             self.weights.log() - self.deviations.log() - 0.5 * self._standardized(x).square(),
@@ -293,16 +294,18 @@ class Gaussianize(Scaling):
         return mapped, log_density + 0.5 * mapped.square()
 
     def _unmapped(self, u: Tensor) -> Tensor:
-        """Points that are mapped to `u`."""
+        """Inverse of `_mapped`."""
         x = self._solved(u.detach())
         mapped, log_slope = self._mapped_with_log_slope(x)
-        # One more of Newton's steps, which squares the error, and of which derivatives are taken.
+        # One more Newton step, which squares the error and is differentiable.
         return x - (mapped - u) * (-log_slope).exp()
 
     @torch.no_grad()
     def _solved(self, u: Tensor) -> Tensor:
-        """Points that are nearly mapped to `u`: Newton's steps, or halvings where those leave the
-        bracket or are slower than they."""
+        """Approximate inverse of `_mapped`, by Newton steps with bisection as a safeguard.
+
+        A step bisects the bracket where Newton's would leave it or converge more slowly.
+        """
         low, high = self._bracket(u)
         x, moved = 0.5 * (low + high), high - low
         near, rows = _NEAR * self.deviations.amin(-1), torch.arange(len(u), device=u.device)
@@ -325,9 +328,9 @@ class Gaussianize(Scaling):
         return x
 
     def _bracket(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Points below and above what is mapped to `u`: neighbours in a table.
+        """Lower and upper bounds of the inverse of `_mapped`: neighbours in a table.
 
-        Beyond its ends, a quantile of a mixture lies between those of its components.
+        Beyond the ends of the table, the bounds are the extreme quantiles of the components.
         """
         ends = torch.tensor([[-_TABLE_END], [_TABLE_END]], dtype=u.dtype, device=u.device).expand(
             2, u.shape[1]
@@ -346,7 +349,7 @@ class Gaussianize(Scaling):
         )
 
     def _range_of_quantiles(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Least and largest of the components' quantiles."""
+        """Smallest and largest quantile of the components."""
         quantiles = self.means + self.deviations * u[..., None]
         weighted = self.weights > 0
         return torch.where(weighted, quantiles, math.inf).amin(-1), torch.where(
@@ -355,36 +358,38 @@ class Gaussianize(Scaling):
 
 
 _BLOCK_NUMBERS = 2**20
+"""Largest number of values, one for each component and row, in a block."""
 _TABLE_SIZE = 256
 _TABLE_END = 5.0
 """Normal quantile at the end of a table."""
 _MAX_NEWTON_STEPS = 60
-"""As many halvings take any bracket to the resolution of its numbers."""
+"""Bisections that reduce any bracket to the resolution of its numbers."""
 _NEAR = 1e-6
-"""Last of Newton's steps, relative to the least deviation of the mixture."""
+"""Size of the last Newton step, relative to the smallest deviation of the mixture."""
 
 
 def _quantile_of_tails(log_below: Tensor, log_above: Tensor) -> Tensor:
-    """The `u` that divides the standard normal law into masses of these logarithms, from the
-    smaller of the two."""
+    """Normal quantile from the logarithms of the mass below and above it.
+
+    Only the smaller mass is used, for precision.
+    """
     is_below = log_below < log_above
-    # Not the minimum, whose derivative at a tie, the median, is the mean of two that cancel.
+    # Not torch.minimum, whose derivative at a tie, the median, averages two that cancel.
     return torch.where(is_below, -1.0, 1.0) * _normal_quantile(
         torch.where(is_below, log_below, log_above)
     )
 
 
 _FAR = -600.0
-"""Logarithm of the smallest tail that is looked at as a number."""
+"""Logarithm of the smallest tail that is computed without an asymptotic expansion."""
 
 
 def _normal_quantile(log_tail: Tensor) -> Tensor:
-    """The `u >= 0` above which the standard normal law has a mass of ``exp(log_tail)``, at most one
-    half."""
+    """The `u >= 0` with standard normal mass ``exp(log_tail)``, at most 1/2, above it."""
     near = -torch.special.ndtri(log_tail.clamp(min=_FAR).exp())
     y = -log_tail.clamp(max=_FAR)
     u = (2.0 * y - (4.0 * math.pi * y).log()).sqrt()
-    for _ in range(2):  # Newton, whose error here is squared and divided by u
+    for _ in range(2):  # Newton steps, which square the error and divide it by u
         mills = math.sqrt(0.5 * math.pi) * torch.special.erfcx(u / math.sqrt(2.0))
         u = u + mills * (torch.special.log_ndtr(-u) + y)
     return torch.where(log_tail > _FAR, near, u)

@@ -1,14 +1,20 @@
-r"""Gaussian mixtures at both ends: every quantity of the path in closed form, to test with and to
-learn from.
+r"""Gaussian mixtures at both ends, for which all quantities of the path have closed forms.
 
 With components ``i`` of the source and ``j`` of the target, independent ends and an affine path,
-``x_t`` is a mixture over ``(i, j)`` with
+the law of ``x_t`` is a mixture over ``(i, j)`` with
 
 .. math:: m_{ij} = \alpha m_i + \beta m_j, \qquad C_{ij} = \alpha^2 C_i + \beta^2 C_j + \gamma^2 I,
 
 so that ``b = sum_ij w_ij (m_ij' + C_ij' C_ij^{-1} (x - m_ij) / 2)`` and
-``s = -sum_ij w_ij C_ij^{-1} (x - m_ij)`` with ``w_ij(x)`` the probabilities of the components at
-`x` (paper 2, appendix A; paper 1, proposition C.1).
+``s = -sum_ij w_ij C_ij^{-1} (x - m_ij)``, where ``w_ij(x)`` are the probabilities of the components
+at `x` (paper 1 [1]_, proposition C.1; paper 2 [2]_, appendix A).
+
+References
+----------
+.. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023.
+.. [2] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows
+    and Diffusions", 2023.
 """
 
 from __future__ import annotations
@@ -33,7 +39,7 @@ class NormalMixture:
 
     Parameters
     ----------
-    weights : Tensor of shape (K,), positive, of sum one
+    weights : Tensor of shape (K,), positive, with sum one
     means : Tensor of shape (K, D)
     covariances : Tensor of shape (K, D, D)
 
@@ -59,7 +65,7 @@ class NormalMixture:
 
     @classmethod
     def standard(cls, n_features: int, dtype: torch.dtype = torch.float64) -> NormalMixture:
-        """The standard normal density, of one component."""
+        """Standard normal density, as a mixture of one component."""
         return cls(
             torch.ones(1, dtype=dtype),
             torch.zeros(1, n_features, dtype=dtype),
@@ -67,11 +73,11 @@ class NormalMixture:
         )
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density at points `x`, shape (B, D): shape (B,)."""
+        """Log-density, shape (B,), at points of shape (B, D)."""
         return self.component_log_prob(x).logsumexp(0)
 
     def component_log_prob(self, x: Tensor) -> Tensor:
-        """Logarithm of weight times density, for each component: shape (K, B)."""
+        """Logarithm of weight times density of each component, shape (K, B)."""
         cholesky = torch.linalg.cholesky(self.covariances)
         offsets = torch.linalg.solve_triangular(
             cholesky, (x[None] - self.means[:, None]).mT, upper=False
@@ -86,7 +92,7 @@ class NormalMixture:
         )
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw `n` points: shape (n, D)."""
+        """Draw points, shape (n, D)."""
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.randn(
             n,
@@ -100,7 +106,7 @@ class NormalMixture:
 
 
 class _Marginal(NamedTuple):
-    """The mixture at a time, and the rates of its means and covariances."""
+    """Mixture at a time, with the rates of its means and covariances."""
 
     mixture: NormalMixture
     mean_rates: Tensor
@@ -108,27 +114,20 @@ class _Marginal(NamedTuple):
 
 
 class MixtureField(VelocityField, Quantities):
-    """Exact drift between two Gaussian mixtures with its exact divergence, and all other quantities
-    of the path.
+    """Exact drift, divergence and other quantities between two Gaussian mixtures.
+
+    See proposition C.1 of paper 1 and appendix A of paper 2.
 
     Parameters
     ----------
     target : NormalMixture, at ``t = 1``
     path : StochasticInterpolant with an AffineInterpolant
-        None is the trigonometric path without a latent.
+        None is the trigonometric path without a noise term.
     source : NormalMixture, at ``t = 0``; None is standard normal
-
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, proposition C.1.
-
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, appendix A.
 
     Examples
     --------
-    At ``t = 1`` the score is that of the target, ``-(x - 1) / 4`` here.
+    At ``t = 1`` the score is that of the target, here ``-(x - 1) / 4``.
 
     >>> import torch
     >>> from skinterflow.interflow import (
@@ -163,7 +162,7 @@ class MixtureField(VelocityField, Quantities):
         return self(t, x)
 
     def log_prob(self, t: Tensor, x: Tensor) -> Tensor:
-        """``log rho_t`` at points `x`, shape (B, D): shape (B,)."""
+        """``log rho_t``, shape (B,), at points of shape (B, D)."""
         return self._by_row(lambda t, x: (self._marginal(t).mixture.log_prob(x),), t, x)[0]
 
     def drift_and_score(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,7 +179,7 @@ class MixtureField(VelocityField, Quantities):
     def _by_row(
         self, function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], t: Tensor, x: Tensor
     ) -> tuple[Tensor, ...]:
-        """A function of one time and rows, for one time or a time for each row."""
+        """Evaluate a function of one time and rows at one time, or at a time for each row."""
         if t.ndim == 0:
             return function(t, x)
         return tuple(
@@ -219,7 +218,8 @@ class MixtureField(VelocityField, Quantities):
         interpolant, gamma = self.path.interpolant, self.path.gamma
         if not isinstance(interpolant, AffineInterpolant):
             raise ValueError(
-                f"The closed form needs alpha(t) x0 + beta(t) x1, which {interpolant!r} is not."
+                f"The closed form needs alpha(t) x0 + beta(t) x1, which {interpolant!r} is not; "
+                "use an AffineInterpolant."
             )
         source, target = self.source, self.target
         t = t.to(target.means)

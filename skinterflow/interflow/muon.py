@@ -1,9 +1,15 @@
 r"""Muon: gradient steps with orthogonalised momentum, for the weight matrices of hidden layers.
 
-The update of a matrix is the polar factor ``U V^T`` of its momentum ``U S V^T``: all singular
-directions move at the same rate, where Adam would leave the small ones behind.  On velocity fields
-it halves the number of steps (docs, "What we tried").  The polar factor comes from a few odd
-polynomials of the matrix, products only.
+The update of a matrix [1]_ is the polar factor ``U V^T`` of its momentum ``U S V^T``: all singular
+directions change at the same rate, while Adam favours those with large singular values.  On
+velocity fields this halves the number of steps (see "What we tried" in the documentation).  The
+polar factor is computed by a few odd polynomials of the matrix [2]_, with matrix products only.
+
+References
+----------
+.. [1] Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+.. [2] Amsel et al., "The Polar Express: optimal matrix sign methods and their application to the
+    Muon algorithm", 2025.
 """
 
 from __future__ import annotations
@@ -19,34 +25,27 @@ _POLYNOMIALS = (
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
     (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
 )
-"""Coefficients of ``a X + b X X^T X + c (X X^T)^2 X``: the first three steps of Polar Express,
-which suffice here."""
+"""Coefficients of ``a X + b X X^T X + c (X X^T)^2 X`` in the first three steps of Polar Express."""
 
 _SAFETY = 1.01
 _RMS = 0.2
-"""Root mean square of an update per unit of learning rate: about that of Adam, so that the two
-share one scale."""
+"""Root mean square of an update per unit of learning rate, similar to that of Adam, so that both
+optimisers have learning rates on the same scale."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum and decoupled weight decay.
+    """Muon with Nesterov momentum and decoupled weight decay (Jordan et al., 2024).
 
     Parameters
     ----------
     params : iterable of nn.Parameter with two axes
-    lr : float, learning rate on the scale of Adam's
+    lr : float, learning rate, on the scale of that of Adam
     weight_decay : float
     momentum : float in [0, 1)
 
-    References
-    ----------
-    Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. Amsel et al.,
-    "The Polar Express: optimal matrix sign methods and their application to the Muon algorithm",
-    2025.
-
     Examples
     --------
-    Directions of small and of large gradient move by about the same.
+    Directions of small and large gradient change by about the same.
 
     >>> import torch
     >>> from skinterflow.interflow import Muon
@@ -71,7 +70,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step for all matrices; those of one shape are orthogonalised together."""
+        """Update all matrices; those of equal shape are orthogonalised together."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
@@ -96,7 +95,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(x: Tensor) -> Tensor:
-    """Approximate polar factors of matrices: singular values are brought near one, directions stay.
+    """Approximate polar factors of matrices, with singular values near one (Amsel et al., 2025).
 
     Parameters
     ----------
@@ -106,14 +105,9 @@ def orthogonalized(x: Tensor) -> Tensor:
     -------
     Tensor of shape (..., M, N)
 
-    References
-    ----------
-    Amsel et al., "The Polar Express: optimal matrix sign methods and their application to the Muon
-    algorithm", 2025.
-
     Examples
     --------
-    Singular values from 1 to 10 come to lie within a factor of two of one.
+    Singular values from 1 to 10 become values between 1/2 and 2.
 
     >>> import torch
     >>> from skinterflow.interflow.muon import orthogonalized

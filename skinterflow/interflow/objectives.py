@@ -1,16 +1,24 @@
 r"""Objectives: quadratic losses whose minimisers are the quantities of a path.
 
-Paper 1, proposition 1: ``v_t(x) = E[d/dt I_t | x_t = x]`` is the unique minimiser of
+The velocity ``v_t(x) = E[d/dt I_t | x_t = x]`` is the unique minimiser of
 
 .. math:: G(\hat v) = E\left[ |\hat v_t(x_t)|^2 - 2\, \partial_t I_t \cdot \hat v_t(x_t) \right],
 
-with minimum ``-E|v_t(x_t)|^2``; nothing is simulated.  The other quantities of paper 2 are
-conditional expectations, too, and have losses of the same form (section 2.3; the paper halves
-them).  Losses here are per row; whoever wants the expectation takes the mean.
+with minimum ``-E|v_t(x_t)|^2`` (paper 1 [1]_, proposition 1); no trajectory is simulated.  The
+other quantities of paper 2 [2]_ are also conditional expectations, and have losses of the same form
+(section 2.3, where the losses have a factor one half).  Losses are per row; their mean estimates
+the expectation.
 
-Targets that divide by the scale of the noise have a variance without bound near the ends.  It is
-finite for the mean over the antithetic points ``I_t + gamma z`` and ``I_t - gamma z`` (section
-6.1).
+The variance of a target that is divided by the scale of the noise diverges at the ends.  The mean
+over the antithetic points ``I_t + gamma z`` and ``I_t - gamma z`` has a finite variance (paper 2,
+section 6.1).
+
+References
+----------
+.. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023.
+.. [2] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows
+    and Diffusions", 2023.
 """
 
 from __future__ import annotations
@@ -41,37 +49,29 @@ def path_loss(
     x1: Tensor,
     z: Tensor | None = None,
 ) -> Tensor:
-    """Loss per row, the ``G`` of paper 1 before its expectation, summed over what is learned; draws
-    nothing.
+    """Loss per row, the ``G`` of paper 1 without its expectation, summed over learned quantities.
 
-    It is ``|f|^2 - 2 f y`` with an inner product, where `y` has the quantity `f` for its
-    conditional expectation; the mean over two antithetic points where ``path.divides`` says so.
+    The loss of a quantity ``f = E[y | x_t]`` is ``|f|^2 - 2 f . y`` (paper 1, equations 8 to 11;
+    paper 2, section 2.3).  If ``path.divides``, it is the mean over two antithetic points (paper 2,
+    section 6.1).  The function is deterministic.
 
     Parameters
     ----------
     field : VelocityField
-        A `HeadedDrift` is trained by the losses of its heads, any other by that of the drift.
+        The losses of a `HeadedDrift` are those of its heads, of any other field that of the drift.
     path : StochasticInterpolant
-    t : Tensor of shape (B,), or (K, 1) for K times shared by rows in K groups
+    t : Tensor of shape (B,), or (K, 1) for K times, each shared by a group of rows
     x0, x1 : Tensors of shape ``(B, *event)``, or ``(K, B / K, *event)``
-    z : Tensor of their shape, or None for a path without a latent
+    z : Tensor of their shape, or None for a path without a noise term
 
     Returns
     -------
     Tensor of the batch shape, (B,) or (K, B / K)
 
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, proposition 1 and equations 8 to 11.
-
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, sections 2.3 and 6.1.
-
     Examples
     --------
-    Between the centres of N(0, 1) and N(3, 1) the velocity is the rate of the straight path, 3, and
-    the loss ``-|v|^2``.
+    On the straight path between the means of N(0, 1) and N(3, 1), the velocity equals the rate, 3,
+    and the loss is ``-|v|^2``.
 
     >>> import torch
     >>> from skinterflow.interflow import (
@@ -94,8 +94,8 @@ def path_loss(
     t = t.clamp(*path.interior)
     antithetic = path.antithetic(x0, z)
     both = (
-        _regression_loss(field, path, quantities, t, start, x1, latent)
-        for start, latent in ((x0, z), antithetic)
+        _regression_loss(field, path, quantities, t, start, x1, noise)
+        for start, noise in ((x0, z), antithetic)
     )
     return 0.5 * sum(both, start=torch.zeros((), dtype=x1.dtype, device=x1.device))
 
@@ -119,28 +119,22 @@ def _regression_loss(
 
 
 class PathObjective(nn.Module):
-    """The module that is trained: a loss per row at the given times and latents, or at drawn ones.
+    """The module that is trained: a loss per row (paper 1, proposition 1).
 
     Times are stratified over the batch and shared by small groups of rows, so that the time network
-    runs on few inputs.  ``objective(x0, x1)`` draws them and the latents from torch's global random
-    state; `draw` takes a generator.  Each row of a batch has one partner and one time: base points,
-    rows and times are not crossed with each other, as they are in the paper (equation I.1).  The
-    expectation is the same.  A path or a base with parameters is a module of the objective, too;
-    see :func:`train` for who minimises and who maximises.
+    has few inputs.  ``objective(x0, x1)`` draws times and `z` from torch's global random state;
+    :meth:`draw` takes a generator.  Each row has one partner and one time: base points, rows and
+    times are not crossed as in the paper (equation I.1), which has the same expectation.  A path or
+    base with parameters is a submodule; see :func:`train` for which parameters maximise the loss.
 
     Parameters
     ----------
     field : VelocityField, see :func:`path_loss`
-    path : StochasticInterpolant, or an Interpolant for one without a latent
+    path : StochasticInterpolant, or Interpolant for a path without a noise term
     time_law : TimeLaw
-    base : Scaling
-        What carries the points `x0` that it is given to base points, such as `LearnedGaussian`; the
-        identity by default.
-
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, proposition 1.
+    base : Scaling or None
+        Map from the given points `x0` to base points, such as `LearnedGaussian`; None is the
+        identity.
 
     Examples
     --------
@@ -169,11 +163,11 @@ class PathObjective(nn.Module):
         self.base = base or Identity()
 
     def density(self, solver: Solver, end_time: float = 1.0) -> Pushforward:
-        """The density that the field pushes the base to, stopped at a time."""
+        """Density of the flow of the field, from the base to the end time."""
         return Pushforward(Flow(self.field, solver, end_time), self.base)
 
     def draw(self, x1: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
-        """Times and latents for a batch.
+        """Draw times and noise for a batch.
 
         Parameters
         ----------
@@ -183,8 +177,8 @@ class PathObjective(nn.Module):
         Returns
         -------
         t : Tensor of shape (K,)
-            Increasing, where K divides B: each time is that of B / K rows in a row.
-        z : Tensor of the shape of `x1`, only if the path has a latent
+            In increasing order.  K divides B, and B / K consecutive rows share a time.
+        z : Tensor of the shape of `x1`, only if the path has a noise term
         """
         n_times = len(x1) // math.gcd(len(x1), _MAX_ROWS_PER_TIME)
         t = self.time_law.quantile(stratified_uniform(n_times, x1.device, generator)).to(x1.dtype)
@@ -194,12 +188,12 @@ class PathObjective(nn.Module):
     def forward(
         self, x0: Tensor, x1: Tensor, t: Tensor | None = None, z: Tensor | None = None
     ) -> Tensor:
-        """Loss of each pair at a time.
+        """Loss of each pair.
 
         Parameters
         ----------
         x0, x1 : Tensors of shape (B, D)
-            Their rows must be in random order, because times are sorted over the batch.
+            The rows must be in random order, because times are sorted.
         t, z : Tensors, see :meth:`draw`; drawn from torch's global random state if `t` is None
 
         Returns
@@ -220,34 +214,32 @@ class PathObjective(nn.Module):
 class BridgeObjective(PathObjective):
     r"""The max-min problem whose solution is a Schroedinger bridge.
 
-    .. math:: \max_{I, \gamma} \min_u E\left[ |u|^2 - 2\, u \cdot (\partial_t I_t + (\dot\gamma - \epsilon / \gamma)\, z) \right]
+    .. math::
+        \max_{I, \gamma} \min_u E\left[ |u|^2
+        - 2\, u \cdot (\partial_t I_t + (\dot\gamma - \epsilon / \gamma)\, z) \right]
 
-    On a given path the minimiser
-    `u` is the forward drift ``b + epsilon s``. Minus the minimum is ``E|u|^2``, ``4
-    epsilon`` times the relative entropy of the diffusion ``dX = u dt + sqrt(2 epsilon) dW`` with
-    respect to Brownian motion from the same start, so that the path which maximises it is the
-    bridge.  For ``epsilon`` to 0 it is the optimal transport.
+    For a given path the minimiser `u` is the forward drift ``b + epsilon s``.  Minus the minimum is
+    ``E|u|^2``, which is ``4 epsilon`` times the relative entropy of the diffusion
+    ``dX = u dt + sqrt(2 epsilon) dW`` with respect to Brownian motion from the same start.  The
+    path that maximises the minimum therefore gives the bridge (paper 2, theorem 3.10), and for
+    ``epsilon -> 0`` the optimal transport.
 
     Parameters
     ----------
     field : VelocityField, for the forward drift `u`
-    path : StochasticInterpolant with a latent; give its parameters to :func:`train` as `maximized`
+    path : StochasticInterpolant with a noise term
+        Pass its parameters to :func:`train` as `maximized`.
     time_law : TimeLaw, which should be uniform
     epsilon : float, positive
 
     Raises
     ------
     ValueError
-        If the path has no latent, or if `epsilon` is not positive and finite.
-
-    References
-    ----------
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, theorem 3.10.
+        If the path has no noise term, or if `epsilon` is not positive and finite.
 
     Examples
     --------
-    The objective of the field and of the path, whose parameters `train` is to take as `maximized`.
+    The path has three parameters, which maximise the loss.
 
     >>> import torch
     >>> from skinterflow.interflow import (
@@ -274,8 +266,8 @@ class BridgeObjective(PathObjective):
         super().__init__(field, path, time_law)
         if path.gamma is None:
             raise ValueError(
-                "A Schroedinger bridge needs a path with a latent; give its StochasticInterpolant "
-                "a gamma."
+                "A Schroedinger bridge needs a path with a noise term; set the gamma of its "
+                "StochasticInterpolant."
             )
         if not 0.0 < epsilon < math.inf:
             raise ValueError(
@@ -287,8 +279,8 @@ class BridgeObjective(PathObjective):
     def loss(self, t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None) -> Tensor:
         t = t.clamp(*self.path.interior)
         losses = []
-        for start, latent in ((x0, z), self.path.antithetic(x0, z)):
-            xt, targets = self.path.regression(("b", "s"), t, start, x1, latent)
+        for start, noise in ((x0, z), self.path.antithetic(x0, z)):
+            xt, targets = self.path.regression(("b", "s"), t, start, x1, noise)
             u = self.field(t, xt)
             losses.append(
                 (u * (u - 2.0 * (targets["b"] + self.epsilon * targets["s"])))
@@ -299,12 +291,12 @@ class BridgeObjective(PathObjective):
 
 
 class DistillationObjective(nn.Module):
-    r"""The module that is trained to follow a given field in value and divergence.
+    r"""The loss of a student that learns the value and the divergence of a teacher.
 
     .. math:: |\hat v_t(x) - v_t(x)|^2 + w\, (\nabla\cdot\hat v_t(x) - \nabla\cdot v_t(x))^2
 
-    The targets carry no noise.  The divergence is what the log-density integrates, and a small
-    error of the values does not bound that of their derivatives.
+    The targets have no noise.  The log-density integrates the divergence, whose error is not
+    bounded by that of the value.
 
     Parameters
     ----------
@@ -313,7 +305,7 @@ class DistillationObjective(nn.Module):
 
     Examples
     --------
-    The loss of a student that is still zero: ``|v|^2 = 2`` plus ``0.1 * 3^2``.
+    An untrained student is zero, and its loss is ``|v|^2 = 2`` plus ``0.1 * 3^2``.
 
     >>> import torch
     >>> from skinterflow.interflow import DistillationObjective, ResidualMLP
@@ -341,9 +333,9 @@ class DistillationObjective(nn.Module):
 
         Parameters
         ----------
-        t : Tensor of shape (B,), or (K, 1) for K times shared by rows in K groups
-        x, v : Tensors of shape (B, D), or (K, B / K, D): points and the teacher's velocity there
-        divergence : Tensor of shape (B,), or (K, B / K): the teacher's
+        t : Tensor of shape (B,), or (K, 1) for K times, each shared by a group of rows
+        x, v : Tensors of shape (B, D), or (K, B / K, D), points and velocities of the teacher
+        divergence : Tensor of shape (B,), or (K, B / K), of the teacher
 
         Returns
         -------
@@ -354,14 +346,14 @@ class DistillationObjective(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Objectives of equal shape trained side by side as one module, at little more than the cost of
-    one when they are small.
+    """Objectives of equal shape, trained in parallel as one module.
 
-    Their parameters are stacked along a leading axis and the forward pass is mapped over it.
+    Parameters are stacked along a leading axis, over which the forward pass is mapped.  For small
+    networks this costs little more than training one.
 
     Parameters
     ----------
-    objectives : sequence of PathObjective, alike but for their parameters
+    objectives : sequence of PathObjective, which differ only in the values of their parameters
 
     Examples
     --------
@@ -383,21 +375,24 @@ class Ensemble(nn.Module):
         stacked, _ = torch.func.stack_module_state(list(objectives))
         self.names = tuple(stacked)
         self.stacked = nn.ParameterList(stacked.values())
-        self._skeleton = (
-            copy.deepcopy(objectives[0]),
-        )  # in a tuple, so that its parameters are not this module's
+        # In a tuple, so that its parameters are not registered in this module.
+        self._skeleton = (copy.deepcopy(objectives[0]),)
 
     def draw(self, x1: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
-        """Times and latents of every objective, see :meth:`PathObjective.draw`: `x1` of shape (K,
-        B, D)."""
+        """Times and noise for `x1` of shape (K, B, D), see :meth:`PathObjective.draw`."""
         draws = (self._skeleton[0].draw(rows, generator) for rows in x1)
         return tuple(torch.stack(parts) for parts in zip(*draws, strict=True))
 
     def forward(
         self, x0: Tensor, x1: Tensor, t: Tensor | None = None, z: Tensor | None = None
     ) -> Tensor:
-        """Loss of each pair: `x0` and `x1` of shape (K, B, D), `t` and `z` of :meth:`draw`, give
-        shape (K, B)."""
+        """Loss of each pair, shape (K, B).
+
+        Parameters
+        ----------
+        x0, x1 : Tensors of shape (K, B, D)
+        t, z : Tensors, see :meth:`draw`; drawn from torch's global random state if `t` is None
+        """
         if t is None:
             return self(x0, x1, *self.draw(x1))
 
@@ -409,7 +404,7 @@ class Ensemble(nn.Module):
         return torch.func.vmap(loss)(tuple(self.stacked), x0, x1, *drawn)
 
     def objectives(self) -> list[PathObjective]:
-        """Independent copies of the objectives with their present parameters."""
+        """Independent copies of the objectives with the current parameters."""
         members = [copy.deepcopy(self._skeleton[0]) for _ in range(len(self.stacked[0]))]
         for k, member in enumerate(members):
             member.load_state_dict(

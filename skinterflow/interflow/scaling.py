@@ -1,9 +1,13 @@
-r"""Scalings: invertible maps between data units and the units of the flow, with their
-log-determinant.
+r"""Scalings: invertible maps between data units and flow units, with their log-determinant.
 
-``log p(x) = log p_u(u(x)) + log |det du/dx|``: the scaling is part of the density.  Maps work on
-rows of shape (B, D), in the dtype of their input; their constants are float64 buffers, estimated on
-the upper floor.
+``log p(x) = log p_u(u(x)) + log |det du/dx|``: the scaling is part of the density.  Maps take rows
+of shape (B, D) and keep their dtype.  The constants are float64 buffers, which the estimators
+compute from the data.  :class:`LearnedGaussian` is the learned base of paper 1 [1]_.
+
+References
+----------
+.. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ class Scaling(nn.Module, ABC):
 
     Attributes
     ----------
-    is_identity : bool, whether it is known to leave every point where it is
+    is_identity : bool, whether the map is known to be the identity
 
     Examples
     --------
@@ -57,7 +61,7 @@ class Scaling(nn.Module, ABC):
 
 
 class Identity(Scaling):
-    """``u = x``: what makes a standard normal base of standard normal points.
+    """The identity, ``u = x``.
 
     Examples
     --------
@@ -120,8 +124,7 @@ class Standardize(Scaling):
 
 
 class Whiten(Scaling):
-    """``u = W x`` with a square matrix, for data whose mean is zero and whose covariance is
-    ``(W^T W)^-1``.
+    """``u = W x`` with a square matrix, for data of mean zero and covariance ``(W^T W)^-1``.
 
     Parameters
     ----------
@@ -159,10 +162,10 @@ class Whiten(Scaling):
 
 
 class LearnedGaussian(Scaling):
-    r"""``u = mean + L x`` with a lower triangular `L`: the base N(mean, L L^T) when `x` is standard
-    normal, to be learned (appendix H).
+    r"""A learned affine map, ``u = mean + L x`` with a lower triangular `L`.
 
-    Untrained it is the identity.
+    It maps a standard normal base to N(mean, L L^T), as in paper 1, appendix H.  Before training it
+    equals the identity.
 
     Parameters
     ----------
@@ -172,12 +175,7 @@ class LearnedGaussian(Scaling):
     ----------
     mean : Parameter of shape (D,)
     root : Parameter of shape (D, D)
-        `L` below the diagonal, and the logarithm of its diagonal; what is above it is not used.
-
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, appendix H.
+        `L` below the diagonal, and the logarithm of its diagonal; entries above it are not used.
 
     Examples
     --------
@@ -211,15 +209,15 @@ class LearnedGaussian(Scaling):
 
 
 class Compose(Scaling):
-    """Scalings one after the other, the first in the list nearest to the data.
+    """A sequence of scalings, of which the first is applied to the data.
 
     Parameters
     ----------
-    parts : iterable of Scaling; without any it is the identity
+    parts : iterable of Scaling; an empty one is the identity
 
     Examples
     --------
-    Halves of thirds: log-determinants add up to ``-log 6``.
+    Log-determinants add up: ``-log 3 - log 2``.
 
     >>> import torch
     >>> from skinterflow.interflow import Compose, Standardize

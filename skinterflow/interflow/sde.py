@@ -1,11 +1,18 @@
-r"""Integration of ``dX = d_t(X) dt + sqrt(2 epsilon(t)) dW``: diffusions with the marginals of a
-flow.
+r"""Integration of stochastic differential equations: diffusions with the marginals of a flow.
 
-For any ``epsilon(t) >= 0``, chosen after training, ``dX = (v + epsilon s) dt + sqrt(2 epsilon) dW``
-has the law of ``dX/dt = v`` at every time, with `s` the score ``grad log rho_t`` (paper 1, section
-1 and equation 29; paper 2, equation 2.33): noise forgets the past of a particle, and the score
-brings it back to where the density is.  Backward in time it is
-``dX = (v - epsilon s) dt + sqrt(2 epsilon) dW``.
+For any ``epsilon(t) >= 0``, chosen after training, ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW``
+has the marginal law of ``dX/dt = b`` at every time, where `s` is the score ``grad log rho_t`` and
+the drift `b` equals the velocity `v` if there is no noise term (paper 1 [1]_, section 1 and
+equation 29; paper 2 [2]_, equations 2.33 and 2.35).  The noise removes the memory of a particle,
+and the score keeps it where the density is high.  Backward in time the equation is
+``dX = (b - epsilon s) dt + sqrt(2 epsilon) dW``.
+
+References
+----------
+.. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023.
+.. [2] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows
+    and Diffusions", 2023.
 """
 
 from __future__ import annotations
@@ -28,37 +35,29 @@ NOISE_LEVELS: dict[str, NoiseLevel] = {
     "decreasing": lambda t: 1.0 - t,
     "sine": lambda t: math.sin(math.pi * t) ** 2,
 }
-"""Noise levels by name: both vanish at the data, where a learned score is least certain, and "sine"
-at the base, too."""
+"""Noise levels by name.  Both are zero at the data, where a learned score is least accurate; "sine"
+is also zero at the base."""
 
 
 @dataclass(frozen=True)
 class StochasticSolver:
-    """Fixed steps, dense near the data as those of :class:`~skinterflow.interflow.ode.Solver`.
+    """Fixed-step solver, dense near the data like :class:`~skinterflow.interflow.ode.Solver`.
 
     Parameters
     ----------
     method : {"heun", "euler"}
-        Heun's method averages the drift at both ends of a step, which makes the law of the samples
-        accurate to second order; that of Euler-Maruyama is to first.
+        Heun's method averages the drift at both ends of a step, and the law of the samples is
+        accurate to second order; with Euler-Maruyama it is accurate to first order.
     n_steps : int, at least 1
 
     Raises
     ------
     ValueError
-        If the method is unknown, or there is no step.
-
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, equation 29.
-
-    Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and
-    Diffusions", 2023, equations 2.33 and 2.35.
+        If the method is unknown, or `n_steps` is less than 1.
 
     Examples
     --------
-    Noise of level 1/2 without a drift is Brownian motion, of variance 1 at ``t = 1``.
+    Without a drift, noise of level 1/2 is Brownian motion, with variance 1 at ``t = 1``.
 
     >>> import torch
     >>> from skinterflow.interflow import StochasticSolver
@@ -93,20 +92,20 @@ class StochasticSolver:
         generator: torch.Generator,
         n_noisy: int | None = None,
     ) -> Tensor:
-        """One path for each row, forward or backward in time.
+        """Draw one path for each row, forward or backward in time.
 
         Parameters
         ----------
         drift : callable
-            ``drift(t, y)`` with scalar `t` and `y` of shape (B, D): with the term of the score,
-            whose sign is that of. the direction
+            ``drift(t, y)`` with scalar `t` and `y` of shape (B, D), including the term of the
+            score, whose sign is that of the direction of time.
         epsilon : callable, noise level at a time, not negative
         y0 : Tensor of shape (B, D)
         t0, t1 : float, times in [0, 1]
         generator : torch.Generator on the device of `y0`
         n_noisy : int or None
-            Number of leading columns of `y` that noise moves; the others are integrals along the
-            path.  None is all.
+            Number of leading columns of `y` to which noise is added; the others are integrals along
+            the path.  None is all columns.
 
         Returns
         -------
@@ -117,7 +116,7 @@ class StochasticSolver:
         ValueError
             If the noise level is negative or not finite at a step.
         FloatingPointError
-            If states are not finite, with the time and the number of rows.
+            If a state is not finite; the message has the time and the number of rows.
         """
         grid = time_grid(t0, t1, self.n_steps).to(y0)
         levels = check_noise_levels(epsilon, grid.tolist())
@@ -138,15 +137,15 @@ class StochasticSolver:
             lost = ~torch.isfinite(y).all(-1)
             if lost.any():
                 raise FloatingPointError(
-                    f"The diffusion left the finite numbers for {int(lost.sum())} of {len(y)} rows "
-                    f"at t={float(grid[k + 1]):.4g}; raise n_steps above {self.n_steps}, or lower "
+                    f"The diffusion is not finite for {int(lost.sum())} of {len(y)} rows at "
+                    f"t={float(grid[k + 1]):.4g}; raise n_steps above {self.n_steps}, or lower "
                     "epsilon."
                 )
         return y
 
 
 def check_noise_levels(epsilon: NoiseLevel, times: list[float]) -> list[float]:
-    """Noise levels at the times.
+    """Evaluate and validate the noise levels at the times.
 
     Parameters
     ----------
@@ -160,7 +159,7 @@ def check_noise_levels(epsilon: NoiseLevel, times: list[float]) -> list[float]:
     Raises
     ------
     ValueError
-        If one is not a single number, negative or not finite.
+        If a level is not a single number, or is negative or not finite.
 
     Examples
     --------
@@ -174,14 +173,13 @@ def check_noise_levels(epsilon: NoiseLevel, times: list[float]) -> list[float]:
         given = torch.as_tensor(epsilon(t), dtype=torch.float64)
         if given.ndim:
             raise ValueError(
-                f"epsilon must give a single number for a time, but gives {tuple(given.shape)} of "
-                f"them at t={t:.4g}."
+                f"epsilon must return a single number for a time, but returned an array of shape "
+                f"{tuple(given.shape)} at t={t:.4g}."
             )
         levels.append(float(given))
     for t, level in zip(times, levels, strict=True):
         if not 0.0 <= level < math.inf:
             raise ValueError(
-                f"epsilon must be finite and not negative on the whole of [0, 1], but is {level:g} "
-                f"at t={t:.4g}."
+                f"epsilon must be finite and not negative on [0, 1], but is {level:g} at t={t:.4g}."
             )
     return levels

@@ -1,13 +1,17 @@
 """Training: a generator of steps.
 
-``for step in train(objective, batches, ...)``: the caller's loop looks, reports, keeps and stops;
-the generator only learns. Muon for the hidden layers' weights and AdamW for all else, with a linear
-warm-up and a cosine decay; an exponential moving average (EMA) of the weights is what is meant to
-be used.
+In ``for step in train(objective, batches, ...)`` the generator takes gradient steps, and the loop
+of the caller validates, reports, saves and stops.  Muon trains the weights of hidden layers and
+AdamW all other parameters, with a linear warm-up and a cosine decay of the learning rate.  The
+model to use is the exponential moving average (EMA) of the weights.
 
-A path that is learned plays against the field: the field minimises the loss ``G``, the path
-maximises it (paper 1, proposition 2).  As the minimum of ``G`` is minus the transport action, this
-shortens the path.
+If the path is learned, the field minimises the loss ``G`` and the path maximises it (paper 1 [1]_,
+proposition 2).  As the minimum of ``G`` is minus the transport action, this shortens the path.
+
+References
+----------
+.. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
+    2023.
 """
 
 from __future__ import annotations
@@ -31,14 +35,14 @@ _EMA_DECAY = 0.999
 _MUON_RATE = 2.0
 """Learning rate of Muon relative to that of AdamW."""
 MAXIMIZED_RATE = 0.2
-"""Learning rate of the parameters that maximise, relative to that of AdamW: the field must
+"""Learning rate of maximising parameters relative to that of AdamW: low, so that the field can
 follow."""
 MAXIMIZED_FROM = 0.5
-"""Part of the steps before those parameters move: maximising against a field that knows nothing
-leads astray."""
+"""Fraction of the steps before maximising parameters change: their gradient is useless while the
+field is untrained."""
 _WARMUP_STEPS = 100
 _WARMUP_FRACTION = 0.1
-"""The warm-up takes the smaller of these, so that a short training is not all warm-up."""
+"""The warm-up is the shorter of the two, so that a short training is not only warm-up."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Step:
     number : int, counted from 1
     loss : Tensor of shape (), weighted mean loss of the batch before the step, detached
     averaged : nn.Module
-        The objective with averaged weights; it goes on changing with the next step.
+        The objective with averaged weights, which the next step updates in place.
 
     Examples
     --------
@@ -71,18 +75,18 @@ class Step:
 
 
 class Training:
-    """A training that can be looked at between steps, stopped, written down and gone on with.
+    """A training that can be stopped, saved and resumed.
 
-    Its state is the number of steps, the weights and their average, and the moments of the
-    optimisers; the learning rate follows from the number.  What it is given besides, the batches,
-    the caller must be able to repeat from any number on.
+    Its state is the number of steps, the weights, their average, and the moments of the optimisers;
+    the learning rate follows from the number of steps.  To resume, the caller has to supply the
+    batches from that number on.
 
     Parameters
     ----------
     objective : nn.Module with ``forward(*inputs) -> loss per row``, trained in place
     max_iter : int or None
-        Number of steps, over which the learning rate decays; for None there is no end, and the rate
-        stays as it is after the warm-up.
+        Number of steps, over which the learning rate decays.  With None the number is not limited,
+        and the learning rate is constant after the warm-up.
     learning_rate, weight_decay, hidden_weights, maximized, maximized_rate, maximized_from, elapsed
         See :func:`train`.
 
@@ -132,11 +136,11 @@ class Training:
 
     @property
     def averaged(self) -> nn.Module:
-        """The objective with averaged weights; it goes on changing with the next step."""
+        """The objective with averaged weights, which the next step updates in place."""
         return self._averaged.module
 
     def steps(self, batches: Iterable[tuple[Sequence[Tensor], Tensor | None]]) -> Iterator[Step]:
-        """Take a step for each batch, up to `max_iter` in all, or until the time has passed.
+        """Take a step for each batch, until `max_iter` steps are taken or the time is used up.
 
         Parameters
         ----------
@@ -166,7 +170,7 @@ class Training:
                 return
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a training of the same make needs to go on from here; tensors are copies."""
+        """State from which a training with the same arguments can resume; tensors are copies."""
         state = {
             "number": self.number,
             "objective": dict(self.objective.state_dict()),
@@ -176,8 +180,7 @@ class Training:
         return copy.deepcopy(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; the learning rates are those of this training, not of the one that
-        the state is from.
+        """Resume from a state, with the learning rates of this training.
 
         Parameters
         ----------
@@ -186,7 +189,7 @@ class Training:
         Raises
         ------
         RuntimeError, ValueError
-            If it does not fit the objective.
+            If it does not match the objective.
         """
         self.number = int(state["number"])
         self.objective.load_state_dict(state["objective"])
@@ -224,7 +227,9 @@ def train(
     maximized_from: float = MAXIMIZED_FROM,
     elapsed: Callable[[], float] | None = None,
 ) -> Iterator[Step]:
-    """Minimise the weighted mean of ``objective(*inputs)`` and yield every step.
+    """Minimise the weighted mean of ``objective(*inputs)``, one step at a time.
+
+    See propositions 1 and 2 of paper 1.
 
     Parameters
     ----------
@@ -233,27 +238,22 @@ def train(
     max_iter : int, number of steps, over which the learning rate decays
     learning_rate, weight_decay : float
     hidden_weights : sequence of nn.Parameter with two axes
-        Those of the objective's parameters that Muon is to train.
+        Parameters of the objective that Muon trains.
     maximized : sequence of nn.Parameter
-        Those that are to raise the loss instead: of a path or a base.
-    maximized_rate : float, their learning rate relative to that of the others
-    maximized_from : float in [0, 1], part of the steps before they move
+        Parameters, of a path or a base, that maximise the loss.
+    maximized_rate : float, learning rate of `maximized` relative to that of the others
+    maximized_from : float in [0, 1], fraction of the steps before `maximized` change
     elapsed : callable or None
-        Part of a budget of time that has passed.  The learning rate decays over the larger of it
-        and the part of the steps, and the training ends at 1, but not before its first step.
+        Returns the elapsed fraction of a time budget.  The learning rate decays with the larger of
+        it and the fraction of the steps.  The training ends at 1, but takes at least one step.
 
     Yields
     ------
     Step
 
-    References
-    ----------
-    Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR
-    2023, propositions 1 and 2.
-
     Examples
     --------
-    Every row moves by 3 in both columns; an untrained field has loss 0, and the minimum is
+    Each row moves by 3 in both columns: an untrained field has loss 0, and the minimum is
     ``-|v|^2 = -18``.
 
     >>> import itertools, torch
@@ -297,7 +297,7 @@ def make_optimizers(
     ----------
     objective : nn.Module
     hidden_weights : sequence of nn.Parameter with two axes, for Muon
-    maximized : sequence of nn.Parameter, those that are to raise the loss instead
+    maximized : sequence of nn.Parameter, which maximise the loss
     learning_rate, weight_decay : float
     maximized_rate : float, learning rate of `maximized` relative to that of the others
 
@@ -339,7 +339,7 @@ def make_optimizers(
         )
     ]
     if hidden_weights:
-        # Weight decay acts in proportion to the learning rate: the same strength for both.
+        # The effect of weight decay is proportional to the learning rate: make it equal for both.
         optimizers.append(
             Muon(hidden_weights, _MUON_RATE * learning_rate, weight_decay / _MUON_RATE)
         )
@@ -351,7 +351,7 @@ def _no_time() -> float:
 
 
 def _learning_rate_factor(k: int, max_iter: int | None, elapsed: float = 0.0) -> float:
-    """Learning rate after `k` steps and a part of the time, relative to the highest."""
+    """Learning rate after `k` steps and a fraction of the time, relative to its maximum."""
     if max_iter is None:
         return min(1.0, (k + 1) / _WARMUP_STEPS)
     warmup = min(_WARMUP_STEPS, 1 + _WARMUP_FRACTION * max_iter)
@@ -360,7 +360,6 @@ def _learning_rate_factor(k: int, max_iter: int | None, elapsed: float = 0.0) ->
 
 
 def _update_average(averaged: Tensors, current: Tensors, n_averaged: Tensor | int) -> None:
-    """EMA whose decay grows with the number of steps, so that the first weights are soon
-    forgotten."""
+    """Update an EMA whose decay grows with the number of steps, to discard early weights soon."""
     n = int(n_averaged)
     torch._foreach_lerp_(averaged, current, 1.0 - min(_EMA_DECAY, (1.0 + n) / (10.0 + n)))

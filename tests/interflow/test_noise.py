@@ -654,7 +654,7 @@ def test_gaussian_bridge_is_learned_within_two_per_cent(epsilon):
 
 def test_bridge_needs_a_latent_and_noise():
     field = mixture()
-    with pytest.raises(ValueError, match="needs a path with a latent"):
+    with pytest.raises(ValueError, match="needs a path with a noise term"):
         BridgeObjective(field, StochasticInterpolant(Linear()), Beta(), 1.0)
     with pytest.raises(ValueError, match=r"epsilon must be positive and finite, got 0\.0"):
         BridgeObjective(field, StochasticInterpolant(Linear(), Brownian()), Beta(), 0.0)
