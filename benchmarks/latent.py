@@ -1,17 +1,23 @@
-"""The experiments of paper 2: what noise after training, a latent on the path, and the choice of
-what is learned do to the samples.
+"""The experiments of paper 2: how the noise of a diffusion, the noise term of the path, and the
+choice of the learned quantities change the samples.
 
-    python benchmarks/latent.py checkerboard                     # scaled to two cores python
-    benchmarks/latent.py mixture python benchmarks/latent.py checkerboard --width 512 --layers 4
-    --max-iter 7000 --rows 300000      # the paper's size python benchmarks/latent.py mixture
-    --width 512 --layers 4 --max-iter 10000 --rows 50000 --steps 1000
+Scaled to two cores::
+
+    python benchmarks/latent.py checkerboard
+    python benchmarks/latent.py mixture
+
+At the size of the paper::
+
+    python benchmarks/latent.py checkerboard --width 512 --layers 4 --max-iter 7000 --rows 300000
+    python benchmarks/latent.py mixture --width 512 --layers 4 --max-iter 10000 --rows 50000 \\
+        --steps 1000
 
 Both go from a standard normal on straight paths, with uniform times and the package's own network
 and training.
 
 **checkerboard** (section 7.1): drift and score are learned by a network each, with
-``gamma = sqrt(t (1 - t))`` and without a latent, where the base point is the noise.  Samples are
-drawn by the ODE (epsilon 0) and by diffusions of constant noise.  "KL" is between the truth and the
+``gamma = sqrt(t (1 - t))`` and without a noise term, where the base point is the noise.  Samples
+are drawn by the ODE (epsilon 0) and by diffusions of constant noise.  "KL" is between the truth and the
 samples over the cells of a 48 x 48 grid, less that of as many true samples; "outside" is the part
 of the samples on no square.
 

@@ -33,6 +33,8 @@ _N_PRODUCTS = 1_001
 class PathStatistics(NamedTuple):
     """Means over pairs of points and times, in flow units.
 
+    In the formulas, `v` is the field and ``dx_t/dt`` the rate of the path with its noise term.
+
     Attributes
     ----------
     loss : float, ``G``

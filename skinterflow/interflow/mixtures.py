@@ -188,19 +188,19 @@ class MixtureField(VelocityField, Quantities):
 
     def _drift_and_score(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         marginal = self._marginal(t)
-        weights, velocities, scores = self._components(marginal, x)
-        return (weights * velocities).sum(0), (weights * scores).sum(0)
+        weights, drifts, scores = self._components(marginal, x)
+        return (weights * drifts).sum(0), (weights * scores).sum(0)
 
     def _value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         marginal = self._marginal(t)
-        weights, velocities, scores = self._components(marginal, x)
+        weights, drifts, scores = self._components(marginal, x)
         weight_gradients = weights * (scores - (weights * scores).sum(0))
         slopes = 0.5 * marginal.covariance_rates @ torch.linalg.inv(marginal.mixture.covariances)
         traces = slopes.diagonal(dim1=1, dim2=2).sum(-1)
-        divergence = (
-            weights[:, :, 0] * traces[:, None] + (weight_gradients * velocities).sum(-1)
-        ).sum(0)
-        return (weights * velocities).sum(0), divergence
+        divergence = (weights[:, :, 0] * traces[:, None] + (weight_gradients * drifts).sum(-1)).sum(
+            0
+        )
+        return (weights * drifts).sum(0), divergence
 
     def _components(self, marginal: _Marginal, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Probabilities, (K, B, 1), drifts and scores, (K, B, D), of the components at `x`."""

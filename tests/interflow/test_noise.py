@@ -1,5 +1,4 @@
-"""Paths with a latent: their scale, their quantities against closed forms, learned heads,
-diffusions both ways, bridges."""
+"""Paths with a noise term: scales, quantities, learned heads, diffusions and bridges."""
 
 import math
 
@@ -77,7 +76,7 @@ PATHS = {
     "encoding-decoding": lambda: StochasticInterpolant(EncodingDecoding(), SineSquared()),
     "learned": lambda: StochasticInterpolant(Linear(), bent_gamma()),
     "mirror": lambda: StochasticInterpolant(Mirror(), Brownian()),
-    "no latent": lambda: StochasticInterpolant(Trigonometric()),
+    "no noise term": lambda: StochasticInterpolant(Trigonometric()),
 }
 over_paths = pytest.mark.parametrize("make", PATHS.values(), ids=PATHS)
 
@@ -97,7 +96,7 @@ def two_sided(path):
 
 
 def draw(field, n, seed=0):
-    """Independent ends, or equal ones on a mirror path, and latents."""
+    """Independent ends, or equal ones on a mirror path, and noise."""
     generator = torch.Generator().manual_seed(seed)
     x1 = field.target.sample(n, generator)
     x0 = x1 if isinstance(field.path.interpolant, Mirror) else field.source.sample(n, generator)
@@ -217,9 +216,8 @@ def test_quantities_are_the_conditional_expectations_of_their_targets(make, t):
         "s": field.score(time(t), x),
         "eta": field.denoiser(time(t), x),
     }
-    if (
-        not isinstance(path.interpolant, EncodingDecoding) or t > 0.5
-    ):  # nothing of the data is on its first half
+    # The data have weight zero in the first half of an encoding-decoding path.
+    if not isinstance(path.interpolant, EncodingDecoding) or t > 0.5:
         truths["x1"] = field.denoised(time(t), x)
     for name, truth in truths.items():
         residual = truth - targets.get(name, x1)
@@ -287,7 +285,7 @@ LEARNABLE = [
     *[("linear", targets) for targets in TWO_SIDED],
     *[("trigonometric, unit variance", targets) for targets in TWO_SIDED],
     *[("mirror", targets) for targets in [("eta",), ("s",), ("b", "s")]],
-    *[("no latent", targets) for targets in [("b",), ("eta",), ("s",), ("b", "eta")]],
+    *[("no noise term", targets) for targets in [("b",), ("eta",), ("s",), ("b", "eta")]],
 ]
 
 
@@ -313,7 +311,7 @@ def test_every_quantity_follows_from_those_that_were_learned(name, targets, t):
 
 @pytest.mark.parametrize(
     ("name", "targets"),
-    [("linear", ("v", "eta")), ("linear", ("b", "eta")), ("no latent", ("eta",))],
+    [("linear", ("v", "eta")), ("linear", ("b", "eta")), ("no noise term", ("eta",))],
 )
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_formulas_that_divide_are_read_at_the_nearest_time_inside(name, targets, t):
@@ -499,7 +497,7 @@ def test_diffusions_have_the_law_of_their_end(name, epsilon, forward):
     assert energy_distance(moved, fresh) < energy_distance(fresh, other).abs() + 0.003
 
 
-@pytest.mark.parametrize("name", ["linear", "no latent"])
+@pytest.mark.parametrize("name", ["linear", "no noise term"])
 def test_last_step_is_to_the_expected_end(name):
     """A diffusion that stops where scores diverge, and one denoising step from there."""
     path = PATHS[name]()
@@ -523,8 +521,8 @@ def test_last_step_is_to_the_expected_end(name):
     assert 0.0 < step.norm(dim=1).median() < 0.1
 
 
-def test_flow_of_a_path_with_a_latent_has_the_density_of_the_target():
-    """From the standard normal, with a latent on the way."""
+def test_flow_of_a_path_with_a_noise_term_has_the_density_of_the_target():
+    """From the standard normal base, with a noise term."""
     field, x = mixture(2, Linear(), Brownian()), points(6, 2)
     density = Pushforward(Flow(field, Solver(atol=1e-6, rtol=0.0)))
     torch.testing.assert_close(density.log_prob(x), field.target.log_prob(x), rtol=1e-5, atol=1e-5)
@@ -572,8 +570,8 @@ def test_learned_scores_fade_where_they_are_divided():
     assert [learned["s"].noise_fraction(t) for t in (0.0, 0.5, 1.0)] == [1.0, 1.0, 1.0]
     assert [learned["eta"].noise_fraction(t) for t in (0.0, 0.5, 1.0)] == [0.0, 1.0, 0.0]
     assert learned["eta"].noise_fraction(0.01) == pytest.approx(math.sqrt(0.01 * 0.99) / 0.2)
-    # The drift of a Brownian latent carries the score itself, at t = 1 too; without one, beta over
-    # alpha are left of its errors.
+    # The drift of a path with the Brownian scale contains the score, even at t = 1.  Without a
+    # noise term, the gain on errors of the drift is beta / alpha.
     assert (
         LearnedQuantities(mixture(2, Linear(), Brownian()), path, Compose([])).noise_fraction(1.0)
         == 1.0
@@ -588,8 +586,10 @@ BRIDGE_ENDS = {"spread": 1.0, "narrow": 0.5}
 
 
 def bridge(epsilon, d=1):
-    """Exact bridge from N(-1, 1) to N(1, 1/4): straight, with a latent of this width (the entropic
-    coupling of two Gaussians)."""
+    """Exact bridge from N(-1, 1) to N(1, 1/4), the entropic coupling of two Gaussians.
+
+    Its path is straight, with a noise term of this width.
+    """
     identity, one = torch.eye(d, dtype=torch.float64)[None], torch.ones(1, d, dtype=torch.float64)
     width = 2.0 * math.sqrt((BRIDGE_ENDS["spread"] * BRIDGE_ENDS["narrow"]) ** 2 + epsilon**2)
     source, target = (
@@ -613,7 +613,7 @@ def test_limit_of_the_bridge_is_optimal_transport():
 @pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [0.02, 1.0])
 def test_gaussian_bridge_is_learned_within_two_per_cent(epsilon):
-    """Forward drift and spread of the marginals, from a latent whose scale starts elsewhere."""
+    """Forward drift and spread of the marginals, from a different initial scale of the noise."""
     truth = bridge(epsilon)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -652,7 +652,7 @@ def test_gaussian_bridge_is_learned_within_two_per_cent(epsilon):
     assert math.sqrt(sum(errors) / sum(squares)) < 0.02
 
 
-def test_bridge_needs_a_latent_and_noise():
+def test_bridge_needs_a_noise_term_and_a_positive_epsilon():
     field = mixture()
     with pytest.raises(ValueError, match="needs a path with a noise term"):
         BridgeObjective(field, StochasticInterpolant(Linear()), Beta(), 1.0)
@@ -703,7 +703,7 @@ def test_impossible_scales_are_refused(square, message):
         ("linear", ("eta",), r"targets=\('eta',\) are too few"),
         ("linear", ("b", "x"), r"some of 'b', 'v', 's', 'eta', each once, got \('b', 'x'\)"),
         ("linear", ("b", "b"), r"each once, got \('b', 'b'\)"),
-        ("no latent", ("v", "s"), r"are too few or too many .* learn one of \('b',\)"),
+        ("no noise term", ("v", "s"), r"are too few or too many .* learn one of \('b',\)"),
     ],
 )
 def test_impossible_targets_are_refused(path, targets, message):
@@ -712,7 +712,7 @@ def test_impossible_targets_are_refused(path, targets, message):
     assert set(targets) - {"x"} <= set(QUANTITIES)
 
 
-def test_paths_that_are_not_affine_need_a_latent_for_their_noise():
+def test_paths_that_are_not_affine_need_a_noise_term():
     bent = StochasticInterpolant(Bent())
     with pytest.raises(ValueError, match="no noise to learn 'eta' from"):
         check_targets(("b", "eta"), bent)

@@ -116,7 +116,7 @@ def test_gain_counts_the_deviations_of_the_base():
     assert narrow.noise_fraction(0.9) == pytest.approx(wide.noise_fraction(0.9) / 100.0, rel=1e-4)
 
 
-def test_coupled_ends_do_not_tell_the_score():
+def test_score_does_not_follow_from_the_drift_under_a_coupling():
     path = StochasticInterpolant(Linear())
     field = MixtureField(two_modes(), path)
     coupled = LearnedQuantities(field, path, Compose([]), OptimalTransport())

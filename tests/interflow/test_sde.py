@@ -91,7 +91,7 @@ def test_noise_of_the_wrong_shape_is_refused():
 
 
 @pytest.mark.parametrize("forward", [True, False])
-def test_integrals_beside_the_path_get_no_noise(forward):
+def test_integrals_along_the_path_get_no_noise(forward):
     solver = StochasticSolver(n_steps=50)
 
     def drift(t, y):
