@@ -17,9 +17,9 @@ and training.
 
 **checkerboard** (section 7.1): drift and score are learned by a network each, with
 ``gamma = sqrt(t (1 - t))`` and without a noise term, where the base point is the noise.  Samples
-are drawn by the ODE (epsilon 0) and by diffusions of constant noise.  "KL" is between the truth and the
-samples over the cells of a 48 x 48 grid, less that of as many true samples; "outside" is the part
-of the samples on no square.
+are drawn by the ODE (epsilon 0) and by diffusions of constant noise.  "KL" is between the truth and
+the samples over the cells of a 48 x 48 grid, less that of as many true samples; "outside" is the
+part of the samples on no square.
 
 **mixture** (section 7.2): five modes in 128 dimensions with ``m ~ N(0, 7.5^2 I)`` and
 ``C = W^T W / d + I``; drift, velocity, score and denoiser are learned once each, and pairs of them

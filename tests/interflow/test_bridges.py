@@ -52,7 +52,10 @@ def test_bridge_between_round_gaussians(epsilon):
 def test_other_noise_between_the_same_ends_is_no_bridge(epsilon, factor):
     with pytest.warns(
         UserWarning,
-        match=r"changes systematically along its own paths, by .* this is not a bridge. Use a family of paths",
+        match=(
+            r"changes systematically along its own paths, by .* this is not a bridge. "
+            r"Use a family of paths"
+        ),
     ):
         assert defect(*ROUND, factor * 2.0 * math.hypot(0.5, epsilon), epsilon) > 0.3
 

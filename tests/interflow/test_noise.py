@@ -349,7 +349,10 @@ def test_drift_is_evaluated_at_every_time_with_a_bounded_rate(scale, t):
 def test_paths_without_variance_to_scale_are_refused(path):
     with pytest.raises(
         ValueError,
-        match=r"cannot be scaled to unit variance with Brownian\(a=[18]\.0\): at t=0\.\d+ gamma is not below 1",
+        match=(
+            r"cannot be scaled to unit variance with Brownian\(a=[18]\.0\): "
+            r"at t=0\.\d+ gamma is not below 1"
+        ),
     ):
         Normalized(*path)
 

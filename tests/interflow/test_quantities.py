@@ -98,7 +98,10 @@ def test_score_that_is_mostly_error_is_refused():
     quantities.check_gain(0.9)
     with pytest.raises(
         ValueError,
-        match=r"At t=0\.99 the score that follows from the drift .* multiplied by 5\.1[0-9]e\+03.*method='flow'",
+        match=(
+            r"At t=0\.99 the score that follows from the drift .* multiplied by 5\.1[0-9]e\+03"
+            r".*method='flow'"
+        ),
     ):
         quantities.check_gain(0.99)
     with pytest.raises(ValueError, match=r"At t=1 .* multiplied"):
@@ -148,7 +151,10 @@ def test_denoised_row_of_decoding(t):
     if t == 0.5:
         with pytest.raises(
             ValueError,
-            match=r"At t=0\.5 the data have weight zero on the path of EncodingDecoding\(\); use a later time",
+            match=(
+                r"At t=0\.5 the data have weight zero on the path of EncodingDecoding\(\); "
+                r"use a later time"
+            ),
         ):
             field.denoised(time(t), x)
         return

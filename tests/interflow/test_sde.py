@@ -83,7 +83,10 @@ def test_impossible_noise_is_refused(level):
 def test_noise_of_the_wrong_shape_is_refused():
     with pytest.raises(
         ValueError,
-        match=r"epsilon must return a single number for a time, but returned an array of shape \(2,\) at t=0",
+        match=(
+            r"epsilon must return a single number for a time, but returned an array of shape "
+            r"\(2,\) at t=0"
+        ),
     ):
         StochasticSolver().solve(
             lambda t, y: y, lambda t: torch.ones(2), torch.zeros(2, 2), 0.0, 1.0, generator()
