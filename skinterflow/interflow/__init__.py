@@ -9,6 +9,7 @@ Drift, velocity, score and denoiser have one interface
 
 from skinterflow.interflow.bridges import bridge_defect
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
+from skinterflow.interflow.custom import CustomField
 from skinterflow.interflow.diagnostics import (
     PathStatistics,
     best_epsilon,
@@ -77,6 +78,7 @@ __all__ = [
     "Calibration",
     "Compose",
     "Coupling",
+    "CustomField",
     "Diffusion",
     "DistillationObjective",
     "EncodingDecoding",
