@@ -58,6 +58,19 @@ share."""
 LOWER_FLOOR_ONLY = {"numpy", "sklearn", "joblib"}
 
 
+ROOMS = ["interflow", "", "_data", "_persistence", "_predict", "_fit", "_base", "estimators"]
+"""Each room knows those before it; "" holds what has no room: exceptions, seeds, the version."""
+ESTIMATORS = {"density", "transport", "display", "_plots", "datasets", "skinterflow"}
+
+
+def room(name):
+    """Room of a module, by its name below the package."""
+    first = name.split(".")[0]
+    if first in ESTIMATORS or not first:
+        return "estimators"
+    return first if first in ROOMS else ""
+
+
 def module_name(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
