@@ -27,7 +27,7 @@ ORDER = [
         "interflow.training",
         "interflow.sde",
     ],
-    ["interflow.heads", "interflow.diagnostics", "interflow.bridges"],
+    ["interflow.heads", "interflow.diagnostics", "interflow.bridges", "interflow.custom"],
     ["interflow.quantities"],
     ["interflow.flows", "interflow.mixtures"],
     ["interflow.objectives"],
