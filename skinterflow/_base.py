@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils._set_output import _get_container_adapter
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import nn
 
 from skinterflow._data.batches import Reader
 from skinterflow._data.columns import Columns, check_magnitudes, resolve_columns
@@ -27,6 +28,7 @@ from skinterflow._fit.callbacks import CallbackSupportMixin, FitEvents
 from skinterflow._fit.context import FitContext, Plan
 from skinterflow._fit.limits import TimeBudget
 from skinterflow._fit.recipe import (
+    check_field,
     continued_fields,
     new_fields,
     resolve_coupling,
@@ -87,6 +89,7 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "coupling": [StrOptions(set(COUPLINGS)), Coupling],
     "time_beta": [tuple, list],
     "scaling": [StrOptions({"gaussianize", "power", "whiten", "standardize"}), Scaling, None],
+    "field": [nn.Module, callable, None],
     "hidden_layer_sizes": [StrOptions({"auto"}), "array-like"],
     "activation": [StrOptions(set(ACTIVATIONS))],
     "alpha": [Interval(Real, 0, 1e9, closed="both")],
@@ -97,7 +100,7 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "warm_start": ["boolean"],
     "random_state": ["random_state"],
     "verbose": ["verbose"],
-    "solver": [StrOptions({*FIXED_GRID_ORDERS, *ADAPTIVE_METHODS})],
+    "solver": [StrOptions({*FIXED_GRID_ORDERS, *ADAPTIVE_METHODS}), Solver],
     "atol": [Interval(Real, 0, 1e300, closed="right")],
     "rtol": [Interval(Real, 0, 1e300, closed="both")],
     "divergence": [StrOptions({"exact"}), Interval(Integral, 1, 1_024, closed="both")],
@@ -113,7 +116,7 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
 
 _READ_BY_PREDICTIONS = ("solver", "atol", "rtol", "divergence", "device", "n_jobs")
 
-_COMPONENTS = ("interpolant", "gamma", "coupling", "scaling")
+_COMPONENTS = ("interpolant", "gamma", "coupling", "scaling", "field")
 
 
 class FlowEstimator(CallbackSupportMixin, SerializableMixin):
@@ -125,10 +128,11 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     coupling: str | Coupling
     time_beta: Sequence[float]
     scaling: str | Scaling | None
+    field: VelocityField | nn.Module | Callable[..., torch.Tensor] | None
     hidden_layer_sizes: str | Sequence[int]
     activation: str
     random_state: RandomStateLike
-    solver: str
+    solver: str | Solver
     atol: float
     rtol: float
     divergence: str | int
@@ -256,7 +260,13 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         no Gaussian."""
         if warm:
             return self._trained.targets
-        return resolve_targets(self.targets, path, base, resolve_coupling(self.coupling))
+        targets = resolve_targets(self.targets, path, base, resolve_coupling(self.coupling))
+        if self.targets == "auto" and self.field is not None and not path.interpolant.resamples:
+            targets = ("b",)
+        check_field(
+            self.field, self.n_features_in_, targets, getattr(self, "student_layer_sizes", None)
+        )
+        return targets
 
     @contextmanager
     def _fitting(self, X: ArrayLike, sample_weight: ArrayLike | None) -> Iterator[FitContext]:
@@ -322,6 +332,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
             fields = new_fields(
                 n,
                 self.n_features_in_,
+                self.field,
                 self.hidden_layer_sizes,
                 self.activation,
                 plan.targets,
@@ -431,14 +442,14 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     ) -> Calibration | None:
         """Steps that tolerances need on rows of the data; None where there are none to choose, or
         no time to measure them."""
-        adaptive = self.solver in ADAPTIVE_METHODS
-        if trained.end_time == 0 or adaptive or not context.budget.calibrates:
+        settled = isinstance(self.solver, Solver) or self.solver in ADAPTIVE_METHODS
+        if trained.end_time == 0 or settled or not context.budget.calibrates:
             return None
         generators = seeded_generators(step_seed(context.seed, Draw.CALIBRATION), context.device)
         rows = plan.whole.train.batch(0, _CALIBRATION_ROWS, generators)[0]
         flow = Flow(on_device(field, rows.device, torch.float64), end_time=trained.end_time)
         try:
-            return flow.calibrate(rows.double(), self.solver)
+            return flow.calibrate(rows.double(), cast(str, self.solver))
         except (FloatingPointError, ValueError) as error:
             # The velocity or its divergence is too large to solve.
             raise FloatingPointError(
@@ -559,4 +570,6 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         return self._solver_of_parameters()
 
     def _solver_of_parameters(self) -> Solver:
+        if isinstance(self.solver, Solver):
+            return self.solver
         return Solver(self.solver, float(self.atol), float(self.rtol))

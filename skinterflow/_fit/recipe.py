@@ -22,6 +22,7 @@ import torch
 from skinterflow._persistence.registry import COUPLINGS, GAMMAS, INTERPOLANTS
 from skinterflow._runtime import as_float
 from skinterflow.interflow.couplings import Coupling
+from skinterflow.interflow.custom import EXACT_COLUMNS, CustomField, check_function
 from skinterflow.interflow.fields import ResidualMLP, VelocityField
 from skinterflow.interflow.heads import HeadedDrift, SharedTrunk, check_targets
 from skinterflow.interflow.interpolants import (
@@ -127,20 +128,24 @@ def resolve_time_law(time_beta: Sequence[float]) -> Beta:
 def new_fields(
     n_fields: int,
     n_features: int,
+    field: Any,
     hidden_layer_sizes: str | Sequence[int],
     activation: str,
     targets: tuple[str, ...],
     path: StochasticInterpolant,
     generator: torch.Generator,
 ) -> list[VelocityField]:
-    """Untrained drifts, by a network of one head for each target; the generator draws the initial
-    weights on the CPU.
+    """Untrained drifts: copies of a given field, or networks with one head for each target.
+
+    The generator draws the initial weights of the networks on the CPU.
 
     Raises
     ------
     ValueError
         If the widths are not positive integers.
     """
+    if field is not None:
+        return [CustomField(copy.deepcopy(field), n_features) for _ in range(n_fields)]
     if isinstance(hidden_layer_sizes, str):
         hidden_layer_sizes = (64,) * 3 if n_fields > 1 else (96,) * 6
     widths = checked_widths("hidden_layer_sizes", hidden_layer_sizes)
@@ -151,6 +156,34 @@ def new_fields(
         for _ in range(n_fields)
     )
     return [HeadedDrift(trunk, targets, path) for trunk in heads]
+
+
+def check_field(
+    field: Any, n_features: int, targets: Sequence[str], student_layer_sizes: Any = None
+) -> None:
+    """Raise unless a given field can be trained.
+
+    Raises
+    ------
+    ValueError
+        If it is no velocity field of these rows, or if other `targets` than the drift are asked
+        for, or a student of a field whose divergence is only estimated.
+    """
+    if field is None:
+        return
+    if tuple(targets) != ("b",):
+        raise ValueError(
+            f"targets={tuple(targets)!r} need a network with a head for each, but field= gives one "
+            "for the drift alone; set targets='b', or field=None."
+        )
+    check_function(field, n_features)
+    estimated = CustomField(field, n_features).n_estimates is not None
+    if student_layer_sizes is not None and estimated:
+        raise ValueError(
+            f"student_layer_sizes={student_layer_sizes!r} needs a field with an exact divergence, "
+            f"which automatic differentiation gives up to {EXACT_COLUMNS} columns; give the field "
+            "a value_and_divergence of its own, or set student_layer_sizes=None."
+        )
 
 
 def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> list[int]:

@@ -160,7 +160,7 @@ class Run:
         self._n_checks, self._check_seconds, self._row_times = 0, 0.0, VALIDATION_ROW_TIMES
         self._seed, self._first = seed, 0
         self._losses: list[Tensor] = []
-        self._device = next(members[0].parameters()).device
+        self._device = next(members[0].parameters(), torch.empty(0)).device
 
     @property
     def has_validation_rows(self) -> bool:

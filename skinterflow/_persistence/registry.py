@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
+from skinterflow.interflow.custom import CustomField
 from skinterflow.interflow.fields import AveragedField, ResidualMLP
 from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import (
@@ -77,6 +78,7 @@ COMPONENTS = (
     Component(YeoJohnson),
     Component(ResidualMLP, has_weights=True),
     Component(AveragedField),
+    Component(CustomField),
     Component(HeadedDrift),
     Component(SeparateHeads),
     Component(SharedTrunk, has_weights=True),

@@ -124,7 +124,7 @@ def _check_scaling(name: str, scaling: Scaling, n_features: int) -> None:
 
 
 def _check_field(name: str, field: Any, n_features: int) -> None:
-    dtype = next(field.parameters()).dtype
+    dtype = next(field.parameters(), torch.empty(0)).dtype
     with torch.no_grad():
         x = _probes(n_features, dtype)
         v = field(torch.tensor(0.5, dtype=dtype), x)

@@ -39,9 +39,8 @@ def diagnose_density(
     latent : array of shape (n, D), what the flow carries the rows to
     batch_size : int, number of rows within which the fit coupled them with base points
     """
-    device = next(model.flow.field.parameters()).device
     x, start, z = (
-        torch.from_numpy(np.array(part[:_MAX_ROWS], dtype=np.float64)).to(device)
+        torch.from_numpy(np.array(part[:_MAX_ROWS], dtype=np.float64)).to(model.device)
         for part in (rows, *noise)
     )
     x0, x1, path = model.source(start), model.target(x), model.quantities.path

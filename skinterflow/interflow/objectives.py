@@ -200,6 +200,12 @@ class PathObjective(nn.Module):
         -------
         Tensor of shape (B,)
         """
+        if x0.ndim != 2 or x0.shape != x1.shape:
+            raise ValueError(
+                "Rows must be of shape (B, D) on both sides, got "
+                f"{tuple(x0.shape)} and {tuple(x1.shape)}; a field of images reshapes within "
+                "itself."
+            )
         if t is None:
             return self(x0, x1, *self.draw(x1))
         groups = (len(t), len(x1) // len(t), *x1.shape[1:])

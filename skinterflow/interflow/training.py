@@ -158,16 +158,21 @@ class Training:
         for number, (inputs, weight) in zip(numbers, batches, strict=False):
             loss = self.objective(*inputs)
             loss = loss.mean() if weight is None else (loss * weight).mean()
-            self.objective.zero_grad(set_to_none=True)
-            loss.backward()
-            self._set_learning_rates()
-            for optimizer in self._optimizers:
-                optimizer.step()
-            self._averaged.update_parameters(self.objective)
+            if self._optimizers:  # a given field may have nothing to train
+                self._descend(loss)
             self.number = number
             yield Step(number, loss.detach(), self.averaged)
             if self.elapsed() >= 1.0:
                 return
+
+    def _descend(self, loss: Tensor) -> None:
+        """Take a step of the optimisers, and average the weights."""
+        self.objective.zero_grad(set_to_none=True)
+        loss.backward()
+        self._set_learning_rates()
+        for optimizer in self._optimizers:
+            optimizer.step()
+        self._averaged.update_parameters(self.objective)
 
     def state_dict(self) -> dict[str, Any]:
         """State from which a training with the same arguments can resume; tensors are copies."""
@@ -323,6 +328,8 @@ def make_optimizers(
         for p in objective.parameters()
         if p.requires_grad and p not in {*hidden_weights, *maximized}
     ]
+    if not (others or maximized or hidden_weights):
+        return []
     groups: list[dict[str, Any]] = [{"params": others}]
     if maximized:
         groups.append(

@@ -1,0 +1,194 @@
+r"""Fields of the user: any function or module ``v(t, x)`` of rows, as a velocity field.
+
+The divergence of a :class:`~skinterflow.interflow.fields.VelocityField` is its own.  That of any
+other function is the sum of the slopes ``dv_i / dx_i``, by reverse-mode differentiation: one pass
+backward for each column, exact.  Above `EXACT_COLUMNS` columns it is Hutchinson's estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skinterflow.interflow.divergence import Hutchinson
+from skinterflow.interflow.fields import VelocityField
+
+EXACT_COLUMNS = 128
+"""Largest number of columns for which the divergence of a function is exact."""
+N_PROBES = 16
+"""Probes of Hutchinson's estimate above."""
+_SLOPE_NUMBERS = 2**22
+"""Rows times columns whose slopes are computed together: the bound on memory."""
+
+
+class CustomField(VelocityField):
+    """A function of rows as a velocity field, with any batch axes and with its divergence.
+
+    Parameters
+    ----------
+    function : VelocityField, nn.Module or callable
+        ``v(t, x)`` with times `t` of shape (B,) and rows `x` of shape (B, D), each row by itself:
+        shape (B, D).
+    n_features : int, dimension D
+
+    Examples
+    --------
+    A module without a divergence of its own; the divergence of ``-2 x`` in the plane is -4.
+
+    >>> import torch
+    >>> from skinterflow.interflow import CustomField
+    >>> class Contraction(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.rate = torch.nn.Parameter(torch.tensor(2.0))
+    ...
+    ...     def forward(self, t, x):
+    ...         return -self.rate * x
+    >>> field = CustomField(Contraction(), n_features=2)
+    >>> with torch.no_grad():
+    ...     value, divergence = field.value_and_divergence(torch.tensor(0.5), torch.ones(3, 2))
+    >>> divergence
+    tensor([-4., -4., -4.])
+    """
+
+    def __init__(self, function: Any, n_features: int) -> None:
+        super().__init__()
+        self.function = function
+        self.n_features = n_features
+        own = isinstance(function, VelocityField)
+        if own:
+            self.n_estimates = function.n_estimates
+        elif n_features > EXACT_COLUMNS:
+            self.n_estimates = N_PROBES
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, self.n_features)
+        times = t.to(x.dtype).expand(x.shape[:-1]).reshape(-1)
+        value: Tensor = self.function(times, rows)
+        return value.reshape(x.shape)
+
+    def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.function, VelocityField):
+            return self.function.value_and_divergence(t, x)
+        if self.n_estimates is not None:
+            # Its probes follow from a fixed seed, so that they are the same at every call.
+            estimate = Hutchinson(_Forward(self), self.n_estimates).to(x)
+            return estimate.value_and_divergence(t, x)
+        n_rows = max(1, _SLOPE_NUMBERS // self.n_features**2)
+        times = t.expand(len(x)).split(n_rows) if len(x) > n_rows else [t]
+        parts = [self._with_slopes(*part) for part in zip(times, x.split(n_rows), strict=True)]
+        values, divergences = zip(*parts, strict=True)
+        return torch.cat(values), torch.cat(divergences)
+
+    def _with_slopes(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Value, shape (B, D), and sum of the slopes, shape (B,), of some rows."""
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():
+            if not x.requires_grad:
+                x = x.detach().requires_grad_()
+            value = self(t, x)
+            divergence = torch.zeros_like(value[:, 0])
+            if value.requires_grad:
+                for j in range(self.n_features):
+                    (slopes,) = torch.autograd.grad(
+                        value[:, j].sum(),
+                        x,
+                        create_graph=differentiable,
+                        retain_graph=True,
+                        materialize_grads=True,
+                    )
+                    divergence = divergence + slopes[:, j]
+        return (value, divergence) if differentiable else (value.detach(), divergence.detach())
+
+
+class _Forward(VelocityField):
+    """The values of a field alone."""
+
+    def __init__(self, field: VelocityField) -> None:
+        super().__init__()
+        self.field = field
+        self.n_features = field.n_features
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        value: Tensor = self.field(t, x)
+        return value
+
+    def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+def check_function(function: Callable[[Tensor, Tensor], Any], n_features: int) -> None:
+    """Raise unless a function can be a velocity field.
+
+    Parameters
+    ----------
+    function : VelocityField, nn.Module or callable, see :class:`CustomField`
+    n_features : int, dimension D
+
+    Raises
+    ------
+    ValueError
+        If it fails, if its values are of another shape, or not finite, if they depend on the other
+        rows, or if they cannot be differentiated.
+
+    Examples
+    --------
+    >>> from skinterflow.interflow.custom import check_function
+    >>> check_function(lambda t, x: t[:, None] * x, n_features=3)
+    >>> check_function(lambda t, x: x[:, :2], n_features=3)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: field must give velocities of the shape of the rows, (4, 3), but gives (4, 2)...
+    """
+    n = getattr(function, "n_features", n_features)
+    if isinstance(function, VelocityField) and n != n_features:
+        raise ValueError(f"field is one of {n} columns, but the rows have {n_features}.")
+    parameter = next(function.parameters(), None) if isinstance(function, nn.Module) else None
+    like = torch.empty(0) if parameter is None else parameter
+    t, x = torch.linspace(0.1, 0.9, 4).to(like), torch.linspace(-1.0, 1.0, 4 * n_features).to(like)
+    x = x.reshape(4, n_features).requires_grad_()
+    try:
+        with torch.enable_grad():
+            value = function(t, x)
+            alone = function(t[:1], x[:1])
+    except Exception as error:
+        raise ValueError(
+            f"field failed for times of shape (4,) and rows of shape {tuple(x.shape)} "
+            f"({type(error).__name__}: {error}); it must be v(t, x)."
+        ) from error
+    if not isinstance(value, Tensor) or value.shape != x.shape:
+        given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            "field must give velocities of the shape of the rows, "
+            f"{tuple(x.shape)}, but gives {given}; reshape within the field."
+        )
+    if not value.isfinite().all():
+        raise ValueError("field gives velocities that are not finite for rows in [-1, 1].")
+    _check_rows_are_independent(value, alone)
+    _check_differentiable(function, t, x, value)
+
+
+def _check_rows_are_independent(value: Tensor, alone: Tensor) -> None:
+    if not torch.allclose(alone, value[:1], rtol=1e-3, atol=1e-4):
+        raise ValueError(
+            "field gives a row another velocity alone than among others, which a batch "
+            "normalisation or a dropout does; leave them out, so that each row is by itself."
+        )
+
+
+def _check_differentiable(
+    function: Callable[[Tensor, Tensor], Any], t: Tensor, x: Tensor, value: Tensor
+) -> None:
+    depends = not torch.equal(function(t, x.detach() + 0.5), value)
+    try:
+        slopes = torch.autograd.grad(value.sum(), x, allow_unused=True)[0]
+    except RuntimeError:
+        slopes = None
+    if depends and slopes is None:
+        raise ValueError(
+            "field cannot be differentiated with respect to the rows: its values depend on them, "
+            "but have no gradient. Compute them with torch, without detach, item or numpy."
+        )
