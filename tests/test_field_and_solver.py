@@ -155,10 +155,13 @@ def test_a_field_of_ours_is_saved(iris, tmp_path):
         (lambda t, x: x.detach().numpy(), "but gives ndarray"),
         (lambda t, x: x / 0.0, "not finite"),
         (lambda t, x: x.detach() ** 2, "cannot be differentiated .* without detach"),
-        (lambda t, x: x - x.mean(dim=0), "another velocity alone than among others"),
+        (
+            lambda t, x: x - x.mean(dim=0),
+            "velocity that field gives for a row depends on the other rows",
+        ),
         (lambda x: x, r"field failed for times of shape \(4,\).*must be v\(t, x\)"),
         (lambda t, x: x @ torch.zeros(3, 3), "field failed"),
-        (Turn(), "field is one of 2 columns, but the rows have 4"),
+        (Turn(), "field has 2 columns, but the rows have 4"),
     ],
 )
 @pytest.mark.parametrize("model", [InterpolantFlowDensity, InterpolantTransport])
@@ -190,7 +193,7 @@ def test_rows_of_another_shape_are_refused_by_the_objective():
     with torch.random.fork_rng():
         objective = PathObjective(ResidualMLP(4, (8,)), Linear(), Beta())
         images = torch.zeros(16, 1, 2, 2)
-        with pytest.raises(ValueError, match=r"shape \(B, D\).*reshapes within itself"):
+        with pytest.raises(ValueError, match=r"shape \(B, D\).*must reshape rows internally"):
             objective(images, images)
 
 

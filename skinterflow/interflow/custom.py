@@ -1,8 +1,9 @@
-r"""Fields of the user: any function or module ``v(t, x)`` of rows, as a velocity field.
+r"""Custom fields: any function or module ``v(t, x)`` as a velocity field.
 
-The divergence of a :class:`~skinterflow.interflow.fields.VelocityField` is its own.  That of any
-other function is the sum of the slopes ``dv_i / dx_i``, by reverse-mode differentiation: one pass
-backward for each column, exact.  Above `EXACT_COLUMNS` columns it is Hutchinson's estimate.
+A :class:`~skinterflow.interflow.fields.VelocityField` computes its divergence itself.  For any
+other function the divergence is the sum of the slopes ``dv_i / dx_i``, computed exactly by
+reverse-mode differentiation with one backward pass for each column.  Above `EXACT_COLUMNS` columns
+it is Hutchinson's estimate.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import VelocityField
 
 EXACT_COLUMNS = 128
-"""Largest number of columns for which the divergence of a function is exact."""
+"""Largest number of columns for which the divergence of a function is computed exactly."""
 N_PROBES = 16
-"""Probes of Hutchinson's estimate above."""
+"""Number of probes of Hutchinson's estimate for more columns."""
 _SLOPE_NUMBERS = 2**22
-"""Rows times columns whose slopes are computed together: the bound on memory."""
+"""Largest size of a block, rows times the square of the columns, which limits the memory."""
 
 
 class CustomField(VelocityField):
-    """A function of rows as a velocity field, with any batch axes and with its divergence.
+    """A function ``v(t, x)`` as a velocity field with a divergence and any number of batch axes.
 
     Parameters
     ----------
     function : VelocityField, nn.Module or callable
-        ``v(t, x)`` with times `t` of shape (B,) and rows `x` of shape (B, D), each row by itself:
-        shape (B, D).
+        ``v(t, x)`` with times of shape (B,), rows of shape (B, D) and values of shape (B, D).  The
+        value of a row must not depend on other rows.
     n_features : int, dimension D
 
     Examples
     --------
-    A module without a divergence of its own; the divergence of ``-2 x`` in the plane is -4.
+    In two dimensions the divergence of ``-2 x`` is -4.
 
     >>> import torch
     >>> from skinterflow.interflow import CustomField
@@ -74,7 +75,7 @@ class CustomField(VelocityField):
         if isinstance(self.function, VelocityField):
             return self.function.value_and_divergence(t, x)
         if self.n_estimates is not None:
-            # Its probes follow from a fixed seed, so that they are the same at every call.
+            # The probes have a fixed seed, so that they are the same in every call.
             estimate = Hutchinson(_Forward(self), self.n_estimates).to(x)
             return estimate.value_and_divergence(t, x)
         n_rows = max(1, _SLOPE_NUMBERS // self.n_features**2)
@@ -84,7 +85,7 @@ class CustomField(VelocityField):
         return torch.cat(values), torch.cat(divergences)
 
     def _with_slopes(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Value, shape (B, D), and sum of the slopes, shape (B,), of some rows."""
+        """Value, shape (B, D), and divergence, shape (B,), of a block of rows."""
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
             if not x.requires_grad:
@@ -105,7 +106,7 @@ class CustomField(VelocityField):
 
 
 class _Forward(VelocityField):
-    """The values of a field alone."""
+    """A field without a divergence."""
 
     def __init__(self, field: VelocityField) -> None:
         super().__init__()
@@ -121,7 +122,7 @@ class _Forward(VelocityField):
 
 
 def check_function(function: Callable[[Tensor, Tensor], Any], n_features: int) -> None:
-    """Raise unless a function can be a velocity field.
+    """Raise unless a function is a valid velocity field.
 
     Parameters
     ----------
@@ -131,8 +132,8 @@ def check_function(function: Callable[[Tensor, Tensor], Any], n_features: int) -
     Raises
     ------
     ValueError
-        If it fails, if its values are of another shape, or not finite, if they depend on the other
-        rows, or if they cannot be differentiated.
+        If it fails, or if its values have a wrong shape, are not finite, depend on other rows or
+        cannot be differentiated.
 
     Examples
     --------
@@ -145,7 +146,7 @@ def check_function(function: Callable[[Tensor, Tensor], Any], n_features: int) -
     """
     n = getattr(function, "n_features", n_features)
     if isinstance(function, VelocityField) and n != n_features:
-        raise ValueError(f"field is one of {n} columns, but the rows have {n_features}.")
+        raise ValueError(f"field has {n} columns, but the rows have {n_features}.")
     parameter = next(function.parameters(), None) if isinstance(function, nn.Module) else None
     like = torch.empty(0) if parameter is None else parameter
     t, x = torch.linspace(0.1, 0.9, 4).to(like), torch.linspace(-1.0, 1.0, 4 * n_features).to(like)
@@ -174,8 +175,8 @@ def check_function(function: Callable[[Tensor, Tensor], Any], n_features: int) -
 def _check_rows_are_independent(value: Tensor, alone: Tensor) -> None:
     if not torch.allclose(alone, value[:1], rtol=1e-3, atol=1e-4):
         raise ValueError(
-            "field gives a row another velocity alone than among others, which a batch "
-            "normalisation or a dropout does; leave them out, so that each row is by itself."
+            "The velocity that field gives for a row depends on the other rows, or is random; "
+            "remove layers such as batch normalisation and dropout."
         )
 
 

@@ -203,8 +203,8 @@ class PathObjective(nn.Module):
         if x0.ndim != 2 or x0.shape != x1.shape:
             raise ValueError(
                 "Rows must be of shape (B, D) on both sides, got "
-                f"{tuple(x0.shape)} and {tuple(x1.shape)}; a field of images reshapes within "
-                "itself."
+                f"{tuple(x0.shape)} and {tuple(x1.shape)}; a field of images must reshape rows "
+                "internally."
             )
         if t is None:
             return self(x0, x1, *self.draw(x1))

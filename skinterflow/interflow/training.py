@@ -158,7 +158,7 @@ class Training:
         for number, (inputs, weight) in zip(numbers, batches, strict=False):
             loss = self.objective(*inputs)
             loss = loss.mean() if weight is None else (loss * weight).mean()
-            if self._optimizers:  # a given field may have nothing to train
+            if self._optimizers:  # a custom field may have no parameters
                 self._descend(loss)
             self.number = number
             yield Step(number, loss.detach(), self.averaged)
@@ -166,7 +166,7 @@ class Training:
                 return
 
     def _descend(self, loss: Tensor) -> None:
-        """Take a step of the optimisers, and average the weights."""
+        """Update the weights and their average."""
         self.objective.zero_grad(set_to_none=True)
         loss.backward()
         self._set_learning_rates()
