@@ -549,8 +549,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         context: FitContext,
     ) -> Plan:
         """Plan of a fit: training rows, held-out rows, path, targets and recipe."""
-        # Held-out rows, scalings, row orders and initial weights are drawn from context.setup, in
-        # this order: changing it changes the result of every seeded fit.
+        # The folds draw from context.setup before the fields draw their initial weights from it: a
+        # change of this order would change the result of every seeded fit.
         n_rows, n_features = reader.X.shape
         path, base, targets = self._path_base_targets(n_features, context.warm)
         # Fields can only be averaged if they share one path, base and set of heads.
@@ -597,6 +597,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         the model.
         """
         columns, setup = self._columns(), context.setup
+        # Copies are no surprise if all columns are constant or of whole numbers.
         if groups is None and not (columns.whole | (reader.widths > 0)).all():
             part, groups = copies(reader.X)
             warn_copies(part, groups is not None)
@@ -754,9 +755,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     ) -> NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]:
         """Compute the log-density of each row of `X`, at the end of the flow or any other time.
 
-        Each row is solved independently: with the default solvers, its value does not depend on the
-        other rows.  One warning gives the number of rows, if any, whose estimated error is above
-        the tolerance.
+        Except with ``solver="dopri5"``, the value of a row does not depend on the other rows.  One
+        warning gives the number of rows, if any, whose estimated error is above the tolerance.
 
         Parameters
         ----------

@@ -361,8 +361,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         context: FitContext,
     ) -> Plan:
         """Plan of a fit: all rows train one field, and none are held out."""
-        # Scalings, row orders and initial weights are drawn from context.setup, in this order:
-        # changing it changes the result of every seeded fit.
+        # The scalings, the rows of the source, those of the target and the initial weights are
+        # drawn from context.setup in this order, which seeded fits depend on.
         start, end = (training_rows(reader, NO_ROWS, context.setup) for reader in (source, target))
         fold = Fold(start, end, target.read(NO_ROWS, context.setup))
         recipe = resolve_recipe(
