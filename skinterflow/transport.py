@@ -517,7 +517,12 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         ----------
         X1 : array-like of shape (n_samples, n_features)
             Rows of the target.
-        random_state, epsilon, n_steps : see :meth:`sample`
+        random_state : int, RandomState instance or None, default=None
+            Seed of the noise, see :meth:`sample`.
+        epsilon : float, callable or {"decreasing", "sine"}, default=1.0
+            Noise level, see :meth:`sample`.
+        n_steps : int or None, default=None
+            Number of steps, see :meth:`sample`.
 
         Returns
         -------
