@@ -27,7 +27,7 @@ ORDER = [
         "interflow.training",
         "interflow.sde",
     ],
-    ["interflow.heads", "interflow.diagnostics", "interflow.bridges"],
+    ["interflow.heads", "interflow.diagnostics", "interflow.bridges", "interflow.custom"],
     ["interflow.quantities"],
     ["interflow.flows", "interflow.mixtures"],
     ["interflow.objectives"],
@@ -56,6 +56,19 @@ FORWARD_MODE = {"jvp", "jacfwd", "hessian", "linearize", "forward_ad", "dual_lev
 """What differentiates forward keeps its level in a global variable, which all threads of a process
 share."""
 LOWER_FLOOR_ONLY = {"numpy", "sklearn", "joblib"}
+
+
+ROOMS = ["interflow", "", "_data", "_persistence", "_predict", "_fit", "_base", "estimators"]
+"""Each room knows those before it; "" holds what has no room: exceptions, seeds, the version."""
+ESTIMATORS = {"density", "transport", "display", "_plots", "datasets", "skinterflow"}
+
+
+def room(name):
+    """Room of a module, by its name below the package."""
+    first = name.split(".")[0]
+    if first in ESTIMATORS or not first:
+        return "estimators"
+    return first if first in ROOMS else ""
 
 
 def module_name(path):
