@@ -84,11 +84,14 @@ def test_weights_that_cannot_be_used(weight, message):
         ({"validation_fraction": 1.0}, r"'validation_fraction' parameter.*Got 1.0"),
         ({"atol": -1.0}, r"'atol' parameter.*Got -1.0"),
         ({"atol": 0.0}, r"'atol' parameter.*Got 0.0"),
-        ({"time_beta": (1.0, 0.0)}, "two positive parameters, got a=1.0 and b=0.0"),
+        (
+            {"time_beta": (1.0, 0.0)},
+            "two positive parameters of a Beta distribution, got a=1.0 and b=0.0",
+        ),
         (
             {"time_beta": (1.0,)},
-            r"time_beta must be the two parameters of a Beta law, such as \(1.0, 0.5\), got "
-            r"\(1.0,\)",
+            r"time_beta must be the two parameters of a Beta distribution, such as \(1.0, 0.5\), "
+            r"got \(1.0,\)",
         ),
         (
             {"hidden_layer_sizes": ()},
@@ -409,7 +412,7 @@ def test_columns_whose_squares_are_no_numbers(column, message, scaling):
         ({"end_time": 1e-50}, r"'end_time' parameter.*range \[1e-09, 1.0\]. Got 1e-50"),
         (
             {"hidden_layer_sizes": (10**9,)},
-            r"hidden_layer_sizes has 1 layers with 1e\+09 weights or more, and the most are.*use "
+            r"hidden_layer_sizes has 1 layers with 1e\+09 weights or more, but at most .*use "
             r"fewer",
         ),
         (
@@ -433,7 +436,7 @@ def test_columns_whose_squares_are_no_numbers(column, message, scaling):
         ({"max_iter": 2**63}, "'max_iter' parameter"),
         ({"divergence": 2**40}, "'divergence' parameter"),
         ({"n_jobs": 0}, "'n_jobs' parameter.*Got 0"),
-        ({"targets": [["b"]]}, r"targets must be a string, or a tuple of strings, got \[\['b'\]\]"),
+        ({"targets": [["b"]]}, r"targets must be a string or a tuple of strings, got \[\['b'\]\]"),
         (
             {"bounds": np.array(3)},
             r"bounds must be a dict, or have a pair or None for each of the 3 columns, got "
@@ -449,7 +452,7 @@ def test_columns_whose_squares_are_no_numbers(column, message, scaling):
         ),
         (
             {"time_beta": (None, None)},
-            r"time_beta must be the two parameters of a Beta law.*got \(None, None\)",
+            r"time_beta must be the two parameters of a Beta distribution.*got \(None, None\)",
         ),
         (
             {"time_beta": (1e300, 1e-300)},

@@ -368,7 +368,7 @@ def test_stream_neither_holds_out_nor_distils(iris, choice):
     density = InterpolantFlowDensity(**QUICK, **choice)
     with pytest.raises(AttributeError, match="has no attribute 'partial_fit'") as caught:
         density.partial_fit(iris)
-    assert "partial_fit holds nothing out and distils nothing" in str(caught.value.__cause__)
+    assert "partial_fit cannot hold out rows or distil a student" in str(caught.value.__cause__)
     assert "set early_stopping=False and student_layer_sizes=None" in str(caught.value.__cause__)
 
 

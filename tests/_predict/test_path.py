@@ -171,7 +171,8 @@ class TestCoupled:
     def test_base_point_is_no_noise_to_learn_from(self, targets):
         with pytest.raises(
             ValueError,
-            match="need noise that is independent of the data, which the base is not under OptimalTransport",
+            match=r"need noise that is independent of the data, but under OptimalTransport.* the "
+            "base is not",
         ):
             self.fitted(targets=targets)
 
