@@ -353,7 +353,8 @@ def test_rows_that_overflow_are_counted(fitted, iris, name, value):
     X[[1, 3], 2] = value
     with pytest.raises(
         ValueError,
-        match="2 of 5 rows are so far outside the fitted data that the arithmetic of the flow overflows; drop",
+        match="2 of 5 rows are so far outside the fitted data that the arithmetic of the flow "
+        "overflows; drop",
     ):
         FAR[name](fitted, X)
 
@@ -383,7 +384,7 @@ def test_log_density_of_rows_that_overflow(fitted, iris, dtype, value):
     [
         (
             np.tile([1e308, -1e308], 20),
-            r"1 column\(s\) have values above 1e\+150 in size, whose squares overflow: column 1; "
+            r"1 column\(s\) have absolute values above 1e\+150, whose squares overflow: column 1; "
             r"use other units",
         ),
         (
@@ -436,16 +437,17 @@ def test_columns_whose_squares_are_no_numbers(column, message, scaling):
         ({"targets": [["b"]]}, r"targets must be a string, or a tuple of strings, got \[\['b'\]\]"),
         (
             {"bounds": np.array(3)},
-            r"bounds must be a dict, or have a pair or None for each of the 3 columns, got "
+            r"bounds must be a dict, or hold a pair or None for each of the 3 columns, got "
             r"array\(3\)",
         ),
         (
             {"bounds": {0: (-1e308, 1e308)}},
-            r"bounds of column 0 must be at most 1e\+150 in size.*use None for an open side",
+            r"bounds of column 0 must be at most 1e\+150 in absolute value.*use None for an "
+            r"open side",
         ),
         (
             {"integer_features": np.array(1)},
-            r"integer_features must be a sequence of columns, or a mask of all, got array\(1\)",
+            r"integer_features must be a sequence of columns or a boolean mask, got array\(1\)",
         ),
         (
             {"time_beta": (None, None)},
