@@ -534,12 +534,12 @@ def test_partial_fit_checks_parameters_after_a_fit(iris):
         (lambda d, X: d.sample(2, random_state=-1), r"'random_state' parameter.*Got -1"),
         (
             lambda d, X: d.sample(2, method="sde", epsilon=lambda t: None),
-            r"epsilon must give a single number for a time, but gives None",
+            r"epsilon must return a single number for a time, but returns None",
         ),
         (lambda d, X: d.sample(2, method="sde", epsilon=10**400), r"epsilon must be finite"),
         (
             lambda d, X: d.sample(2, method="sde", epsilon=1e300),
-            r"epsilon reaches 1e\+300, for which 2e\+302 steps are wanted",
+            r"epsilon reaches 1e\+300, which needs 2e\+302 steps",
         ),
         (
             lambda d, X: d.sample(2, method="sde", n_steps=10**30),
