@@ -102,7 +102,7 @@ def test_weights_that_cannot_be_used(weight, message):
         ({"device": "meta"}, "device='meta' is not supported"),
         (
             {"device": "cuda:99"},
-            r"device='cuda:99' was asked for, but torch sees \d+ CUDA devices here; use "
+            r"device='cuda:99' is not available, because torch finds \d+ CUDA devices; use "
             r"device='cpu'",
         ),
         (

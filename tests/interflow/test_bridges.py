@@ -52,7 +52,8 @@ def test_bridge_between_round_gaussians(epsilon):
 def test_other_noise_between_the_same_ends_is_no_bridge(epsilon, factor):
     with pytest.warns(
         UserWarning,
-        match=r"changes systematically along its own paths, by .* this is no bridge. Take a family of paths",
+        match=r"changes systematically along its own paths, by .* this is no bridge. "
+        r"Take a family of paths",
     ):
         assert defect(*ROUND, factor * 2.0 * math.hypot(0.5, epsilon), epsilon) > 0.3
 

@@ -351,7 +351,8 @@ def test_drift_is_read_everywhere_where_the_scale_is_steady(scale, t):
 def test_paths_without_variance_to_scale_are_refused(path):
     with pytest.raises(
         ValueError,
-        match=r"cannot be scaled to unit variance with Brownian\(a=[18]\.0\): at t=0\.\d+ gamma is not below 1",
+        match=r"cannot be scaled to unit variance with Brownian\(a=[18]\.0\): at t=0\.\d+ "
+        r"gamma is not below 1",
     ):
         Normalized(*path)
 

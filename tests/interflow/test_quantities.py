@@ -97,7 +97,8 @@ def test_score_that_is_mostly_error_is_refused():
     quantities.check_gain(0.9)
     with pytest.raises(
         ValueError,
-        match=r"At t=0\.99 the score that follows from the drift .* multiplied by 5\.1[0-9]e\+03.*method='flow'",
+        match=r"At t=0\.99 the score that follows from the drift .* multiplied by "
+        r"5\.1[0-9]e\+03.*method='flow'",
     ):
         quantities.check_gain(0.99)
     with pytest.raises(ValueError, match=r"At t=1 .* multiplied"):
@@ -147,7 +148,8 @@ def test_denoised_row_of_decoding(t):
     if t == 0.5:
         with pytest.raises(
             ValueError,
-            match=r"At t=0\.5 nothing of the data is on the path of EncodingDecoding\(\); take a later time",
+            match=r"At t=0\.5 nothing of the data is on the path of EncodingDecoding\(\); "
+            r"take a later time",
         ):
             field.denoised(time(t), x)
         return
