@@ -209,9 +209,9 @@ class StreamedRows(RowSource):
         self._gaps = held_out.sort().values - torch.arange(len(held_out))
 
     def batch(self, number: int, batch_size: int, generators: Generators) -> tuple[Tensor, Tensor]:
-        kept = torch.randint(len(self), (batch_size,), generator=generators.cpu)
+        drawn = torch.randint(len(self), (batch_size,), generator=generators.cpu)
         # Shift the k-th training row by the number of held-out rows before it.
-        rows = (kept + torch.searchsorted(self._gaps, kept, right=True)).sort().values
+        rows = (drawn + torch.searchsorted(self._gaps, drawn, right=True)).sort().values
         u, weight, _ = self.reader.read(rows, generators.cpu)
         # A disk reads sorted rows faster, but the rows of a batch must be in random order.
         order = torch.randperm(batch_size, generator=generators.device, device=u.device)

@@ -74,7 +74,7 @@ class Targets(NamedTuple):
 
 def distilled(
     student: VelocityField,
-    taught: Trained,
+    teacher_fit: Trained,
     folds: Sequence[Fold],
     time_law: TimeLaw,
     max_iter: int,
@@ -89,7 +89,7 @@ def distilled(
     Parameters
     ----------
     student : VelocityField of one or two hidden layers, trained in place
-    taught : Trained
+    teacher_fit : Trained
         Its field is the teacher, which is left unchanged; the end time is after 0.
     folds : sequence of Fold
         The student is validated on their held-out rows, or on training rows of the first fold if
@@ -108,16 +108,16 @@ def distilled(
         Held-out log-likelihood of the teacher minus that of the student, in nats per row; None if
         the student was not validated.
     """
-    teacher = taught.field
+    teacher = teacher_fit.field
     try:
-        n_rows, seconds = _affordable_validation(taught, folds, generators, budget)
+        n_rows, seconds = _affordable_validation(teacher_fit, folds, generators, budget)
         trained = distil(
             student,
             teacher,
             folds[0].train,
-            taught.end_time,
-            taught.path,
-            taught.base,
+            teacher_fit.end_time,
+            teacher_fit.path,
+            teacher_fit.base,
             time_law,
             max_iter,
             generators,
@@ -125,7 +125,7 @@ def distilled(
             budget.reserved_for_model + seconds,
         )
         by_teacher, by_student = (
-            _validation_score(field, taught, folds, generators, n_rows)
+            _validation_score(field, teacher_fit, folds, generators, n_rows)
             for field in (teacher, trained)
         )
     except FloatingPointError as error:
@@ -147,12 +147,12 @@ def distilled(
 
 
 def _affordable_validation(
-    taught: Trained, folds: Sequence[Fold], generators: Generators, budget: TimeBudget
+    teacher_fit: Trained, folds: Sequence[Fold], generators: Generators, budget: TimeBudget
 ) -> tuple[int, float]:
     """Return the number of validation rows, and the seconds to reserve for scoring them."""
     if not budget.limited:
         return _VALIDATION_ROWS, 0.0
-    seconds = timed(lambda: _validation_score(taught.field, taught, folds, generators, _TIMED_ROWS))
+    seconds = timed(lambda: _validation_score(teacher_fit.field, teacher_fit, folds, generators, _TIMED_ROWS))
     per_row = seconds / _TIMED_ROWS
     affordable = int(
         _VALIDATION_PART
@@ -178,18 +178,18 @@ def _keep_teacher(
 
 def _validation_score(
     field: VelocityField,
-    taught: Trained,
+    teacher_fit: Trained,
     folds: Sequence[Fold],
     generators: Generators,
     n_rows: int,
 ) -> float:
     """Mean held-out log-likelihood in nats per row, on a grid fine enough to compare two fields."""
-    density = Pushforward(Flow(field, _VALIDATION_SOLVER), taught.base)
+    density = Pushforward(Flow(field, _VALIDATION_SOLVER), teacher_fit.base)
     if not len(folds[0].validation.u):
         folds = [_fold_with_training_rows(folds[0], generators)]
     totals, masses = zip(
         *(
-            held_out_log_prob(density, fold, (taught.end_time,), n_rows // len(folds))
+            held_out_log_prob(density, fold, (teacher_fit.end_time,), n_rows // len(folds))
             for fold in folds
         ),
         strict=True,
