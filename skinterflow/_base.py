@@ -232,7 +232,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         """The scaling that the rows which are not held out want."""
         columns, rows = (
             columns or resolve_columns(None, None, [""] * reader.X.shape[1]),
-            reader.training_numbers(held_out),
+            reader.scaling_rows(held_out),
         )
         X, weight = (
             (reader.X, reader.weight) if rows is None else (reader.X[rows], reader.weight[rows])

@@ -126,7 +126,7 @@ def resolve_device_or_cpu(device: str | torch.device) -> torch.device:
 
 
 @contextmanager
-def rows_of_our_own() -> Iterator[None]:
+def suppress_feature_name_warning() -> Iterator[None]:
     """Suppress the feature-name warning for rows that the model generated itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings(

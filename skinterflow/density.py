@@ -753,7 +753,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         It is minus infinity, without error, for rows outside the bounds, or not whole.
         """
         model = self._model_for(rows)
-        possible = model.columns.can_be(rows)
+        possible = model.columns.in_support(rows)
         value, error = np.full(len(rows), -np.inf, rows.dtype), np.zeros(len(rows), rows.dtype)
         if possible.any():
             question = FlowModel.log_mass if model.columns.whole.any() else FlowModel.log_prob
@@ -1056,7 +1056,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             (checked_n_samples(n_samples, self.n_features_in_), self.n_features_in_)
         )
         drawn = self._diffused(FlowModel.diffuse, latent, time, random, epsilon, n_steps)
-        return self._contained(self._columns().whole_and_inside(drawn), None, self._names_in())
+        return self._contained(self._columns().rounded_and_clipped(drawn), None, self._names_in())
 
     def _drawn(
         self, n_samples: int, random_state: RandomStateLike, time: float
@@ -1066,7 +1066,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         latent = private_random_state(random_state).standard_normal((n, self.n_features_in_))
         model = self._model_for(latent)
         drawn, _ = model.ask(FlowModel.push, latent, time, side="source")
-        return model.columns.whole_and_inside(drawn)
+        return model.columns.rounded_and_clipped(drawn)
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
         """Latent of each row of `X`: the point of the standard normal base that the flow carries to
@@ -1130,7 +1130,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         rows = self._validated_other(Z, "Z", "latent space")
         model = self._model_for(rows)
         carried, _ = model.ask(FlowModel.push, rows, self.end_time_, side="source")
-        return self._contained(model.columns.whole_and_inside(carried), Z, self._names_in())
+        return self._contained(model.columns.rounded_and_clipped(carried), Z, self._names_in())
 
     def diagnose(self, X: ArrayLike, random_state: RandomStateLike = None) -> Bunch:
         """How well the field was learned, by rows that it was not trained on.
@@ -1216,7 +1216,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     def _located(self, X: ArrayLike) -> NDArray[Any]:
         """Validated rows that have a latent."""
         rows = self._validated(X)
-        self._columns().check_located(rows)
+        self._columns().check_in_cells(rows)
         return rows
 
     def _time(self, t: float | None) -> float:

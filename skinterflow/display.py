@@ -34,7 +34,7 @@ from skinterflow._plots import (
     window,
 )
 from skinterflow._predict.regions import checked_levels, density_thresholds
-from skinterflow._runtime import RandomStateLike, rows_of_our_own
+from skinterflow._runtime import RandomStateLike, suppress_feature_name_warning
 from skinterflow.density import InterpolantFlowDensity
 
 if TYPE_CHECKING:
@@ -484,7 +484,7 @@ class TrajectoryDisplay:
         if times is None:
             times = _default_times(estimator)[:: 1 if X is None else -1]
         points = estimator.sample(n_samples, random_state, t=times[0]) if X is None else X
-        with rows_of_our_own():
+        with suppress_feature_name_warning():
             positions = estimator.trajectory(points, times)[:, :, columns]
         names = [column_names(estimator)[k] for k in columns]
         return cls(
@@ -730,7 +730,7 @@ def _on_grid(
     # float32 halves the time, but must resolve the points of the grid.
     if all(np.ptp(axis) > 1e-3 * np.abs(axis).max() for axis in grid):
         rows = rows.astype(np.float32)
-    with rows_of_our_own():
+    with suppress_feature_name_warning():
         log_density = np.asarray(estimator.score_samples(rows, t=t))
     return log_density.reshape([len(axis) for axis in reversed(grid)])
 
@@ -739,7 +739,7 @@ def _thresholds(
     estimator: InterpolantFlowDensity, samples: Array, probabilities: Array, t: float | None
 ) -> Array:
     """Log-densities on the boundaries of the regions of these probabilities."""
-    with rows_of_our_own():
+    with suppress_feature_name_warning():
         log_density = np.asarray(estimator.score_samples(samples, t=t))
     return density_thresholds(log_density, probabilities)[0]
 

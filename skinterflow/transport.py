@@ -31,8 +31,8 @@ from skinterflow._predict.model import FlowModel
 from skinterflow._runtime import (
     RandomStateLike,
     private_random_state,
-    rows_of_our_own,
     sums_may_overflow,
+    suppress_feature_name_warning,
 )
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.interpolants import Interpolant
@@ -627,7 +627,7 @@ def _given_log_density(name: str, density: DensityEstimator, rows: NDArray[Any])
     ValueError
         If they are of another shape, no numbers, NaN or plus infinity.
     """
-    with rows_of_our_own():
+    with suppress_feature_name_warning():
         given = np.asarray(density.score_samples(rows))
     if given.shape != (len(rows),) or given.dtype.kind not in "fiu":
         raise ValueError(

@@ -78,7 +78,7 @@ class Reader:
     device: torch.device
     whole: NDArray[np.bool_] | None = None
 
-    def training_numbers(self, held_out: Tensor) -> NDArray[np.int64] | None:
+    def scaling_rows(self, held_out: Tensor) -> NDArray[np.int64] | None:
         """Evenly spaced training rows from which the scaling is estimated; None is all rows.
 
         All rows are used as well if a column varies only in the held-out rows, because it would

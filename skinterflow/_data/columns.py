@@ -86,7 +86,7 @@ class Columns:
         )
         self._check_inside(X, self.bounds)
 
-    def check_located(self, X: NDArray[Any]) -> None:
+    def check_in_cells(self, X: NDArray[Any]) -> None:
         """Raise unless all rows are in the support of the density.
 
         Unlike :meth:`check_rows`, this accepts any point in the cell of a whole number, because the
@@ -99,7 +99,7 @@ class Columns:
         """
         self._check_inside(X, self._edges())
 
-    def can_be(self, X: NDArray[Any]) -> Mask:
+    def in_support(self, X: NDArray[Any]) -> Mask:
         """Whether each row is within the bounds, and whole where it must be: shape (n,)."""
         possible = np.ones(len(X), dtype=bool)
         for outside in self._outside(X, self.bounds).values():
@@ -118,7 +118,7 @@ class Columns:
         X : array of shape (n, D)
         score : callable, rows in the support to their log-densities and errors
         """
-        possible = self.can_be(X)
+        possible = self.in_support(X)
         if possible.all():
             return score(X)
         value, error = np.full(len(X), -np.inf, dtype=X.dtype), np.zeros(len(X), dtype=X.dtype)
@@ -181,7 +181,7 @@ class Columns:
             fine.logsumexp(dim=0), error, unresolved.any(dim=0)
         )
 
-    def whole_and_inside(self, X: NDArray[Any]) -> NDArray[Any]:
+    def rounded_and_clipped(self, X: NDArray[Any]) -> NDArray[Any]:
         """Round whole numbers, and clip rows to the bounds in their dtype."""
         low, high = _in_dtype(self.bounds, X).T
         # A bound that is rounded to float32 may lie outside; take the next number inside.

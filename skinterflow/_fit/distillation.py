@@ -152,7 +152,9 @@ def _affordable_validation(
     """Return the number of validation rows, and the seconds to reserve for scoring them."""
     if not budget.limited:
         return _VALIDATION_ROWS, 0.0
-    seconds = timed(lambda: _validation_score(teacher_fit.field, teacher_fit, folds, generators, _TIMED_ROWS))
+    seconds = timed(
+        lambda: _validation_score(teacher_fit.field, teacher_fit, folds, generators, _TIMED_ROWS)
+    )
     per_row = seconds / _TIMED_ROWS
     affordable = int(
         _VALIDATION_PART
