@@ -235,7 +235,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         """Scaling estimated on the rows that are not held out."""
         columns, rows = (
             columns or resolve_columns(None, None, [""] * reader.X.shape[1]),
-            reader.training_numbers(held_out),
+            reader.scaling_rows(held_out),
         )
         X, weight = (
             (reader.X, reader.weight) if rows is None else (reader.X[rows], reader.weight[rows])

@@ -798,7 +798,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Rows outside the bounds, or not whole, have minus infinity with an error of zero.
         """
         model = self._model_for(rows)
-        possible = model.columns.can_be(rows)
+        possible = model.columns.in_support(rows)
         value, error = np.full(len(rows), -np.inf, rows.dtype), np.zeros(len(rows), rows.dtype)
         if possible.any():
             question = FlowModel.log_mass if model.columns.whole.any() else FlowModel.log_prob
@@ -1120,7 +1120,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         )
         # The base points are drawn before the seed of the noise, from the same random state.
         drawn = self._diffused(FlowModel.diffuse, base_points, time, random, epsilon, n_steps)
-        return self._contained(self._columns().whole_and_inside(drawn), None, self._names_in())
+        return self._contained(self._columns().rounded_and_clipped(drawn), None, self._names_in())
 
     def _drawn(
         self, n_samples: int, random_state: RandomStateLike, time: float
@@ -1130,7 +1130,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         base_points = private_random_state(random_state).standard_normal((n, self.n_features_in_))
         model = self._model_for(base_points)
         drawn, _ = model.ask(FlowModel.push, base_points, time, side="source")
-        return model.columns.whole_and_inside(drawn)
+        return model.columns.rounded_and_clipped(drawn)
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
         """Map each row of `X` to its latent.
@@ -1198,7 +1198,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         rows = self._validated_other(Z, "Z", "latent space")
         model = self._model_for(rows)
         carried, _ = model.ask(FlowModel.push, rows, self.end_time_, side="source")
-        return self._contained(model.columns.whole_and_inside(carried), Z, self._names_in())
+        return self._contained(model.columns.rounded_and_clipped(carried), Z, self._names_in())
 
     def diagnose(self, X: ArrayLike, random_state: RandomStateLike = None) -> Bunch:
         """Measure on test rows how well the field was learned.
@@ -1285,7 +1285,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     def _located(self, X: ArrayLike) -> NDArray[Any]:
         """Validate rows that need a latent: within the bounds, though not necessarily whole."""
         rows = self._validated(X)
-        self._columns().check_located(rows)
+        self._columns().check_in_cells(rows)
         return rows
 
     def _time(self, t: float | None) -> float:

@@ -32,8 +32,8 @@ from skinterflow._predict.model import FlowModel
 from skinterflow._runtime import (
     RandomStateLike,
     private_random_state,
-    rows_of_our_own,
     sums_may_overflow,
+    suppress_feature_name_warning,
 )
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.fields import VelocityField
@@ -679,7 +679,7 @@ def _log_density_by(name: str, density: DensityEstimator, rows: NDArray[Any]) ->
     ValueError
         If their shape is wrong, or they are not numbers, NaN or plus infinity.
     """
-    with rows_of_our_own():
+    with suppress_feature_name_warning():
         log_density = np.asarray(density.score_samples(rows))
     if log_density.shape != (len(rows),) or log_density.dtype.kind not in "fiu":
         raise ValueError(

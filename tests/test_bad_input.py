@@ -105,7 +105,7 @@ def test_weights_that_cannot_be_used(weight, message):
         ({"device": "meta"}, "device='meta' is not supported"),
         (
             {"device": "cuda:99"},
-            r"device='cuda:99' was asked for, but torch sees \d+ CUDA devices here; use "
+            r"device='cuda:99' is not available, because torch finds \d+ CUDA devices; use "
             r"device='cpu'",
         ),
         (
@@ -356,7 +356,8 @@ def test_rows_that_overflow_are_counted(fitted, iris, name, value):
     X[[1, 3], 2] = value
     with pytest.raises(
         ValueError,
-        match="2 of 5 rows are so far outside the fitted data that the arithmetic of the flow overflows; drop",
+        match="2 of 5 rows are so far outside the fitted data that the arithmetic of the flow "
+        "overflows; drop",
     ):
         FAR[name](fitted, X)
 
@@ -386,7 +387,7 @@ def test_log_density_of_rows_that_overflow(fitted, iris, dtype, value):
     [
         (
             np.tile([1e308, -1e308], 20),
-            r"1 column\(s\) have values above 1e\+150 in size, whose squares overflow: column 1; "
+            r"1 column\(s\) have absolute values above 1e\+150, whose squares overflow: column 1; "
             r"use other units",
         ),
         (
@@ -439,16 +440,17 @@ def test_columns_whose_squares_are_no_numbers(column, message, scaling):
         ({"targets": [["b"]]}, r"targets must be a string or a tuple of strings, got \[\['b'\]\]"),
         (
             {"bounds": np.array(3)},
-            r"bounds must be a dict, or have a pair or None for each of the 3 columns, got "
+            r"bounds must be a dict, or hold a pair or None for each of the 3 columns, got "
             r"array\(3\)",
         ),
         (
             {"bounds": {0: (-1e308, 1e308)}},
-            r"bounds of column 0 must be at most 1e\+150 in size.*use None for an open side",
+            r"bounds of column 0 must be at most 1e\+150 in absolute value.*use None for an "
+            r"open side",
         ),
         (
             {"integer_features": np.array(1)},
-            r"integer_features must be a sequence of columns, or a mask of all, got array\(1\)",
+            r"integer_features must be a sequence of columns or a boolean mask, got array\(1\)",
         ),
         (
             {"time_beta": (None, None)},
@@ -535,12 +537,12 @@ def test_partial_fit_checks_parameters_after_a_fit(iris):
         (lambda d, X: d.sample(2, random_state=-1), r"'random_state' parameter.*Got -1"),
         (
             lambda d, X: d.sample(2, method="sde", epsilon=lambda t: None),
-            r"epsilon must give a single number for a time, but gives None",
+            r"epsilon must return a single number for a time, but returns None",
         ),
         (lambda d, X: d.sample(2, method="sde", epsilon=10**400), r"epsilon must be finite"),
         (
             lambda d, X: d.sample(2, method="sde", epsilon=1e300),
-            r"epsilon reaches 1e\+300, for which 2e\+302 steps are wanted",
+            r"epsilon reaches 1e\+300, which needs 2e\+302 steps",
         ),
         (
             lambda d, X: d.sample(2, method="sde", n_steps=10**30),
