@@ -377,7 +377,13 @@ class Run:
         return trained
 
     def _load(self, state: State) -> None:
-        self._training.load_state_dict(state["training"])
+        try:
+            self._training.load_state_dict(state["training"])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                "The earlier training has weights of other shapes than the model, so there is nothing to go on from; "
+                "fit anew with warm_start=False."
+            ) from error
         before = state["history"]["before"]
         self.history = History(**{**state["history"], "before": PathStatistics(*before) if before else None})
 
