@@ -128,6 +128,16 @@ def test_fit_that_ends_at_the_gaussian_says_so(iris, monkeypatch):
 
 
 @pytest.mark.slow
+def test_scores_that_fall_in_the_warm_up_end_no_fit():
+    """Normal columns that share a scale: the first twenty-five steps gain nothing, and patience ended the fit there, at the Gaussian."""
+    X = np.random.default_rng(2).normal(size=(4_000, 5))
+    X[:, 1:] *= np.abs(X[:, :1])
+    density = InterpolantFlowDensity(hidden_layer_sizes=(64, 64), max_iter=150, learning_rate_init=0.01, random_state=2).fit(X)
+    assert density.n_iter_ == 150
+    assert density.score(X[:500]) > density.score_samples(X[:500], t=0.0).mean() + 0.05
+
+
+@pytest.mark.slow
 def test_short_schedule_on_many_rows_is_no_gaussian():
     """A curved mixture: a short training with held-out rows is as good as one without."""
     rng = np.random.default_rng(0)
