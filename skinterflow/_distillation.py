@@ -116,7 +116,7 @@ def distilled(
     interruption : Interruption, where a Ctrl-C is noted; the teacher then stays
     """
     teacher, path, base = taught.field, taught.path, taught.base
-    n_judged, until = _JUDGED_ROWS, budget.kept
+    n_judged, judged = _JUDGED_ROWS, list[float]()
     try:
         if budget.limited:
             seconds = (
@@ -125,11 +125,15 @@ def distilled(
             )
             most = int(
                 _JUDGING_PART
-                * (budget.left() - budget.kept)
+                * (budget.left() - budget.last)
                 / max(seconds, _LEAST_SECONDS / _TIMED_ROWS)
             )
             n_judged = min(_JUDGED_ROWS, max(_TIMED_ROWS, most))
-            until += n_judged * seconds
+        # The student is judged in less time than its teacher, so that of the one is kept for the
+        # other.
+        until = budget.last + timed(
+            lambda: judged.append(_judged(teacher, taught, folds, generators, n_judged))
+        )
         rows, end_time = folds[0].train, taught.end_time
         trained = distil(
             student,
@@ -144,9 +148,7 @@ def distilled(
             budget,
             until,
         )
-        by_teacher, by_student = (
-            _judged(field, taught, folds, generators, n_judged) for field in (teacher, trained)
-        )
+        judged.append(_judged(trained, taught, folds, generators, n_judged))
     except FloatingPointError as error:
         return _kept(teacher, f"diverged ({error})")
     except KeyboardInterrupt:
@@ -155,7 +157,7 @@ def distilled(
             "model."
         )
         return teacher, None
-    lost = by_teacher - by_student
+    lost = judged[0] - judged[1]
     if not lost <= MAX_LOST:
         return _kept(
             teacher,

@@ -303,10 +303,9 @@ class Run:
         checks = _CHECKS_AFTER * per_row * self._row_times if choose else 0.0
         calibration = _CALIBRATION_ROW_TIMES * per_row
         self.budget.calibrates = calibration < _CALIBRATION_PART * seconds
-        after = student_share * self.budget.left() + (
-            calibration if self.budget.calibrates else 0.0
-        )
-        self.budget.reserved, self.budget.kept = checks + after, after
+        self.budget.last = calibration if self.budget.calibrates else 0.0
+        self.budget.kept = student_share * self.budget.left() + self.budget.last
+        self.budget.reserved = checks + self.budget.kept
 
     def finish(self) -> Trained:
         """The best members so far as one model, and where its flow ends."""
@@ -432,7 +431,13 @@ class Run:
         return trained
 
     def _load(self, state: State) -> None:
-        self._training.load_state_dict(state["training"])
+        try:
+            self._training.load_state_dict(state["training"])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                "The earlier training has weights of other shapes than the model, so there is "
+                "nothing to go on from; fit anew with warm_start=False."
+            ) from error
         before = state["history"]["before"]
         self.history = History(
             **{**state["history"], "before": PathStatistics(*before) if before else None}

@@ -57,14 +57,17 @@ class TimeBudget:
     reserved : float
         Seconds that are kept for what follows the training.
     kept : float
-        Those of them that are kept for what follows the choice of the end time.
+        Those of them that are kept for what follows the choice of the end time: the student, and
+        the calibration.
+    last : float
+        Those of them that are kept for what follows the student: the calibration.
     calibrates : bool
         Whether there is time to calibrate the solver.
     """
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
-        self.reserved, self.kept, self.calibrates = 0.0, 0.0, True
+        self.reserved, self.kept, self.last, self.calibrates = 0.0, 0.0, 0.0, True
         self._started = clock()
         self._training_from, self._earlier = self._started, 0.0
 
