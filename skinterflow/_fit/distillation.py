@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from skinterflow._data.batches import FlowRows, RowSource, ShuffledPasses, drawn_seed
-from skinterflow._fit.limits import Interruption, TimeBudget, timed
+from skinterflow._fit.limits import Interruption, TimeBudget, clock, timed
 from skinterflow._fit.run import Trained
 from skinterflow._fit.validation import Fold, held_out_log_prob
 from skinterflow._runtime import Generators, seeded_generators
@@ -110,7 +110,11 @@ def distilled(
     """
     teacher = teacher_fit.field
     try:
-        n_rows, seconds = _affordable_validation(teacher_fit, folds, generators, budget)
+        n_rows = _affordable_validation_rows(teacher_fit, folds, generators, budget)
+        started = clock()
+        by_teacher = _validation_score(teacher, teacher_fit, folds, generators, n_rows)
+        # A student is scored in less time than its teacher, whose time is reserved for it.
+        reserved = budget.reserved_for_calibration + clock() - started
         trained = distil(
             student,
             teacher,
@@ -122,12 +126,9 @@ def distilled(
             max_iter,
             generators,
             budget,
-            budget.reserved_for_model + seconds,
+            reserved,
         )
-        by_teacher, by_student = (
-            _validation_score(field, teacher_fit, folds, generators, n_rows)
-            for field in (teacher, trained)
-        )
+        by_student = _validation_score(trained, teacher_fit, folds, generators, n_rows)
     except FloatingPointError as error:
         return _keep_teacher(teacher, f"diverged ({error})")
     except KeyboardInterrupt:
@@ -146,23 +147,22 @@ def distilled(
     return trained, loss
 
 
-def _affordable_validation(
+def _affordable_validation_rows(
     teacher_fit: Trained, folds: Sequence[Fold], generators: Generators, budget: TimeBudget
-) -> tuple[int, float]:
-    """Return the number of validation rows, and the seconds to reserve for scoring them."""
+) -> int:
+    """Return the number of validation rows that the time allows."""
     if not budget.limited:
-        return _VALIDATION_ROWS, 0.0
+        return _VALIDATION_ROWS
     seconds = timed(
         lambda: _validation_score(teacher_fit.field, teacher_fit, folds, generators, _TIMED_ROWS)
     )
     per_row = seconds / _TIMED_ROWS
     affordable = int(
         _VALIDATION_PART
-        * (budget.left() - budget.reserved_for_model)
+        * (budget.left() - budget.reserved_for_calibration)
         / max(per_row, _MIN_SECONDS / _TIMED_ROWS)
     )
-    n_rows = min(_VALIDATION_ROWS, max(_TIMED_ROWS, affordable))
-    return n_rows, n_rows * per_row
+    return min(_VALIDATION_ROWS, max(_TIMED_ROWS, affordable))
 
 
 def _keep_teacher(

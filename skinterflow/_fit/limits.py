@@ -57,13 +57,16 @@ class TimeBudget:
         Seconds reserved for all that follows the training.
     reserved_for_model : float
         Seconds of these that follow the choice of the end time: distillation and calibration.
+    reserved_for_calibration : float
+        Seconds of these for the calibration alone.
     calibrates : bool
         Whether there is time to calibrate the solver.
     """
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
-        self.reserved, self.reserved_for_model, self.calibrates = 0.0, 0.0, True
+        self.reserved, self.reserved_for_model, self.reserved_for_calibration = 0.0, 0.0, 0.0
+        self.calibrates = True
         self._started = clock()
         self._training_from, self._earlier = self._started, 0.0
 

@@ -275,10 +275,10 @@ class Run:
         checks = _END_TIME_CHECKS * per_row * self._row_times if choose else 0.0
         calibration = _CALIBRATION_ROW_TIMES * per_row
         self.budget.calibrates = calibration < _CALIBRATION_PART * seconds
-        after = student_share * self.budget.left() + (
-            calibration if self.budget.calibrates else 0.0
-        )
-        self.budget.reserved, self.budget.reserved_for_model = checks + after, after
+        self.budget.reserved_for_calibration = calibration if self.budget.calibrates else 0.0
+        student = student_share * self.budget.left()
+        self.budget.reserved_for_model = student + self.budget.reserved_for_calibration
+        self.budget.reserved = checks + self.budget.reserved_for_model
 
     def _seconds_per_row(self) -> float:
         """Seconds that a check takes for each row, measured on training rows."""
@@ -426,7 +426,13 @@ class Run:
         return trained
 
     def _load(self, state: State) -> None:
-        self._training.load_state_dict(state["training"])
+        try:
+            self._training.load_state_dict(state["training"])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                "The earlier training has weights of other shapes than the model, so that it "
+                "cannot be continued; fit anew with warm_start=False."
+            ) from error
         before = state["history"]["before"]
         self.history = History(
             **{**state["history"], "before": PathStatistics(*before) if before else None}

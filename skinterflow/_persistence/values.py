@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,7 @@ def check_fitted_values(fitted: Mapping[str, Any]) -> None:
         )
     for name in ("_source", "_target", "_path", "_trained", "_field"):
         _check_tensors(name, fitted[name])
+    _check_progress(fitted["_progress"])
     _check_scaling("_source", fitted["_source"], n_features)
     _check_scaling("_target", fitted["_target"], n_features)
     for name in ("_trained", "_field"):
@@ -101,6 +102,36 @@ def _check_tensors(name: str, module: nn.Module) -> None:
         )
 
 
+def _check_progress(progress: Any) -> None:
+    """Check that the state of a training has numbers throughout, and counts of at least zero."""
+    if progress is None:
+        return
+    numbers = list(_numbers(progress))
+    _require(not any(math.isnan(number) for number in numbers), "_progress", "NaN")
+    counts = [
+        progress["seed"],
+        progress["training"]["number"],
+        progress["history"]["n_iter"],
+        progress.get("n_no_change", 0),
+    ]
+    _require(
+        all(type(count) is int and count >= 0 for count in counts),
+        "the counts of _progress",
+        counts,
+    )
+
+
+def _numbers(tree: Any) -> Iterator[float]:
+    """Numbers in a tree of plain data; a tensor gives one number, NaN if any of its entries is."""
+    if isinstance(tree, Mapping | list | tuple):
+        for part in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from _numbers(part)
+    elif isinstance(tree, float):
+        yield tree
+    elif isinstance(tree, Tensor) and tree.is_floating_point():
+        yield math.nan if bool(tree.isnan().any()) else 0.0
+
+
 def _check_scaling(name: str, scaling: Scaling, n_features: int) -> None:
     """Check that the scaling maps the probes to finite rows and back, up to rounding."""
     with torch.no_grad():
@@ -125,6 +156,11 @@ def _check_scaling(name: str, scaling: Scaling, n_features: int) -> None:
 
 def _check_field(name: str, field: Any, n_features: int) -> None:
     dtype = next(field.parameters(), torch.empty(0)).dtype
+    _require(
+        all(bool(weight.isfinite().all()) for weight in field.parameters()),
+        name,
+        "a field with infinite weights",
+    )
     with torch.no_grad():
         x = _probes(n_features, dtype)
         v = field(torch.tensor(0.5, dtype=dtype), x)

@@ -343,6 +343,27 @@ def test_masses_beside_a_continuous_column():
     assert (error < 0.05).all()
 
 
+@pytest.mark.slow
+def test_masses_of_cells_where_the_density_ends():
+    """A training that is long enough to learn the edges of the noise, at -0.5 and 2.5, without
+    bounds to tell of them."""
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.choice(3, 1_000).astype(float), rng.standard_normal(1_000)])
+    learned = {"max_iter": 500, "batch_size": 128, "learning_rate_init": 0.01, "alpha": 1.0}
+    density = quick(integer_features=[0], **learned).fit(X)
+    places = np.array([[k, x] for k in (-1.0, 0.0, 2.0, 3.0) for x in (-2.0, 1.0)])
+    within = copy.deepcopy(density).set_params(atol=1e-4)
+    within.integer_features_ = np.zeros(2, dtype=bool)
+    nodes = (np.arange(400) + 0.5) / 400 - 0.5
+    truth = [
+        np.log(np.exp(within.score_samples(place + nodes[:, None] * [1.0, 0.0])).mean())
+        for place in places
+    ]
+    value, error = density.score_samples(places, return_error=True)
+    np.testing.assert_allclose(value, truth, atol=0.02)  # nine midpoints were 1.6 nats off
+    assert (error < 0.05).all()
+
+
 def test_names_and_numbers_and_masks_mean_the_same(mixed):
     frame = pd.DataFrame(mixed, columns=["share", "count", "rest"])
     by_name = tiny(bounds={"share": (0, 1), "count": (0, None)}, integer_features=["count"]).fit(

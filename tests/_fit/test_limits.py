@@ -8,7 +8,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
-from skinterflow._fit import limits
+from skinterflow._fit import distillation, limits
 from skinterflow._fit import run as fitting
 from skinterflow._fit.limits import TimeBudget
 from skinterflow.interflow.training import _learning_rate_factor
@@ -56,6 +56,35 @@ def test_time_ends_the_fit_and_its_schedule(iris, ticking, monkeypatch, early_st
     assert max(rates) > 0.8
     assert rates[density.n_iter_ - 1] < 0.02
     assert np.isfinite(density.score(iris))
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.ConvergenceWarning", "ignore::skinterflow.DistillationWarning"
+)
+def test_student_has_its_share_of_the_time(iris, ticking, monkeypatch, early_stopping):
+    """A hundred seconds: 65 steps of the field, and 35 of the student, at a second each."""
+    train, n_steps = distillation.train, []
+
+    def slow(*arguments, **choice):
+        for step in train(*arguments, **choice):
+            ticking[0] += 1.0
+            n_steps.append(step.number)
+            yield step
+
+    monkeypatch.setattr(distillation, "train", slow)
+    parameters = QUICK | {
+        "max_iter": 1000,
+        "early_stopping": early_stopping,
+        "end_time": 1.0,
+        "n_iter_no_change": 99,
+    }
+    density = InterpolantFlowDensity(**parameters, max_time=100.0, student_layer_sizes=(8, 8)).fit(
+        iris
+    )
+    assert 64 <= density.n_iter_ <= 66
+    assert 34 <= n_steps[-1] <= 36
+    assert ticking[0] == pytest.approx(100.0, abs=2.0)
 
 
 def test_steps_that_end_before_the_time_are_a_fit_without_a_limit(iris):
@@ -131,6 +160,19 @@ def test_fit_that_ends_at_the_gaussian_says_so(iris, monkeypatch):
     ):
         density = InterpolantFlowDensity(**QUICK | {"early_stopping": True}).fit(iris)
     assert density.end_time_ == 0.0
+
+
+@pytest.mark.slow
+def test_scores_that_fall_in_the_warm_up_end_no_fit():
+    """Normal columns that share a scale: the first twenty-five steps gain nothing, and patience
+    ended the fit there, at the Gaussian."""
+    X = np.random.default_rng(2).normal(size=(4_000, 5))
+    X[:, 1:] *= np.abs(X[:, :1])
+    density = InterpolantFlowDensity(
+        hidden_layer_sizes=(64, 64), max_iter=150, learning_rate_init=0.01, random_state=2
+    ).fit(X)
+    assert density.n_iter_ == 150
+    assert density.score(X[:500]) > density.score_samples(X[:500], t=0.0).mean() + 0.05
 
 
 @pytest.mark.slow

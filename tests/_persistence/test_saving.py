@@ -420,6 +420,53 @@ def test_bounds_agree_with_the_scaling(models, tmp_path):
         )
 
 
+def test_infinite_weights(saved, tmp_path):
+    field = decode(*unpack(saved.read_bytes(), "InterpolantFlowDensity"))["_field"]
+    next(field.parameters()).data.view(-1)[0] = torch.inf
+    with pytest.raises(SavedModelError, match="a field with infinite weights"):
+        InterpolantFlowDensity.load(rewritten(saved, tmp_path / "model", _field=field))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("training", "number"), -1, "the counts of _progress cannot be"),
+        (("training", "number"), 2.5, "the counts of _progress cannot be"),
+        (("seed",), "a", "the counts of _progress cannot be"),
+        (("n_no_change",), -1, "the counts of _progress cannot be"),
+        (("history", "best_score"), float("nan"), "_progress cannot be NaN"),
+        (
+            ("training", "optimizers", 0, 0, "exp_avg"),
+            torch.full((2,), torch.nan),
+            "_progress cannot be NaN",
+        ),
+        (("training",), None, "are not those of a fitted"),
+        (("best", 0), {"field": torch.tensor(torch.nan)}, "_progress cannot be NaN"),
+    ],
+)
+def test_progress_that_no_fit_gives(models, tmp_path, place, value, message):
+    """A model that is good as it is, and has nothing that a warm start could go on from."""
+    model = models("bounds and a sitting")
+    model.save(tmp_path / "saved")
+    progress = copy.deepcopy(model._progress)
+    functools.reduce(lambda part, key: part[key], place[:-1], progress)[place[-1]] = value
+    with pytest.raises(SavedModelError, match=message):
+        InterpolantFlowDensity.load(
+            rewritten(tmp_path / "saved", tmp_path / "model", _progress=progress)
+        )
+
+
+def test_progress_of_another_model_is_nothing_to_go_on_from(models, rows):
+    model = copy.deepcopy(models("bounds and a sitting"))
+    before = dict(vars(model))
+    model._progress["training"]["objective"]["field.out.bias"] = torch.zeros(0)
+    with pytest.raises(
+        ValueError, match=r"weights of other shapes than the model.*fit anew with warm_start=False"
+    ):
+        model.fit(rows)
+    assert vars(model) == before
+
+
 @pytest.mark.parametrize(
     "state",
     [{}, None, "state", {"format_version": 1}, {"format_version": "1", "tree": 1, "arrays": {}}],

@@ -32,7 +32,7 @@ class Reached(Exception):
 
 
 def walk(density, X, call, monkeypatch):
-    """Frames of ours, from the public method to the first value of the field, a mean of four here."""
+    """Frames of ours, from the public method to the first value of the field (of four)."""
 
     def velocity(self, *arguments):
         frame, frames = sys._getframe(1), []

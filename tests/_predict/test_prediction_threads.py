@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from sklearn.neighbors import KernelDensity
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
 from tests.helpers import QUICK
@@ -32,6 +33,12 @@ DENSITIES = {
         "bounds": {1: (-9.0, None)},
     },
     "estimated divergence": {"divergence": 2},
+    "estimated divergence of a denoiser": {"targets": "eta", "end_time": 0.9, "divergence": 2},
+    "estimated divergence of a score": {
+        "targets": ("v", "s"),
+        "gamma": "brownian",
+        "divergence": 2,
+    },
 }
 PREDICTIONS = {
     "score_samples": lambda d, X: d.score_samples(X, return_error=True),
@@ -43,7 +50,19 @@ PREDICTIONS = {
     "trajectory": lambda d, X: d.trajectory(X, [1.0, 0.5, 0.1]),
     "sample": lambda d, X: d.sample(N_ROWS, random_state=0),
     "diffusion": lambda d, X: d.sample(N_ROWS, random_state=0, method="sde", n_steps=3),
+    "score": lambda d, X: d.score(X),
+    "density_threshold": lambda d, X: d.density_threshold(0.5, n_samples=N_ROWS, random_state=0),
+    "contains": lambda d, X: d.contains(X, 0.5, n_samples=100, random_state=0),
+    "diagnose": lambda d, X: tuple(d.diagnose(X, random_state=0).values()),
 }
+POINTWISE = (
+    "score_samples",
+    "score_gradient",
+    "velocity",
+    "transform",
+    "inverse_transform",
+    "trajectory",
+)
 TRANSPORT_PREDICTIONS = {
     "transform": lambda d, X: d.transform(X),
     "inverse_transform": lambda d, X: d.inverse_transform(X),
@@ -51,6 +70,12 @@ TRANSPORT_PREDICTIONS = {
     "inverse_sample": lambda d, X: d.inverse_sample(X, random_state=0, n_steps=3),
     "score_gradient": lambda d, X: d.score_gradient(X, t=0.5),
     "log_abs_det_jacobian": lambda d, X: d.log_abs_det_jacobian(X),
+    "target_log_density": lambda d, X: d.target_log_density(
+        X, KernelDensity().fit(np.zeros((1, 2)))
+    ),
+    "source_log_density": lambda d, X: d.source_log_density(
+        X, KernelDensity().fit(np.zeros((1, 2)))
+    ),
 }
 
 
@@ -105,12 +130,7 @@ def test_jobs_change_no_prediction_of_a_transport(rows):
 def test_predictions_in_threads_of_the_user(density_of, rows, choice):
     density, X = density_of(choice), rows[:200]
     X = X[:60] if density.divergence != "exact" else X
-    predictions = {
-        name: predict
-        for name, predict in PREDICTIONS.items()
-        if "sample" not in name and name != "diffusion"
-    }
-    predictions["scores"] = PREDICTIONS["score_samples"]
+    predictions = {name: PREDICTIONS[name] for name in POINTWISE}
     alone = {name: predict(density, X) for name, predict in predictions.items()}
     wrong = []
 
