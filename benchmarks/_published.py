@@ -25,7 +25,9 @@ COMMANDS = {
     "rnade": "python benchmarks/rnade.py --data-dir DIR",
     "growth-rows": "python benchmarks/growth.py rows",
     "growth-dimensions": "python benchmarks/growth.py dimensions",
-    "training_step": "python benchmarks/training_step.py --widths 128 128 128 128 --seconds 30 --max-seconds 20",
+    "training_step": (
+        "python benchmarks/training_step.py --widths 128 128 128 128 --seconds 30 --max-seconds 20"
+    ),
     "cost-field": "python benchmarks/cost.py field",
     "cost-solver": (
         "python benchmarks/cost.py solver --data-dir DIR --rows 100 --dtypes float64 --atols 0.1 "
@@ -35,7 +37,10 @@ COMMANDS = {
     "paths": "python benchmarks/paths.py --targets checkerboard",
     "latent-checkerboard": "python benchmarks/latent.py checkerboard",
     "latent-mixture": "python benchmarks/latent.py mixture --rows 10000 --max-iter 300 --steps 60",
-    "bsds300": "python benchmarks/bsds300.py --data-dir DIR --seconds 0 --test-rows 2000 --dtype float32 --atol 0.05",
+    "bsds300": (
+        "python benchmarks/bsds300.py --data-dir DIR --seconds 0 --test-rows 2000 --dtype float32 "
+        "--atol 0.05"
+    ),
 }
 KEYS = {
     "defaults-small": ("data", "method"),

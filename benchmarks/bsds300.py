@@ -20,8 +20,9 @@ Training: the optimisers of `skinterflow.interflow.train`, batches of 1,024, Bet
 given number of steps and keeps its optimisers to itself, so that it cannot be resumed; the loop
 here is a plain one of its own.  The last part of a session (``--decay``) takes the learning rate
 linearly to zero on the way to the model that is scored; it is not in the checkpoint, from which the
-next session goes on at the constant rate.  Files, in
-``benchmarks/results/bsds300/``: ``checkpoint.pt`` (every few minutes), ``decayed.pt``, and the log-likelihoods of all sessions in ``benchmarks/results/bsds300-sessions.csv``.
+next session continues at the constant rate.  Files in ``benchmarks/results/bsds300/``:
+``checkpoint.pt`` (every few minutes) and ``decayed.pt``.  The log-likelihoods of all sessions are
+in ``benchmarks/results/bsds300-sessions.csv``.
 """
 
 import argparse

@@ -10,8 +10,8 @@ and deviation.  The classics are tuned by cross-validation on the training rows:
 KernelDensity, number of components for GaussianMixture, and fitted again on all of them.  Of the
 small sets, columns that are mostly whole numbers are left out, because they have no density that
 methods could be compared by: magnesium and proline of wine; age, sex, blood pressure, s1, s3, s4
-and s6 of diabetes (of
-`load_diabetes(scaled=False)`). The table goes to standard output and, as CSV, to ``benchmarks/results/``; its published form is ``benchmarks/published/``.
+and s6 of diabetes (of `load_diabetes(scaled=False)`).  The table is printed and written as CSV to
+``benchmarks/results/``; its published form is in ``benchmarks/published/``.
 """
 
 import time

@@ -1,5 +1,4 @@
-"""What the two estimators of a flow share: training it, keeping it, and asking it block by
-block."""
+"""FlowEstimator: the base class of the estimators, which trains, stores and evaluates a flow."""
 
 from __future__ import annotations
 
@@ -78,9 +77,9 @@ from skinterflow.interflow.scaling import Identity, Scaling
 
 _CALIBRATION_ROWS = 64
 _STUDENT_SHARE = 0.35
-"""Part of a limited time that is kept for distilling a student."""
+"""Fraction of `max_time` that is reserved for the distillation of a student."""
 _MOST_MODELS = 4
-"""Models of one estimator that are kept: devices, precisions and settings of the solver."""
+"""Models that one estimator caches, for different devices, precisions and solver settings."""
 
 PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "interpolant": [StrOptions(set(INTERPOLANTS)), Interpolant],
@@ -112,7 +111,7 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     ],
     "checkpoint": [str, os.PathLike, None],
 }
-"""Constraints of the parameters that both estimators have."""
+"""Constraints of the parameters that all estimators share."""
 
 _READ_BY_PREDICTIONS = ("solver", "atol", "rtol", "divergence", "device", "n_jobs")
 
@@ -120,7 +119,7 @@ _COMPONENTS = ("interpolant", "gamma", "coupling", "scaling", "field")
 
 
 class FlowEstimator(CallbackSupportMixin, SerializableMixin):
-    """An estimator that is a flow between the units of a source and those of a target."""
+    """Base class of estimators that are a flow from a source to a target."""
 
     interpolant: str | Interpolant
     gamma: str | Gamma | None
@@ -158,7 +157,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     _models: dict[Any, FlowModel]
 
     _coupling: Coupling
-    _batch_size: int = 512  # models of release 0.1 do not hold it
+    _batch_size: int = 512  # not saved by release 0.1
 
     _fitted_parts: ClassVar[frozenset[str]] = frozenset(
         {
@@ -205,7 +204,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         ]
         if len({*widths}) > 1:
             raise ValueError(
-                f"the rows and the fields should have as many features, but have {widths}"
+                f"rows and fields should have the same number of features, but have {widths}"
             )
         check_fitted_values(fitted)
 
@@ -217,7 +216,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         names: Sequence[str],
         columns: Columns | None = None,
     ) -> Reader:
-        """Reader of the rows as they are; columns without a density are named in a warning."""
+        """Reader of the rows without scaling; warns of columns that have no density."""
         columns = columns or resolve_columns(None, None, names)
         check_magnitudes(rows, names)
         widths = np.where(columns.whole, 0.0, constant_widths(rows))
@@ -233,10 +232,10 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         columns: Columns | None = None,
         gaussianized: Sequence[int] | None = None,
     ) -> Scaling:
-        """The scaling that the rows which are not held out want."""
+        """Scaling estimated on the rows that are not held out."""
         columns, rows = (
             columns or resolve_columns(None, None, [""] * reader.X.shape[1]),
-            reader.training_numbers(held_out),
+            reader.scaling_rows(held_out),
         )
         X, weight = (
             (reader.X, reader.weight) if rows is None else (reader.X[rows], reader.weight[rows])
@@ -246,7 +245,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         )
 
     def _new_path(self, n_features: int, warm: bool) -> StochasticInterpolant:
-        """The path to train on: new, or a copy of what was learned."""
+        """Path to train on: a new one, or a copy of the fitted one for a warm start."""
         return (
             copy.deepcopy(self._path)
             if warm
@@ -256,8 +255,10 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     def _new_targets(
         self, path: StochasticInterpolant, base: Scaling | None, warm: bool
     ) -> tuple[str, ...]:
-        """The quantities to learn, or those that were learned; `base` is None where the source is
-        no Gaussian."""
+        """Quantities to learn, or those of the fitted field for a warm start.
+
+        `base` is None if the source is not a Gaussian.
+        """
         if warm:
             return self._trained.targets
         targets = resolve_targets(self.targets, path, base, resolve_coupling(self.coupling))
@@ -270,42 +271,44 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
 
     @contextmanager
     def _fitting(self, X: ArrayLike, sample_weight: ArrayLike | None) -> Iterator[FitContext]:
-        """Order of one fit, the same for all estimators.
+        """Context of one call of `fit`, the same for all estimators.
 
-        The block validates its rows, calls :meth:`_begin` with them, and trains.  If it raises, the
-        estimator is as before; after a Ctrl-C `KeyboardInterrupt` is raised when it is fitted.
+        The block validates the rows, calls :meth:`_begin` with them, and trains.  If it raises, the
+        estimator remains as it was.  After a Ctrl-C, the fit is completed with the weights so far
+        before `KeyboardInterrupt` is raised.
 
         Parameters
         ----------
-        X, sample_weight : rows, as the user gave them, that callbacks may score
+        X, sample_weight : array-like, as passed by the user, for callbacks that score them
         """
         budget = TimeBudget(self.max_time)
         events = FitEvents(self, X, sample_weight, N_CHECKS + 1 * budget.limited)
         with all_or_nothing(self):
             context = FitContext(self.warm_start and self.__sklearn_is_fitted__(), events, budget)
             yield context
+        # Outside the block, which would otherwise undo the fit when KeyboardInterrupt is raised.
         context.end()
 
     def _begin(self, context: FitContext, *data: NDArray[Any]) -> None:
-        """Settle the device, the seed and the checkpoint of a fit on these arrays."""
+        """Set the device, the seed and the checkpoint of a fit to these arrays."""
         context.device = resolve_device(self.device)
-        self._solver_of_parameters()
+        self._solver_of_parameters()  # raises before the training if it is invalid
         seed = int(private_random_state(self.random_state).randint(2**31))
         if context.warm and self.random_state is None and self._progress is not None:
-            seed = self._progress["seed"]  # so that the same rows are held out again
+            seed = self._progress["seed"]  # the same rows are held out again
         if self.checkpoint is not None:
             check_can_be_saved({name: getattr(self, name) for name in _COMPONENTS})
             started = [self.n_iter_, self.loss_] if context.warm else []
             fixed = None if self.random_state is None else seed
             mark = fingerprint(self, [fixed, *started], data)
             context.checkpoint = Checkpoint(self.checkpoint, mark, seed)
-            seed = context.checkpoint.seed  # a fit that is resumed has that of its file
+            seed = context.checkpoint.seed  # that of the file, if the fit is resumed
         context.seed = seed
         setup = seeded_generators(step_seed(seed, Draw.SETUP), context.device)
         context.setup = setup.cpu
 
     def _run(self, plan: Plan, context: FitContext) -> None:
-        """Train what is planned, and set the fitted attributes."""
+        """Train according to the plan, and set the fitted attributes."""
         objectives = self._objectives(plan, context.warm, context.device, context.setup)
         trained = self._train(objectives, plan, context)
         field = self._final_field(trained, objectives[0], plan, context)
@@ -318,13 +321,13 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     def _final_field(
         self, trained: Trained, objective: PathObjective, plan: Plan, context: FitContext
     ) -> VelocityField:
-        """Field of the fitted model: the one that was trained, unless a student replaces it."""
+        """Field of the model: the trained field; subclasses may replace it with a student."""
         return trained.field
 
     def _objectives(
         self, plan: Plan, warm: bool, device: torch.device, generator: torch.Generator
     ) -> list[PathObjective]:
-        """What is trained, one for each fold: new fields, or copies of trained ones."""
+        """Objectives to train, one for each fold: of new fields, or of copies of fitted ones."""
         n = len(plan.folds)
         if warm:
             fields = continued_fields(n, self._trained, plan.path)
@@ -345,7 +348,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     def _train(
         self, objectives: Sequence[PathObjective], plan: Plan, context: FitContext
     ) -> Trained:
-        """Train, from the start or from an earlier state, and set the attributes of its history."""
+        """Train, from scratch or from an earlier state, and set the attributes of the history."""
         budget, checkpoint = context.budget, context.checkpoint
         run = Run(objectives, plan.folds, plan.recipe, context.seed, budget, plan.whole)
         if budget.limited:
@@ -355,10 +358,11 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         if checkpoint is not None and checkpoint.state is not None:
             run.resume(checkpoint.state)
         elif context.warm:
-            fits = earlier is not None and len(earlier["best"]) == len(plan.folds)
-            run.warm_start_from(earlier if fits else None)
+            # With another number of folds, only the weights are reused, not the optimisers.
+            same_folds = earlier is not None and len(earlier["best"]) == len(plan.folds)
+            run.warm_start_from(earlier if same_folds else None)
         if checkpoint is not None:
-            # Before the work, so that a disk that cannot be written shows itself.
+            # Before the training, so that a file that cannot be written raises early.
             checkpoint.write(run.state_dict())
         self._progress = earlier
         context.events.begin()
@@ -373,8 +377,8 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         return trained
 
     def _checked(self, run: Run, plan: Plan, context: FitContext) -> bool:
-        """Keep the progress at a check, and ask the callbacks whether to stop."""
-        # Only a warm start has use for it, and it is some five times the size of the model.
+        """Store the progress at a check, call the callbacks, and return whether to stop."""
+        # Only a warm start needs the progress, which is about five times as large as the model.
         scalings = {"scalings": [fold.scaling for fold in plan.folds]}
         self._progress = run.state_dict() | scalings if self.warm_start else None
         return context.events.checked(
@@ -382,7 +386,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         )
 
     def _attributes_so_far(self, run: Run, plan: Plan) -> dict[str, Any]:
-        """Attributes that the estimator would have, if the run stopped here."""
+        """Attributes that the estimator would have if the run stopped now."""
         trained = copy.deepcopy(run.finish())
         stopped = object.__new__(type(self))
         stopped.__dict__ = dict(vars(self))
@@ -396,7 +400,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         }
 
     def _set_training(self, trained: Trained, run: Run, n_rows: int = STATISTICS_ROWS) -> None:
-        """Set the attributes that say how the training went."""
+        """Set the attributes that describe the training."""
         after = run.statistics(trained, n_rows)
         self._set_history(trained.history)
         self.action_ = after.action
@@ -422,9 +426,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     ) -> None:
         """Set the attributes of the fitted model, on the CPU.
 
-        Parameters
-        ----------
-        field : VelocityField, the trained one or its student
+        `field` is the trained field or its student.
         """
         source = trained.base if plan.source_scaling is None else plan.source_scaling
         self._source = source.cpu()
@@ -433,6 +435,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         self._trained = trained.field.cpu()
         self._field = field.cpu()
         self._calibration = calibration
+        # Created here, because scikit-learn's checks forbid new attributes at prediction.
         self._models = {}
         self._n_features_out = self.n_features_in_
         self.end_time_ = trained.end_time
@@ -440,10 +443,12 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     def _calibrated(
         self, field: VelocityField, trained: Trained, plan: Plan, context: FitContext
     ) -> Calibration | None:
-        """Steps that tolerances need on rows of the data; None where there are none to choose, or
-        no time to measure them."""
-        settled = isinstance(self.solver, Solver) or self.solver in ADAPTIVE_METHODS
-        if trained.end_time == 0 or settled or not context.budget.calibrates:
+        """Calibrate the steps of the solver on rows of the data.
+
+        Returns None if the flow ends at 0, the solver chooses its own steps, or there is no time.
+        """
+        own_steps = isinstance(self.solver, Solver) or self.solver in ADAPTIVE_METHODS
+        if trained.end_time == 0 or own_steps or not context.budget.calibrates:
             return None
         generators = seeded_generators(step_seed(context.seed, Draw.CALIBRATION), context.device)
         rows = plan.whole.train.batch(0, _CALIBRATION_ROWS, generators)[0]
@@ -451,24 +456,23 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         try:
             return flow.calibrate(rows.double(), cast(str, self.solver))
         except (FloatingPointError, ValueError) as error:
-            # The velocity or its divergence is too large to solve.
             raise FloatingPointError(
-                "The trained flow cannot be solved: it takes training rows beyond the finite "
-                "numbers.  The training diverged; lower "
-                f"learning_rate_init={self.learning_rate_init!r}, or set another scaling than "
-                f"{self.scaling!r}."
+                "The training diverged: the trained field, or its divergence, is too large for the "
+                f"ODE solver.  Decrease learning_rate_init={self.learning_rate_init!r}, or replace "
+                f"scaling={self.scaling!r}."
             ) from error
 
     def _names_in(self) -> list[str]:
-        """Names of the columns of the rows that were fitted; as scikit-learn makes them up, where
-        there were none."""
+        """Names of the fitted columns, or ``x0``, ``x1``, ... as in scikit-learn."""
         return list(
             getattr(self, "feature_names_in_", [f"x{k}" for k in range(self.n_features_in_)])
         )
 
     def _contained(self, rows: NDArray[Any], original: Any, names: Sequence[str]) -> Any:
-        """Rows in the container that :meth:`set_output` asks for, with the index of the `original`
-        frame, if it is one."""
+        """Wrap rows in the container selected by :meth:`set_output`.
+
+        If `original` is a data frame, its index is kept.
+        """
         adapter = _get_container_adapter("transform", self)
         return (
             rows
@@ -477,13 +481,14 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         )
 
     def _check_usable(self) -> None:
-        """Raise unless the estimator is fitted, and the parameters that predictions read are valid.
+        """Raise unless the estimator is fitted and the parameters that predictions read are valid.
 
         Raises
         ------
         NotFittedError
+            If the estimator is not fitted.
         ValueError
-            If a parameter that was set after the fit is not valid.
+            If a parameter that was set after the fit is invalid.
         """
         check_is_fitted(self)
         read = {name: getattr(self, name) for name in _READ_BY_PREDICTIONS}
@@ -498,25 +503,24 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         return rows
 
     def _validated_other(self, X: ArrayLike, name: str, space: str) -> NDArray[Any]:
-        """Rows of the side whose feature names are not those of `feature_names_in_`."""
+        """Validate rows of the side that `feature_names_in_` does not describe."""
         self._check_usable()
         with sums_may_overflow():
             rows: NDArray[Any] = check_array(X, dtype=[np.float64, np.float32], input_name=name)
         if rows.shape[1] != self.n_features_in_:
             raise ValueError(
-                f"{name} has {rows.shape[1]} columns, but the {space} has {self.n_features_in_}, "
-                "one for each feature."
+                f"{name} has {rows.shape[1]} columns, but the {space} has {self.n_features_in_}."
             )
         return rows
 
     def _columns(self) -> Columns:
-        """What is known of the columns of the target."""
+        """Bounds and whole numbers of the columns of the target; here, there are none."""
         return resolve_columns(None, None, [""] * self.n_features_in_)
 
     def _model_for(self, rows: NDArray[Any], dtype: torch.dtype | None = None) -> FlowModel:
-        """The fitted model in the precision of the rows, or in that of `dtype`.
+        """Fitted model in the precision of the rows, or in `dtype`.
 
-        It is built once for each device, precision and setting of the solver.
+        Models are cached by device, precision and solver settings.
         """
         device = resolve_device_or_cpu(self.device)
         dtype = dtype or (torch.float32 if rows.dtype == np.float32 else torch.float64)
@@ -553,15 +557,15 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         n_steps: int | None,
         side: str = "source",
     ) -> NDArray[np.float64]:
-        """Rows that a diffusion carries: `question` is `FlowModel.diffuse` or `diffuse_back`."""
+        """Rows carried by a diffusion; `question` is `FlowModel.diffuse` or `diffuse_back`."""
         level = checked_noise(epsilon)
         solver, model = stochastic_solver(n_steps, level), self._model_for(rows, torch.float64)
         generator = torch.Generator(model.device).manual_seed(int(random.randint(2**31)))
         return model.diffused(question, rows, t, level, solver, generator, side=side)
 
     def _fitted_coupling(self) -> Coupling:
-        """Coupling that the model was trained with; models of release 0.1 have it in their
-        parameter alone."""
+        """Coupling that the model was trained with."""
+        # Models of release 0.1 saved only the parameter.
         return self._coupling if hasattr(self, "_coupling") else resolve_coupling(self.coupling)
 
     def _solver(self) -> Solver:

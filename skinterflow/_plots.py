@@ -1,4 +1,4 @@
-"""What the displays share: matplotlib where it is needed, columns and their names, axes."""
+"""Utilities of the displays: checks, column names, axes and plots."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _OUTER = 0.005
-"""Part of the rows at either end of a column that a window does not reach for: one far row would
-else leave the plot empty."""
+"""Fraction of the rows at either end that a window may leave out: with one far outlier the plot
+would be empty otherwise."""
 _MARGIN = 0.15
 
 MODEL, DATA = "tab:blue", "tab:orange"
@@ -27,17 +27,23 @@ Features = str | int | Sequence[str] | Sequence[int] | NDArray[Any]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows to draw, shape (n, k), and how."""
+    """Rows to draw and their style.
+
+    Attributes
+    ----------
+    rows : array of shape (n, k)
+    label, color : str
+    filled : bool, whether histograms are filled
+    """
 
     rows: NDArray[Any]
     label: str
     color: str
     filled: bool
-    """Whether histograms are."""
 
 
 def check_matplotlib(caller: str) -> None:
-    """As scikit-learn's ``check_matplotlib_support``, with our extra.
+    """Like scikit-learn's ``check_matplotlib_support``, but naming skinterflow's extra.
 
     Raises
     ------
@@ -54,25 +60,31 @@ def check_matplotlib(caller: str) -> None:
 
 
 def check_estimator_is(estimator: Any, kind: type[BaseEstimator], name: str, caller: str) -> None:
-    """Refuse what is not a fitted estimator of a kind, whose name is for users.
+    """Raise unless `estimator` is a fitted estimator of a class.
+
+    Parameters
+    ----------
+    estimator : object
+    kind : type of estimator
+    name, caller : str, name of the class and of the display in the message
 
     Raises
     ------
     TypeError
-        If it is of another kind.
+        If it is of another class.
     NotFittedError
         If it is not fitted.
     """
     if not isinstance(estimator, kind):
         raise TypeError(
-            f"{caller} shows a fitted {name}, got {estimator!r}; of a pipeline, pass that step, "
-            "and what it sees as X."
+            f"{caller} requires a fitted {name}, got {estimator!r}; for a pipeline, pass that "
+            "step, and the data that it receives as X."
         )
     check_is_fitted(estimator)
 
 
 def column_names(estimator: Any) -> list[str]:
-    """Names of the columns that the estimator was fitted on, made up if they had none."""
+    """Return the feature names of a fitted estimator, "column 0" and so on if it has none."""
     return [
         str(name)
         for name in getattr(
@@ -82,21 +94,19 @@ def column_names(estimator: Any) -> list[str]:
 
 
 def chosen_columns(estimator: Any, features: Features) -> list[int]:
-    """Numbers of columns given by name or number.
+    """Return the numbers of columns that are given by name or number.
 
     Raises
     ------
     ValueError
-        If there is no such column, one is chosen twice, or none is.
+        If a column does not exist, one is chosen twice, or none is chosen.
     """
     given: list[Any] = (
         [features] if isinstance(features, str | int | np.integer) else list(features)
     )
     chosen = [_column(estimator, feature) for feature in given]
     if not chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(
-            f"features must be one or more columns, each of them once, got {features!r}."
-        )
+        raise ValueError(f"features must be one or more distinct columns, got {features!r}.")
     return chosen
 
 
@@ -105,8 +115,8 @@ def _column(estimator: Any, feature: Any) -> int:
     if isinstance(feature, str):
         if not names:
             raise ValueError(
-                f"features={feature!r} is a name, but the rows that were fitted had no names; use "
-                "numbers of columns."
+                f"features={feature!r} is a name, but the estimator was fitted without feature "
+                "names; use column numbers."
             )
         if feature not in names:
             raise ValueError(
@@ -123,7 +133,7 @@ def _column(estimator: Any, feature: Any) -> int:
 
 
 def window(*columns: NDArray[Any]) -> tuple[float, float]:
-    """Range of values that shows nearly all of the values of each column, with a margin."""
+    """Return a range that contains nearly all values of each column, with a margin."""
     ends = np.array(
         [np.quantile(column, [_OUTER, 1.0 - _OUTER]) for column in columns], dtype=np.float64
     )
@@ -133,12 +143,18 @@ def window(*columns: NDArray[Any]) -> tuple[float, float]:
 
 
 def new_or_given_axes(ax: Any, shape: tuple[int, int], size: tuple[float, float]) -> NDArray[Any]:
-    """Array of axes of a shape: those given, or those of a new figure of a size in inches.
+    """Return axes as an array of the given shape, from a new figure if `ax` is None.
+
+    Parameters
+    ----------
+    ax : Axes, array of Axes or None
+    shape : tuple of two int
+    size : tuple of two float, size of a new figure in inches
 
     Raises
     ------
     ValueError
-        If what is given are not axes, or not as many.
+        If `ax` does not hold the right number of Axes.
     """
     from matplotlib import pyplot as plt
     from matplotlib.axes import Axes
@@ -168,8 +184,7 @@ def draw_columns(
     windows: Sequence[tuple[float, float]],
     tables: Sequence[Table],
 ) -> None:
-    """Corner plot: histograms on the diagonal, scatter plots of every two columns below it; a
-    legend in the free corner."""
+    """Draw a corner plot: histograms on the diagonal, scatter plots of the pairs below it."""
     k = len(names)
     for row, column in np.ndindex(k, k):
         ax: Any = axes[row, column]
@@ -196,7 +211,7 @@ def draw_columns(
 def draw_column(
     ax: Axes, name: str, ends: tuple[float, float], tables: Sequence[Table], column: int
 ) -> None:
-    """Histograms of a column."""
+    """Draw histograms of a column."""
     for table in tables:
         draw_histogram(
             ax,
@@ -216,14 +231,14 @@ def draw_pair(
     tables: Sequence[Table],
     columns: tuple[int, int],
 ) -> None:
-    """Scatter plot of two columns; what comes later lies over what came before."""
+    """Draw a scatter plot of two columns; later tables are drawn over earlier ones."""
     for table in tables:
         draw_points(ax, table, columns)
     ax.set(xlabel=names[0], ylabel=names[1], xlim=ends[0], ylim=ends[1])
 
 
 def draw_points(ax: Axes, table: Table, columns: tuple[int, int]) -> None:
-    """Rows as points, the smaller the more there are."""
+    """Draw rows as points, smaller ones if there are many."""
     size = float(np.clip(10_000 / len(table.rows), 3.0, 14.0))
     ax.scatter(
         table.rows[:, columns[0]],
@@ -245,8 +260,7 @@ def draw_histogram(
     color: str,
     label: str,
 ) -> None:
-    """Histogram of a column between two ends, as a density of all of its values, with the more bins
-    the more of them."""
+    """Draw a histogram of the values between two ends, normalised by the number of all values."""
     edges = np.linspace(*ends, 1 + math.ceil(np.clip(3.0 * len(values) ** (1 / 3), 10, 60)))
     heights = np.histogram(values, edges)[0] / (len(values) * (edges[1] - edges[0]))
     ax.stairs(
@@ -263,8 +277,7 @@ def draw_histogram(
 def draw_curve(
     ax: Axes, grid: NDArray[Any], log_density: NDArray[Any], regions: Sequence[tuple[float, float]]
 ) -> None:
-    """A density of one column over regions of highest density, given as level and threshold: the
-    smaller, the darker."""
+    """Draw a density of one column, with regions given as levels and thresholds shaded below it."""
     from matplotlib import colormaps
 
     density = np.exp(log_density)
@@ -287,15 +300,15 @@ def draw_map(
     log_density: NDArray[Any],
     regions: Sequence[tuple[float, float]],
 ) -> None:
-    """A density of two columns, with contours around regions of highest density, labelled by their
-    level."""
+    """Draw a density of two columns, with contours of the regions labelled by their level."""
     surface = ax.pcolormesh(
         *grid, np.exp(log_density), shading="gouraud", cmap="Blues", rasterized=True
     )
     ax.figure.colorbar(surface, ax=ax, label="density")
     named = {threshold: f"{level:.4g}" for level, threshold in regions}
     if named:
-        # A log-density is smoother than a density, and no contour is far below the lowest of them.
+        # Contours of the log-density, which is smoother than the density.  Clipped well below the
+        # lowest contour, because it may be minus infinity.
         heights = np.maximum(log_density, min(named) - 10.0)
         contours = ax.contour(
             *grid, heights, levels=sorted(named), colors="black", linewidths=0.9, linestyles="solid"

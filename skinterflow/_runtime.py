@@ -1,4 +1,4 @@
-"""What the estimators share: seeding, devices, all-or-nothing fits, rows in blocks."""
+"""Utilities of the estimators: random numbers, devices, warnings and all-or-nothing fits."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ RandomStateLike = int | np.random.RandomState | None
 
 
 def private_random_state(random_state: RandomStateLike) -> np.random.RandomState:
-    """As scikit-learn's ``check_random_state``, but None is fresh entropy instead of NumPy's global
-    state, which stays untouched.
+    """Like scikit-learn's ``check_random_state``, except that None is fresh entropy.
+
+    NumPy's global state is neither used nor changed.
 
     Raises
     ------
@@ -36,15 +37,17 @@ def private_random_state(random_state: RandomStateLike) -> np.random.RandomState
 
 
 class Generators(NamedTuple):
-    """Sources of random numbers, on the CPU and on a device; the same one twice if the device is
-    the CPU."""
+    """Random generators on the CPU and on a device: one object twice if the device is the CPU."""
 
     cpu: torch.Generator
     device: torch.Generator
 
 
 def seeded_generators(seed: int, device: torch.device) -> Generators:
-    """New generators: torch's global ones belong to all threads of a process, and to the user."""
+    """Return new generators.
+
+    Torch's global generators are shared by all threads of a process and belong to the user.
+    """
     cpu = torch.Generator().manual_seed(seed)
     return Generators(
         cpu, cpu if device.type == "cpu" else torch.Generator(device).manual_seed(seed)
@@ -52,8 +55,7 @@ def seeded_generators(seed: int, device: torch.device) -> Generators:
 
 
 def step_seed(seed: int, number: int) -> int:
-    """Seed of one of many draws: numbers in a row give seeds that have nothing in common
-    (splitmix64)."""
+    """Return the seed of draw `number`: successive numbers give unrelated seeds (splitmix64)."""
     z = (seed + (number + 1) * 0x9E3779B97F4A7C15) % 2**64
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
@@ -61,12 +63,12 @@ def step_seed(seed: int, number: int) -> int:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Torch device meant by the `device` parameter.
+    """Return the torch device of a `device` parameter.
 
     Raises
     ------
     ValueError
-        If it is not a device, not supported, or not on this machine.
+        If it is not a device, not supported, or not available on this machine.
     """
     resolved = named_device(device)
     n_devices = torch.cuda.device_count()
@@ -74,14 +76,14 @@ def resolve_device(device: str | torch.device) -> torch.device:
         not torch.cuda.is_available() or (resolved.index or 0) >= n_devices
     ):
         raise ValueError(
-            f"device={device!r} was asked for, but torch sees {n_devices} CUDA devices here; use "
-            "device='cpu' or 'auto'."
+            f"device={device!r} is not available, because torch finds {n_devices} CUDA devices; "
+            "use device='cpu' or 'auto'."
         )
     return resolved
 
 
 def named_device(device: str | torch.device) -> torch.device:
-    """Torch device meant by the `device` parameter, on this machine or not.
+    """Return the torch device of a `device` parameter, available on this machine or not.
 
     Raises
     ------
@@ -106,8 +108,9 @@ def named_device(device: str | torch.device) -> torch.device:
 
 
 def resolve_device_or_cpu(device: str | torch.device) -> torch.device:
-    """As :func:`resolve_device`, but a fitted model that was moved to a machine without its device
-    is used, with a warning, on the CPU.
+    """Like :func:`resolve_device`, but fall back to the CPU with a warning.
+
+    A fitted model may have been moved to a machine without its device.
 
     Raises
     ------
@@ -123,9 +126,8 @@ def resolve_device_or_cpu(device: str | torch.device) -> torch.device:
 
 
 @contextmanager
-def rows_of_our_own() -> Iterator[None]:
-    """Rows that a model made itself, such as its samples, are asked about inside the block: that
-    they have no names is no cause to warn."""
+def suppress_feature_name_warning() -> Iterator[None]:
+    """Suppress the feature-name warning for rows that the model generated itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="X does not have valid feature names", category=UserWarning
@@ -134,33 +136,31 @@ def rows_of_our_own() -> Iterator[None]:
 
 
 def sums_may_overflow() -> np.errstate:
-    """Let large rows pass through scikit-learn's validation, which looks for NaN by a sum: the sum
-    of 1e308 and -1e308 may be one."""
+    """Suppress overflow warnings of scikit-learn's validation, which sums rows to look for NaN."""
     return np.errstate(over="ignore", invalid="ignore")
 
 
 @contextmanager
 def all_or_nothing(estimator: Any) -> Iterator[None]:
-    """Put the estimator's attributes back as they were if the block raises."""
+    """Restore the estimator's attributes if the block raises."""
     before = dict(vars(estimator))
     try:
         yield
     except BaseException:
-        estimator.__dict__ = before  # at once, so that Ctrl-C leaves nothing half done
+        # One assignment, so that a Ctrl-C cannot leave the attributes half restored.
+        estimator.__dict__ = before
         raise
 
 
 def on_device(module: _Module, device: torch.device, dtype: torch.dtype) -> _Module:
-    """Copy of `module` on a device and in a dtype, that learns no more; the original stays where it
-    is."""
+    """Return a frozen copy of `module` on a device and in a dtype."""
     return copy.deepcopy(module).to(device=device, dtype=dtype).requires_grad_(False)
 
 
 def as_float(value: Any) -> float:
-    """A real number as a float, infinite if it is an integer that is larger than any.
+    """Convert a real number to float; an integer beyond the range of floats becomes infinite.
 
-    It is no cause for an error of Python's, because what is out of range is refused, or is an open
-    side.
+    Callers check the range, so that Python's OverflowError is not needed.
     """
     try:
         return float(value)

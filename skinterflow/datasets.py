@@ -1,9 +1,8 @@
-"""Two-dimensional densities to learn and to look at: exact samples, and the exact log-density where
-there is one.
+"""Two-dimensional benchmark distributions with exact samples, most with an exact log-density.
 
-The checkerboard, spirals and rings are those on which papers on flows show what they can do; see
-Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023,
-figures 1 and 2.
+The checkerboard, spirals and rings are common benchmarks of normalizing flows; see Albergo and
+Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023, figures 1 and
+2.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ Array = NDArray[np.float64]
 
 
 class Distribution(ABC):
-    """A distribution in the plane that can be sampled.
+    """Base class of distributions in the plane.
 
     Examples
     --------
-    A distribution of one's own draws `n` rows from the RandomState that it is given.
+    A subclass draws `n` rows from the given RandomState.
 
     >>> from skinterflow.datasets import Distribution
     >>> class Square(Distribution):
@@ -44,7 +43,7 @@ class Distribution(ABC):
         ----------
         n_samples : int, at least 1
         random_state : int, RandomState instance or None
-            Seed of the draw; None draws anew at every call.
+            Seed of the samples; None gives different samples at every call.
 
         Returns
         -------
@@ -64,7 +63,7 @@ class Distribution(ABC):
 
 
 class Density(Distribution):
-    """A distribution whose log-density is known in closed form.
+    """Base class of distributions with a log-density in closed form.
 
     Examples
     --------
@@ -81,7 +80,7 @@ class Density(Distribution):
     """
 
     def score_samples(self, X: ArrayLike) -> Array:
-        """Log-density of each row.
+        """Return the log-density of each row.
 
         Parameters
         ----------
@@ -99,7 +98,7 @@ class Density(Distribution):
         rows: Array = check_array(X, dtype=np.float64, input_name="X")
         if rows.shape[1] != 2:
             raise ValueError(
-                f"X has {rows.shape[1]} columns, but the density is one of the plane, with 2."
+                f"X has {rows.shape[1]} columns, but the density is defined on the plane; give 2."
             )
         return self._log_density(rows)
 
@@ -109,12 +108,13 @@ class Density(Distribution):
 
 @dataclass(frozen=True)
 class Checkerboard(Density):
-    """Uniform on every other unit square of a board around the origin: with four along each side,
-    on eight in [-2, 2] x [-2, 2].
+    """Uniform distribution on every other unit square of a board centred at the origin.
+
+    With four squares along each side, there are eight such squares in [-2, 2] x [-2, 2].
 
     Parameters
     ----------
-    n_squares : int, squares along each side
+    n_squares : int, number of squares along each side
 
     References
     ----------
@@ -149,12 +149,12 @@ class Checkerboard(Density):
 
 @dataclass(frozen=True)
 class EightGaussians(Density):
-    """Equal round Gaussians on a circle around the origin.
+    """Mixture of equal isotropic Gaussians on a circle around the origin.
 
     Parameters
     ----------
-    radius : float, of the circle
-    deviation : float, positive, of each Gaussian
+    radius : float, radius of the circle
+    deviation : float, positive, standard deviation of each Gaussian
     n_components : int, number of Gaussians
 
     Examples
@@ -191,13 +191,12 @@ class EightGaussians(Density):
 
 @dataclass(frozen=True)
 class Rings(Density):
-    """Equally likely concentric rings with Gaussian radii; a radius that would be negative is drawn
-    from its mirror image.
+    """Equally likely concentric rings with Gaussian radii; negative radii are reflected at zero.
 
     Parameters
     ----------
-    radii : tuple of float, of the rings
-    deviation : float, positive, of every radius
+    radii : tuple of float, mean radius of each ring
+    deviation : float, positive, standard deviation of the radii
 
     Examples
     --------
@@ -235,13 +234,12 @@ class Rings(Density):
 
 @dataclass(frozen=True)
 class Spirals(Distribution):
-    """Two intertwined spirals with Gaussian noise; their density is an integral along the arms, not
-    a closed form.
+    """Two intertwined spirals with Gaussian noise, without a density in closed form.
 
     Parameters
     ----------
-    deviation : float, positive, of the noise
-    turns : float, of each arm
+    deviation : float, positive, standard deviation of the noise
+    turns : float, number of turns of each arm
 
     Examples
     --------
@@ -267,12 +265,11 @@ class Spirals(Distribution):
 
 @dataclass(frozen=True)
 class Moons(Distribution):
-    """Two half circles that reach into each other, with Gaussian noise, as scikit-learn's
-    `make_moons`.
+    """Two interleaving half circles with Gaussian noise, as scikit-learn's `make_moons`.
 
     Parameters
     ----------
-    deviation : float, positive, of the noise
+    deviation : float, positive, standard deviation of the noise
 
     Examples
     --------

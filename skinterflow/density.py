@@ -62,13 +62,14 @@ from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Identity, LearnedGaussian, Scaling
 
 _SHORT_STRETCH = 1e-3
+"""Time between two points of a trajectory below which it is solved in float64."""
 
 
 def _learns_from_streams(estimator: InterpolantFlowDensity) -> bool:
-    """Whether there is a `partial_fit`; scikit-learn shows the reason beside its own error."""
+    """Whether `partial_fit` is available; the error becomes the cause of scikit-learn's own."""
     if estimator.early_stopping not in ("auto", False) or estimator.student_layer_sizes is not None:
         raise AttributeError(
-            "partial_fit holds nothing out and distils nothing, but "
+            "partial_fit cannot hold out rows or distil a student, but "
             f"early_stopping={estimator.early_stopping!r} and "
             f"student_layer_sizes={estimator.student_layer_sizes!r}; set early_stopping=False and "
             "student_layer_sizes=None, or use fit."
@@ -79,169 +80,187 @@ def _learns_from_streams(estimator: InterpolantFlowDensity) -> bool:
 class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     r"""Density estimation with a stochastic-interpolant flow.
 
-    A velocity field ``v_t(x)`` is learned that carries a standard normal at ``t = 0`` into the data
-    at ``t = 1``.  It is the minimiser of a quadratic loss [1]_, without simulating an ODE;
-    afterwards one ODE solve per row gives samples, the latent, and the exact, normalised
-    log-density.
+    A velocity field ``v_t(x)`` is trained to carry a standard normal at ``t = 0`` to the data at
+    ``t = 1``.  It minimises a quadratic loss, which requires no ODE solve [1]_.  After training,
+    one ODE solve per row gives samples, the latent, and the exact, normalised log-density.
 
     Parameters
     ----------
-    interpolant : {"trigonometric", "linear", "variance_preserving", "fourier"} or Interpolant, default="trigonometric"
-        Path that joins a base point to a data point.  One with parameters, such as "fourier", is
-        learned: it shortens the way ([1]_, appendix H).  For both "fourier" and
-        "variance_preserving", `time_beta` is best ``(1, 1)``: what a learned path lowers is the
-        transport action weighted by the law of the times.  "encoding_decoding" needs a `gamma`.
+    interpolant : str or Interpolant, default="trigonometric"
+        Path from a base point to a data point: "trigonometric", "linear", "variance_preserving",
+        "fourier", "encoding_decoding" or an Interpolant.  The parameters of a path that has some,
+        such as "fourier", are learned to make the path shorter ([1]_, appendix H).  With "fourier"
+        and "variance_preserving", ``time_beta=(1, 1)`` is best: learning a path lowers the
+        transport action weighted by the law of the training times.  "encoding_decoding" requires a
+        `gamma`.
     gamma : {"brownian", "quadratic", "sine_squared", "sigmoid"}, Gamma or None, default=None
-        Scale of a latent that is added to the path, ``x_t = I_t + gamma(t) z`` ([2]_, table 8):
-        ``sqrt(t (1 - t))``, ``t (1 - t)``, ``sin^2(pi t)``, or a hump of sigmoids.  None is no
-        latent ([1]_).  From the Gaussian base here a latent is one more schedule of the noise;
-        between two data sets (`InterpolantTransport`) it does more.
+        Scale of the noise term that is added to the path, ``x_t = I_t + gamma(t) z`` with standard
+        normal ``z`` ([2]_, table 8):
+
+        - "brownian": ``sqrt(t (1 - t))``
+        - "quadratic": ``t (1 - t)``
+        - "sine_squared": ``sin^2(pi t)``
+        - "sigmoid": a hump made of sigmoids
+        - None: no noise term ([1]_)
+
+        Because the base is Gaussian, a noise term only changes the schedule of the noise here.
+        Between two data sets it does more, see `InterpolantTransport`.
     targets : "auto", {"b", "eta", "s"} or tuple of them and "v", default="auto"
-        Quantities that are learned ([2]_, section 2.3): the drift "b", from which all others follow
-        here, and which "auto" is; the denoiser "eta" or the score "s", alone (without
-        `gamma`) or beside "b" or, with `gamma`, beside the velocity "v".
+        Quantities that are learned ([2]_, section 2.3).  "auto" is the drift "b", from which all
+        others follow here.  The denoiser "eta" and the score "s" can be learned alone (without
+        `gamma`), together with "b" or, with `gamma`, together with the velocity "v".
     base : {"normal", "learned"}, default="normal"
-        Density that the flow starts from: standard normal in the units of the flow, or a Gaussian
-        whose mean and covariance are learned with the path.
+        Density at ``t = 0``: a standard normal in flow units, or a Gaussian whose mean and
+        covariance are learned together with the path.
     coupling : {"independent", "optimal_transport"} or Coupling, default="independent"
-        Which base point meets which data point in training.  "optimal_transport", within parts of a
-        batch, shortens *straight* paths (``interpolant="linear"``), at dearer training steps.
+        How base points and data points are paired in training.  "optimal_transport" pairs nearby
+        points within parts of a batch: *straight* paths (``interpolant="linear"``) become shorter,
+        and training steps slower.
     time_beta : tuple of two positive floats, default=(1.0, 0.5)
-        Beta law of the training times; ``(1, 1)`` is uniform.  The default puts more of them near
-        the data ([1]_, table 3).
+        Parameters of the Beta distribution of the training times; ``(1, 1)`` is uniform.  The
+        default draws more times near the data ([1]_, table 3).
     end_time : "auto" or float in [1e-9, 1], default="auto"
-        Where the flow stops.  It plays the part of a bandwidth: 1 is the full flow, and earlier
-        times are smoother.  "auto" chooses by held-out log-likelihood (down to 0, the Gaussian), or
-        is 1 where nothing is held out.
-    scaling : {"gaussianize", "power", "whiten", "standardize"}, Scaling or None, default="gaussianize"
-        Invertible map of the data before the flow, whose Jacobian is part of the density.
-        "standardize": mean and deviation per column; "whiten": that and a whitening with
-        Ledoit-Wolf shrinkage; "power": a Yeo-Johnson map per column before both; "gaussianize":
-        besides, columns which are far from normal even then are made normal by a smooth map, from
-        750 training rows on and where a Gaussian gains by it.
+        Time at which the flow stops, the analogue of a bandwidth: 1 is the full flow, and earlier
+        times give smoother densities.  "auto" selects the time by held-out log-likelihood (0, a
+        Gaussian, is possible); it is 1 if no rows are held out.
+    scaling : str, Scaling or None, default="gaussianize"
+        Invertible map that is applied to the data before the flow.  Its Jacobian is part of the
+        density.
+
+        - "standardize": mean and standard deviation of each column
+        - "whiten": "standardize", then whitening with Ledoit-Wolf shrinkage
+        - "power": a Yeo-Johnson transform of each column, then "whiten"
+        - "gaussianize": "power", and a smooth map to a normal distribution for columns that are
+          still far from normal, if there are at least 750 training rows and the likelihood of a
+          Gaussian increases
     bounds : dict of column name or number to pair, sequence of pairs, or None, default=None
-        Inclusive bounds of columns, ``(low, high)``, with None for an open side: the density is
-        zero outside, and samples are inside.  A sequence has a pair, or None, for every column.
-        The columns are mapped to the whole line before what `scaling` does.
+        Inclusive bounds ``(low, high)`` of columns; None is an open side.  The density is zero
+        outside, and all samples are inside.  A sequence has a pair, or None, for every column.
+        Bounded columns are mapped to the whole line before `scaling` is applied.
     integer_features : sequence of column names or numbers, mask of booleans, or None, default=None
-        Columns of whole numbers: their rows are spread by uniform noise in training, log-densities
-        are those of the probability mass of the numbers, and samples are whole.
+        Columns of whole numbers.  Uniform noise is added to them in training, log-densities refer
+        to the probability mass of the numbers, and samples are whole numbers.
     field : VelocityField, torch.nn.Module, callable or None, default=None
-        Velocity field ``v(t, x)`` that is trained, instead of a multilayer perceptron: times of
-        shape (B,) and rows of shape (B, D) to velocities of shape (B, D), each row by itself.  The
-        fit trains a copy.  The divergence of a `VelocityField` is its own; that of any other field
-        comes from automatic differentiation, exact up to 128 columns and by Hutchinson's estimate
-        with 16 probes above.  With a field, `hidden_layer_sizes` and `activation` are not read.
+        Velocity field ``v(t, x)`` to train; None is a multilayer perceptron.  It maps times of
+        shape (B,) and rows of shape (B, D) to velocities of shape (B, D), each row independently.
+        `fit` trains a copy.  A `VelocityField` computes its own divergence.  That of any other
+        field is computed by automatic differentiation, exactly up to 128 columns, and by
+        Hutchinson's estimate with 16 probes above.  If a field is given, `hidden_layer_sizes` and
+        `activation` are ignored.
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
-        Widths of the hidden layers: "auto" is ``(64, 64, 64)`` where the fit is cross-fitted (see
-        `early_stopping`) and else ``(96, 96, 96, 96, 96, 96)``.
+        Widths of the hidden layers.  "auto" is ``(64, 64, 64)`` if the fit is cross-fitted (see
+        `early_stopping`), and ``(96, 96, 96, 96, 96, 96)`` otherwise.
     student_layer_sizes : sequence of one or two int, or None, default=None
-        After training, a shallow student of these widths, such as ``(384, 192)``, learns to follow
-        the trained field and becomes the model: cheaper to score, because its exact divergence
-        costs one layer instead of one pass per column, for some loss of likelihood
-        (`distillation_loss_`).  Where it loses more than 1 nat per row the trained field stays,
-        with a warning.  None keeps the trained field.
+        Widths of the hidden layers of a student, such as ``(384, 192)``, that is trained after the
+        fit to match the trained field, and replaces it.  The student is faster to score, because
+        its exact divergence costs one layer instead of one pass per column, at some loss of
+        likelihood (`distillation_loss_`).  If the loss exceeds 1 nat per row, the trained field is
+        kept, and a warning is given.  None trains no student.
     activation : {"silu", "tanh", "softplus", "elu"}, default="silu"
         Activation function.  All are smooth, because the divergence of the field is integrated.
     alpha : float, default=30.0
-        Regularisation: the weight decay of AdamW is ``alpha`` divided by the number of rows
-        (scikit-learn's neural networks divide theirs, too).
+        Strength of the regularisation.  The weight decay of AdamW is ``alpha`` divided by the
+        number of rows, as in scikit-learn's neural networks.
     batch_size : "auto" or int, default="auto"
-        Rows per gradient step: "auto" is 128 where the fit is cross-fitted, 512 below 10,000 rows,
-        and else 1,024.
+        Number of rows per gradient step.  "auto" is 128 if the fit is cross-fitted; otherwise it is
+        512 below 10,000 rows, and 1,024 from there.
     learning_rate_init : "auto" or float, default="auto"
-        Learning rate after the warm-up; it decays to zero over `max_iter` steps, along a cosine.
-        "auto" is 0.01 where the fit is cross-fitted and else 0.005.
+        Learning rate after the warm-up.  It decays to zero over `max_iter` steps along a cosine.
+        "auto" is 0.01 if the fit is cross-fitted, and 0.005 otherwise.
     max_iter : "auto" or int, default="auto"
-        Number of gradient steps: "auto" is 2,500 where the fit is cross-fitted and else 4,000.  A
-        student takes as many again.
+        Number of gradient steps.  "auto" is 2,500 if the fit is cross-fitted, and 4,000 otherwise.
+        A student is trained for as many steps again.
     max_time : float or None, default=None
-        Seconds that `fit` may take, all in all.  The learning rate then decays over what is
-        scarcer, the steps or the time, so that the training ends annealed; the checks keep to this
-        schedule, and time is kept for choosing the end time, for the student, and for what else
-        follows the training.  `n_iter_` says how many steps it was.  A result under a limit of time
-        depends on the speed of the machine, and cannot be repeated bit by bit.  With `checkpoint`
-        the seconds of all sessions count, as of the last progress written; with
-        `warm_start` each call of `fit` has as many anew. :meth:`partial_fit` does not read it.
+        Limit on the time of `fit`, in seconds.  The learning rate decays over the steps or over the
+        time, whichever ends first, so that the training always ends with a low learning rate, and
+        the checks follow the same schedule.  Part of the time is reserved for the selection of the
+        end time, the student and all else that follows the training.  `n_iter_` is the number of
+        steps that were run.  The result depends on the speed of the machine and cannot be
+        reproduced bit by bit.  With `checkpoint`, the seconds of all sessions count, as of the last
+        progress that was written.  With `warm_start`, each call of `fit` has the full time again.
+        :meth:`partial_fit` ignores it.
     early_stopping : "auto" or bool, default="auto"
-        True holds out `validation_fraction` of the rows, keeps the weights with the best held-out
-        log-likelihood, and stops when it no longer rises.  False trains on all rows for `max_iter`
-        steps.  "auto" is True from 2,000 rows; below, four fields are trained, each judged on its
-        own quarter of the rows, and the model is the mean of the fields (cross-fitting).  A path or
-        a base that is learned, and several `targets`, belong to one field, and "auto" is True with
-        them.
+        If True, `validation_fraction` of the rows is held out, training stops when the held-out
+        log-likelihood no longer increases, and the weights with the best value are kept.  If False,
+        all rows are used for training, for `max_iter` steps.  "auto" is True from 2,000 rows on.
+        Below, the fit is cross-fitted: four fields are trained, each evaluated on a different
+        quarter of the rows and trained on the others, and the model is their mean.  A learned path
+        or base, and `targets` other than "b", require a single field: with them, "auto" is always
+        True.
     validation_fraction : float in (0, 1), default=0.1
-        Part of the rows that is held out when nothing is cross-fitted.
+        Fraction of the rows that is held out, if the fit is not cross-fitted.
     n_iter_no_change : int, default=3
-        Training stops after this many checks without improvement.  There are 10 checks in
+        Number of checks without improvement after which training stops.  There are 10 checks in
         `max_iter` steps, the k-th after ``(k / 10)^2`` of them.
     tol : float, default=1e-4
-        Rise of the held-out log-likelihood, in nats per row, that counts as an improvement.
+        Increase of the held-out log-likelihood, in nats per row, that counts as an improvement.
     warm_start : bool, default=False
-        Go on from the previous fit: its weights, its scaling, its optimisers and its place in the
-        schedule, up to `max_iter` steps in all. The parameters that shape the field and the scaling
-        are not read again.
+        Continue the previous fit, with its weights, scaling, optimisers and position in the
+        schedule, up to `max_iter` steps in total.  The parameters that define the field and the
+        scaling are not read again.
     random_state : int, RandomState instance or None, default=None
         Seed of the initial weights, the batches and the held-out rows.
     verbose : bool, default=False
         Print a line at every check: loss, held-out log-likelihood, elapsed and remaining time.
     solver : {"rk4", "heun3", "midpoint", "euler", "dopri5"} or Solver, default="rk4"
-        How the ODE is solved.  A `Solver` object is used as it is: its own tolerances replace
-        `atol` and `rtol`, and the fit calibrates no steps.  The first four work row by row.  "dopri5" ([1]_) takes the steps
-        that the most difficult of the rows needs which are scored together, so that a row's result
-        depends on its neighbours, within the tolerance.
+        ODE solver.  The first four solve each row independently.  "dopri5" ([1]_) chooses one step
+        size for all rows that are scored together, by the most difficult of them, so that the
+        result of a row depends on the others, within the tolerance.  A `Solver` object is used as
+        it is: its tolerances replace `atol` and `rtol`, and `fit` does not calibrate its steps.
     atol, rtol : float, default=5e-3 and 1e-5
-        Accuracy wanted of a row: the estimated error of its log-density in nats, and of its
-        coordinates in flow units, is to be at most ``atol + rtol * size`` with the norm of both as
-        the size.  The estimate is cautious: most errors are far smaller.
+        Tolerances: the estimated errors of a row, in the log-density (nats) and in the coordinates
+        (flow units), should be at most ``atol + rtol * size``, where the size is the norm of both.
+        The estimate is cautious: most errors are far smaller.
     divergence : "exact" or int, default="exact"
-        "exact", or the number of Rademacher probes of a Hutchinson estimate, shared by all rows,
-        for scoring very wide data.
+        Divergence of the field: "exact", or the number of Rademacher probes of a Hutchinson
+        estimate, for scoring very wide data.  All rows share the probes.
     device : {"cpu", "cuda", "cuda:1", "auto", ...} or torch.device, default="cpu"
-        Where to train and to score; "auto" takes a GPU if there is one.
+        Device for training and scoring; "auto" is a GPU if there is one.
     n_jobs : int or None, default=None
-        Blocks of 16,384 rows that are scored, transformed or sampled side by side, in threads; None
-        is 1, with torch's own threads, which on two cores was not slower.
+        Number of threads that score, transform or sample blocks of 16,384 rows in parallel.  None
+        is 1; torch's own threads are then used, which was not slower on two cores.
     checkpoint : str, path-like or None, default=None
-        File that `fit` writes its progress to, twice a minute.  After it was cut off, the same call
-        goes on from there, to the same result.  The file goes when the fit is done.
+        File to which `fit` writes its progress twice a minute.  After an interruption, the same
+        call resumes from there, with the same result.  The file is removed when the fit is
+        complete.
 
     Attributes
     ----------
     end_time_ : float
         End time of the flow, in [0, 1].
     n_iter_ : int
-        Number of gradient steps that were run, those of earlier fits that were gone on with among
-        them.
+        Number of gradient steps, including those of the fits that this one continued.
     check_steps_ : list of int
-        Number of the step of each check, where `loss_curve_` and `validation_scores_` were taken.
+        Step number of each check, for `loss_curve_` and `validation_scores_`.
     n_samples_seen_ : int
-        Rows given to :meth:`partial_fit` so far; only after it.
+        Number of rows given to :meth:`partial_fit` so far; only after it.
     loss_ : float
         Training loss ``G`` at the last check, summed over the `targets`.
     loss_curve_ : list of float
         Mean training loss between checks.
     validation_scores_ : list of float or None
-        Held-out log-likelihood at every check, in nats per row; None where nothing is held out.
+        Held-out log-likelihood at each check, in nats per row; None if no rows are held out.
     best_validation_score_ : float or None
-        The best of them, whose weights were kept.  The rows were held out from the scaling as well;
-        where the fit is cross-fitted, it is that of fields which lack a quarter of the rows, and
-        new rows may score higher.
+        Best of the `validation_scores_`, whose weights were kept.  The rows are held out from the
+        scaling as well.  If the fit is cross-fitted, this is the score of fields that lack a
+        quarter of the rows, and new rows may score higher.
     distillation_loss_ : float or None
-        Held-out log-likelihood that the student lost against the trained field, in nats per row;
-        None where there is no student.
+        Held-out log-likelihood of the trained field minus that of the student, in nats per row;
+        None without a student.
     action_, path_length_ : float
-        Transport action ``E|b|^2`` of the drift and length, the mean over times of its root, of the
-        path that was trained on; in units of the flow.
+        Transport action ``E|b|^2`` of the drift, and the length of the path, which is the mean over
+        times of the root of the action; in flow units.
     initial_action_, initial_path_length_ : float or None
-        The same of the path before it was learned; None where there was nothing to learn.
+        `action_` and `path_length_` of the path before it was learned; None if it has no
+        parameters.
     bounds_ : ndarray of shape (`n_features_in_`, 2)
-        Bounds of the columns, infinite where a side is open.
+        Bounds of the columns, infinite on open sides.
     integer_features_ : ndarray of shape (`n_features_in_`,) of bool
-        Which columns are of whole numbers.
+        Mask of the columns of whole numbers.
     n_features_in_ : int
+        Number of columns seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Only if `X` has feature names that are all strings.
+        Names of the columns seen during `fit`, only if all are strings.
 
     See Also
     --------
@@ -250,8 +269,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
 
     Notes
     -----
-    ``score_samples`` of a Pipeline is the density of what the last step sees: a scaler *before*
-    this estimator is not accounted for.  Use `scaling` instead.
+    In a Pipeline, ``score_samples`` is the density of the input of the last step: it lacks the
+    Jacobian of a scaler *before* this estimator.  Use `scaling` instead.
 
     References
     ----------
@@ -271,8 +290,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     >>> density.sample(3, random_state=0).shape
     (3, 4)
 
-    Each row's log-density with its estimated error, in nats; the latent, and the way back; the
-    gradient of the log-density.
+    The estimated error of each log-density in nats, the latents and their inverse, and the gradient
+    of the log-density:
 
     >>> log_density, error = density.score_samples(X, return_error=True)
     >>> bool((error < 0.01).all())
@@ -282,7 +301,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     >>> density.score_gradient(X[:5]).shape
     (5, 4)
 
-    Half-way from the base to the data the density is wider.
+    Half-way between the base and the data, the density is wider:
 
     >>> bool(density.score_samples(X, t=0.5).mean() < log_density.mean())
     True
@@ -385,46 +404,48 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         sample_weight_val: ArrayLike | None = None,
         groups: ArrayLike | None = None,
     ) -> Self:
-        """Fit the density of the rows of `X`.
+        """Fit the density to the rows of `X`.
 
-        A failed fit leaves the previous state.  Ctrl-C ends the training: the estimator is fitted,
-        with the best weights so far, and `KeyboardInterrupt` is raised, so that a search ends, too;
-        a second one ends the fit at once.
+        If the fit fails, the estimator remains as it was.  Ctrl-C ends the training: the estimator
+        is then fitted with the best weights so far, and `KeyboardInterrupt` is raised, which also
+        ends a search.  A second Ctrl-C ends the fit at once.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            At least two rows; finite numbers.  Columns without a density (constant, collinear,
-            integer-valued) are named in a warning.  Rows must be within the
-            `bounds`, and whole numbers in the columns of `integer_features`.
-        y : ignored
+            At least two rows of finite numbers, within the `bounds`, with whole numbers in the
+            columns of `integer_features`.  A warning lists columns that have no density (constant,
+            collinear, integer-valued).
+        y : Ignored
+            Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, not negative and not all zero.  They weight the loss, the scaling
-            and the held-out log-likelihood.
+            Weights of the rows, not negative and not all zero, for the loss, the scaling and the
+            held-out log-likelihood.
         X_val : array-like of shape (n_val, n_features), default=None
-            Held-out rows of one's own: they judge, all of
-            `X` trains one field, and `validation_fraction` is not read.
+            Held-out rows.  If given, all rows of `X` train one field, and `validation_fraction` is
+            ignored.
         sample_weight_val : array-like of shape (n_val,), default=None
             Weights of the rows of `X_val`.
         groups : array-like of shape (n_samples,), default=None
-            Labels of rows that belong together, such as those of one patient: they are held out
-            together.  None is rows that are independent, but for exact copies, which are held out
-            together in up to 1,048,576 rows.  Not read where nothing is held out, and with `X_val`.
+            Group labels of the rows.  Rows of one group, such as one patient, are held out
+            together.  If None, rows are independent, except that exact copies are held out together
+            in up to 1,048,576 rows.  Ignored if no rows of `X` are held out.
 
         Returns
         -------
-        self
+        self : object
+            The fitted estimator.
 
         Raises
         ------
         ValueError
-            If rows, weights or parameters cannot be used, or the checkpoint is of another fit;
-            nothing has then changed.
+            If rows, weights or parameters are invalid, or the checkpoint belongs to another fit.
+            The estimator remains as it was.
         OSError
             If the checkpoint cannot be read or written.
         FloatingPointError
-            If the training diverges, by a learning rate or a scaling that it names, and nothing was
-            learned.
+            If the training diverges and nothing was learned; the message names the learning rate or
+            the scaling as the cause.
         KeyboardInterrupt
             After Ctrl-C.
         """
@@ -443,7 +464,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             readers = [replace(reader, X=X, weight=w) for X, w in validation]
             self._run(self._planned(reader, readers, codes, context), context)
             if not context.warm:
-                self.__dict__.pop("n_samples_seen_", None)  # of an earlier stream
+                self.__dict__.pop("n_samples_seen_", None)  # from an earlier partial_fit
         return self
 
     @available_if(_learns_from_streams)
@@ -451,32 +472,35 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     def partial_fit(
         self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None
     ) -> Self:
-        """Train on one part of a stream of rows: a single pass over it.
+        """Train on one batch of a stream of rows, in a single pass.
 
-        The first call estimates the scaling, from its rows alone, so let them be many and in random
-        order.  The learning rate stays constant after its warm-up, and the weights are averaged
-        over the last thousand steps or so; nothing is held out, nothing is distilled, and the flow
-        goes to `end_time`, or to 1 for "auto". After `fit`, the training goes on from what was
-        fitted.
+        The first call estimates the scaling from its rows alone, which should therefore be many and
+        in random order.  The learning rate is constant after its warm-up, and the weights are
+        averaged over about the last thousand steps.  No rows are held out, no student is distilled,
+        and the flow ends at `end_time`, or at 1 for "auto".  After `fit`, training continues from
+        the fitted model.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            At least two rows; finite numbers.
-        y : ignored
+            At least two rows of finite numbers.
+        y : Ignored
+            Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, relative to each other in this part.
+            Weights of the rows, relative to each other in this batch.
 
         Returns
         -------
-        self
+        self : object
+            The fitted estimator.
 
         Raises
         ------
         AttributeError
-            With ``early_stopping=True`` or a student.
+            If ``early_stopping=True`` or `student_layer_sizes` is not None.
         """
-        self._validate_params()  # which scikit-learn leaves out once there was a fit
+        # scikit-learn's _fit_context skips the validation in partial_fit of a fitted estimator.
+        self._validate_params()
         with all_or_nothing(self):
             warm = self.__sklearn_is_fitted__()
             rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
@@ -499,17 +523,17 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     def _validation_rows(
         self, X_val: ArrayLike | None, sample_weight_val: ArrayLike | None
     ) -> list[tuple[NDArray[Any], NDArray[np.float64]]]:
-        """The held-out rows that were given, with their weights, if any."""
+        """Validate `X_val`; return one pair of rows and weights, or none without `X_val`."""
         if X_val is None:
             if sample_weight_val is not None:
                 raise ValueError(
-                    "sample_weight_val was given without X_val; give the held-out rows, too."
+                    "sample_weight_val was given without X_val; pass the held-out rows as X_val."
                 )
             return []
         if not self.early_stopping:
             raise ValueError(
-                "X_val was given, but early_stopping=False; set early_stopping=True to let these "
-                "rows judge."
+                "X_val was given, but early_stopping=False; set early_stopping=True to use these "
+                "rows."
             )
         with sums_may_overflow():
             rows: NDArray[Any] = validate_data(
@@ -524,9 +548,12 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         groups: NDArray[np.int64] | None,
         context: FitContext,
     ) -> Plan:
-        """Which rows train and which are held out, and what is learned."""
+        """Plan of a fit: training rows, held-out rows, path, targets and recipe."""
+        # The folds draw from context.setup before the fields draw their initial weights from it: a
+        # change of this order would change the result of every seeded fit.
         n_rows, n_features = reader.X.shape
         path, base, targets = self._path_base_targets(n_features, context.warm)
+        # Fields can only be averaged if they share one path, base and set of heads.
         one_member = bool(learned_parameters(path, base)) or targets != ("b",)
         if validation or not self.early_stopping:
             folds, whole, scaling = self._folds_of_all_rows(reader, validation, context)
@@ -540,7 +567,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     def _folds_of_all_rows(
         self, reader: Reader, validation: Sequence[Reader], context: FitContext
     ) -> tuple[list[Fold], Fold, Scaling]:
-        """One fold whose training rows are all rows; those to validate by were given, if any."""
+        """One fold that trains on all rows, with `X_val`, if given, as its held-out rows."""
         setup = context.setup
         scaling = (
             self._target
@@ -564,9 +591,13 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         one_member: bool,
         context: FitContext,
     ) -> tuple[list[Fold], Fold, Scaling]:
-        """Folds with rows held out, each in units estimated on its training rows alone; all rows
-        as one fold, in the units of the model; and the scaling to those."""
+        """Folds with held-out rows, all rows as one fold, and the scaling of the model.
+
+        Each fold has a scaling estimated on its own training rows; the fold of all rows has that of
+        the model.
+        """
         columns, setup = self._columns(), context.setup
+        # Copies are no surprise if all columns are constant or of whole numbers.
         if groups is None and not (columns.whole | (reader.widths > 0)).all():
             part, groups = copies(reader.X)
             warn_copies(part, groups is not None)
@@ -578,19 +609,21 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             one_member,
             groups,
         )
+        # The held-out rows are drawn first, so that a warm start with the same seed holds out the
+        # same rows although it estimates no scaling.
         scalings, scaling = self._scalings(reader, held_out, context.warm, setup, columns)
         source = NormalRows(reader.X.shape[1], reader.device)
         folds = []
-        for rows, of_fold in zip(held_out, scalings, strict=True):
-            part_reader = replace(reader, scaling=of_fold)
-            train = training_rows(part_reader, rows, setup)
-            judged = part_reader.read(rows[:MAX_VALIDATION_ROWS], setup)
-            folds.append(Fold(source, train, judged, of_fold))
+        for rows, fold_scaling in zip(held_out, scalings, strict=True):
+            fold_reader = replace(reader, scaling=fold_scaling)
+            train = training_rows(fold_reader, rows, setup)
+            validation = fold_reader.read(rows[:MAX_VALIDATION_ROWS], setup)
+            folds.append(Fold(source, train, validation, fold_scaling))
         if len(folds) == 1:
             return folds, folds[0], scaling
         whole = replace(reader, scaling=scaling)
-        train, judged = training_rows(whole, NO_ROWS, setup), validation_rows(whole, setup)
-        return folds, Fold(source, train, judged), scaling
+        train, validation = training_rows(whole, NO_ROWS, setup), validation_rows(whole, setup)
+        return folds, Fold(source, train, validation), scaling
 
     def _scalings(
         self,
@@ -600,11 +633,11 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         setup: torch.Generator,
         columns: Columns,
     ) -> tuple[list[Scaling], Scaling]:
-        """The scaling of each fold, from the rows that train it, and that of the model.
+        """Scaling of each fold, estimated on its training rows, and scaling of the model.
 
-        A single fold's is that of the model, too.  Several are of one structure, so that their
-        fields can be averaged: the columns which are made normal are those that each of them would
-        choose.
+        A single fold shares the scaling of the model.  Several scalings must have the same
+        structure, so that the fields can be averaged: only columns that every fold would
+        gaussianize are gaussianized.
         """
         earlier = (self._progress or {}).get("scalings") if warm else None
         if len(held_out) == 1:
@@ -626,7 +659,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     def _final_field(
         self, trained: Trained, objective: PathObjective, plan: Plan, context: FitContext
     ) -> VelocityField:
-        """The trained field, or the student that was distilled from it."""
+        """Field of the model: the trained field, or the student that was distilled from it."""
         field, self.distillation_loss_ = trained.field, None
         interrupted = context.interruption.message is not None
         if plan.student_widths is None or trained.end_time == 0 or interrupted:
@@ -651,7 +684,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     def _group_codes(
         groups: ArrayLike, rows: NDArray[Any], sample_weight: ArrayLike | None
     ) -> NDArray[np.int64]:
-        """Numbers of the groups of the rows that have a weight."""
+        """Group numbers of the rows with a positive weight; the others have been dropped."""
         if sample_weight is None:
             return checked_groups(groups, len(rows))
         weight = np.asarray(sample_weight)
@@ -659,6 +692,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         return np.unique(codes, return_inverse=True)[1].astype(np.int64)
 
     def _stream_rows(self, reader: Reader, seed: int, warm: bool, setup: torch.Generator) -> None:
+        """Train in one pass over the rows of the reader, and set the fitted attributes."""
         n_rows, n_features = reader.X.shape
         path, base, targets = self._path_base_targets(n_features, warm)
         source = NormalRows(n_features, reader.device)
@@ -683,7 +717,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         path, base = self._new_path(n_features, warm), self._base(n_features, warm)
         if path.interpolant.resamples:
             raise ValueError(
-                "A mirror path leads from a data set to itself, not from a normal base; use "
+                "A mirror path connects a data set to itself and has no normal base; use "
                 "InterpolantTransport."
             )
         return path, base, self._new_targets(path, base, warm)
@@ -719,36 +753,36 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     def score_samples(
         self, X: ArrayLike, return_error: bool = False, *, t: float | None = None
     ) -> NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]:
-        """Log-density of each row of `X`, of the data or at any time on the path.
+        """Compute the log-density of each row of `X`, at the end of the flow or any other time.
 
-        Each row is solved on its own, so its value does not depend on the rows beside it.  One
-        warning tells how many rows, if any, were left with an estimated error above the tolerance.
+        Except with ``solver="dopri5"``, the value of a row does not depend on the other rows.  One
+        warning gives the number of rows, if any, whose estimated error is above the tolerance.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            float32 input is scored in float32, faster; anything else in float64.  A
-            ``numpy.memmap`` is read in blocks.
+            Rows to score.  float32 is scored in float32, which is faster, and anything else in
+            float64.  A ``numpy.memmap`` is read in blocks.
         return_error : bool, default=False
-            Return the estimated errors, too.
+            Whether to return the estimated errors as well.
         t : float in [0, 1] or None, default=None
-            Time on the path ([1]_, appendix A): 0 is the base, in data units, and None the model's
-            own, `end_time_`.
+            Time on the path ([1]_, appendix A).  0 is the base, in data units; None is `end_time_`,
+            the time of the model.
 
         Returns
         -------
         log_density : ndarray of shape (n_samples,)
-            In nats per row, of the units of `X`; normalised, so its exponential integrates to one.
-            Columns of `integer_features` count as probability mass, over whose values it sums to
-            one.  Minus infinity outside the `bounds`, where no whole number is, and for rows so far
-            outside the data that the arithmetic of the flow overflows (1e100 of its units, or 1e12
-            in float32), which are counted in the warning.
-        error : ndarray of shape (n_samples,), only if `return_error`
-            Estimated absolute error of each, in nats: of the ODE solve, plus one standard error
-            where the divergence is estimated (NaN for a single probe).  It is calibrated to bound
-            the error of 95 in 100 rows of the data; where the density has sharp edges, and in the
-            tails, more rows exceed it (see the user guide).  With `integer_features` the difference
-            from a coarser rule for the integral is added.
+            Log-density in nats, normalised: its exponential integrates to one in the units of `X`,
+            and sums to one over the values of columns in `integer_features`.  Minus infinity
+            outside the `bounds`, at fractions in columns of whole numbers, and for rows so far
+            outside the data that the arithmetic of the flow overflows (1e100 flow units, or 1e12 in
+            float32), which the warning includes.
+        error : ndarray of shape (n_samples,)
+            Estimated absolute errors in nats, only if `return_error` is True.  They include the
+            error of the ODE solve, one standard error if the divergence is estimated (NaN for a
+            single probe), and, with `integer_features`, the difference from a coarser quadrature
+            rule.  They are calibrated to bound the error of 95 in 100 rows of the data.  More rows
+            exceed them in the tails and where the density has sharp edges (see the user guide).
 
         References
         ----------
@@ -759,39 +793,42 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         return (value, error) if return_error else value
 
     def _log_density(self, rows: NDArray[Any], time: float) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Log-density of each validated row at a time, and its estimated error.
+        """Log-densities of validated rows at a time, and their estimated errors.
 
-        It is minus infinity, without error, for rows outside the bounds, or not whole.
+        Rows outside the bounds, or not whole, have minus infinity with an error of zero.
         """
         model = self._model_for(rows)
-        possible = model.columns.can_be(rows)
+        possible = model.columns.in_support(rows)
         value, error = np.full(len(rows), -np.inf, rows.dtype), np.zeros(len(rows), rows.dtype)
         if possible.any():
             question = FlowModel.log_mass if model.columns.whole.any() else FlowModel.log_prob
-            asked = rows if possible.all() else rows[possible]
-            value[possible], error[possible] = model.ask(question, asked, time, refuse_far=False)
-        lost = np.isnan(value) | (value == np.inf)
-        if lost.any():
+            inside = rows if possible.all() else rows[possible]
+            value[possible], error[possible] = model.ask(question, inside, time, refuse_far=False)
+        invalid = np.isnan(value) | (value == np.inf)
+        if invalid.any():
             raise FloatingPointError(
-                f"The log-density of {lost.sum()} of {len(value)} rows is no number; drop those "
-                "rows."
+                f"The log-density of {invalid.sum()} of {len(value)} rows is NaN or infinite; drop "
+                "those rows."
             )
         return value, error
 
     def score(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> float:
-        """Mean log-density per row, in nats: GaussianMixture's convention, and what model selection
-        wants.
+        """Compute the mean log-density of the rows of `X`, as in GaussianMixture.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-        y : ignored
+            Rows to score.
+        y : Ignored
+            Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
 
         Returns
         -------
-        float
-            Minus infinity if it is so for a row of positive weight: see :meth:`score_samples`.
+        score : float
+            Weighted mean in nats per row.  Minus infinity if a row of positive weight has a
+            log-density of minus infinity, see :meth:`score_samples`.
 
         Raises
         ------
@@ -815,35 +852,36 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         | tuple[float, float]
         | tuple[NDArray[np.float64], NDArray[np.float64]]
     ):
-        """Log-density on the boundary of the region of highest density that holds a fraction of the
-        probability.
+        """Compute the log-density threshold of a highest density region.
 
-        It is the ``1 - level`` quantile of :meth:`score_samples` over samples of the model ([1]_,
-        section 2).
+        The region contains a fraction `level` of the probability.  The threshold is the
+        ``1 - level`` quantile of :meth:`score_samples` over samples of the model ([1]_, section 2).
 
         Parameters
         ----------
         level : float in (0, 1), or array-like of such
-            Fraction of the probability in the region.
+            Probability of the region.
         n_samples : int, default=2_000
-            Samples that are drawn and scored, the same for all levels.
+            Number of samples that are drawn and scored, the same for all levels.
         random_state : int, RandomState instance or None, default=None
-            Seed of the samples; None draws anew at every call.
+            Seed of the samples; None gives different samples at each call.
         return_error : bool, default=False
-            Return the Monte Carlo errors, too.
+            Whether to return the Monte Carlo errors as well.
 
         Returns
         -------
-        threshold : float, or ndarray of the shape of `level`, in nats
-        error : float, or ndarray of the shape of `level`, only if `return_error`
-            Monte Carlo standard error of each, in nats: half the distance between the order
-            statistics at one binomial deviation of the count of samples below the threshold.  It
-            falls as ``1 / sqrt(n_samples)``.  Errors of the ODE solve and of the fit are not in it.
+        threshold : float, or ndarray of the shape of `level`
+            Log-density on the boundary of the region, in nats.
+        error : float, or ndarray of the shape of `level`
+            Monte Carlo standard error of each threshold in nats, only if `return_error` is True:
+            half the distance between the order statistics at plus and minus one binomial standard
+            deviation of the number of samples below the threshold.  It decreases as
+            ``1 / sqrt(n_samples)``.  It does not include errors of the ODE solve and of the fit.
 
         Raises
         ------
         ValueError
-            If a level is not in (0, 1), or there are too few samples for it.
+            If a level is not in (0, 1), or `n_samples` is too small for it.
 
         References
         ----------
@@ -878,29 +916,30 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         n_samples: int = 2_000,
         random_state: RandomStateLike = None,
     ) -> NDArray[np.bool_]:
-        """Which rows are in the region of highest density that holds a fraction of the probability.
+        """Check which rows are in a highest density region.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Rows to check.
         level : float in (0, 1)
-            Fraction of the probability in the region.
+            Probability of the region.
         n_samples : int, default=2_000
-            Samples of the model from which the boundary is estimated: see
-            :meth:`density_threshold`.
+            Number of samples from which :meth:`density_threshold` estimates the boundary.
         random_state : int, RandomState instance or None, default=None
-            Seed of the samples.  With None, rows close to the boundary may be in at one call and
-            out at the next.
+            Seed of the samples.  With None, results for rows close to the boundary may differ
+            between calls.
 
         Returns
         -------
-        inside : ndarray of bool, shape (n_samples,)
+        inside : ndarray of shape (n_samples,) of bool
+            Whether each row is in the region.
         """
         rows = self._validated(X)
         if isinstance(level, Sequence | np.ndarray) and np.ndim(np.asarray(level, dtype=object)):
             raise ValueError(
-                "contains tells of one region at a time; level must be one number in (0, 1), got "
-                f"{level!r}."
+                "contains accepts one level at a time; level must be a single number in (0, 1), "
+                f"got {level!r}."
             )
         log_density, _ = self._log_density(rows, self.end_time_)
         inside: NDArray[np.bool_] = log_density >= np.asarray(
@@ -911,35 +950,38 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     def score_gradient(
         self, X: ArrayLike, *, t: float | None = None, method: str = "flow"
     ) -> NDArray[Any]:
-        r"""Score: gradient of the log-density with respect to `X`.
+        r"""Compute the score, the gradient of the log-density with respect to `X`.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Rows at time `t`.
         t : float in [0, 1] or None, default=None
-            Time on the path; None is the model's own, `end_time_`.
+            Time on the path; None is `end_time_`, the time of the model.
         method : {"flow", "path"}, default="flow"
-            "flow" is the gradient of :meth:`score_samples` at this time, exact for the density that
-            the model has; it is carried along the flow, by two solves.  "path" is the score that
-            was learned, if "s" or "eta" is among the `targets`, or that follows from the drift: for
-            the trigonometric path ``-u + (2 / pi) tan(pi t / 2) v_t(u)`` in the units of the flow
-            ([1]_, proposition 4, where the sign is a misprint).  It takes one evaluation of the
-            field, and is what ``sample(method="sde")`` uses.  For a field without error both are
-            equal; errors of the drift enter the formula multiplied, more and more so near ``t =
-            1``.
+            How the score is computed; both are equal if the field is exact.
+
+            - "flow": gradient of :meth:`score_samples` at this time, exact for the density of the
+              model.  It is integrated along the flow, in two solves.
+            - "path": the learned score, if "s" or "eta" is among the `targets`, or the score that
+              follows from the drift: for the trigonometric path,
+              ``-u + (2 / pi) tan(pi t / 2) v_t(u)`` in flow units ([1]_, proposition 4, where the
+              sign is a misprint).  It takes one evaluation of the field, and is what
+              ``sample(method="sde")`` uses.  The formula multiplies errors of the drift, by more
+              the closer `t` is to 1.
 
         Returns
         -------
-        score : ndarray of the shape and dtype of `X`, in nats per unit of each column
+        score : ndarray of shape (n_samples, n_features)
+            Score in nats per unit of each column, in the dtype of `X`.
 
         Raises
         ------
         ValueError
             If rows are outside the `bounds`, or so far outside the data that the arithmetic of the
             flow overflows.  With "path", if the score does not follow from the drift: on a path
-            that is not affine in its ends, under a
-            `coupling` that is not independent, or so close to ``t = 1`` that errors of the drift
-            would be multiplied by more than 100.
+            that is not affine in its ends, under a `coupling` that is not independent, or so close
+            to ``t = 1`` that errors of the drift would be multiplied by more than 100.
 
         References
         ----------
@@ -953,17 +995,21 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         return self._model_for(rows).ask(score, rows, time)[0]
 
     def velocity(self, X: ArrayLike, t: float) -> NDArray[Any]:
-        """Velocity of the flow, the drift ``b``, at the rows of `X`.
+        """Compute the velocity of the flow at the rows of `X`.
+
+        It is the drift ``b``; without `gamma`, drift and velocity are equal.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Rows at time `t`.
         t : float in [0, 1]
             Time on the path.
 
         Returns
         -------
-        velocity : ndarray of the shape and dtype of `X`, in units of each column per unit of time
+        velocity : ndarray of shape (n_samples, n_features)
+            Velocity in units of each column per unit of time, in the dtype of `X`.
 
         Raises
         ------
@@ -975,28 +1021,29 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         return self._model_for(rows).ask(FlowModel.velocity, rows, time)[0]
 
     def trajectory(self, X: ArrayLike, times: Sequence[float]) -> NDArray[Any]:
-        """Where the flow carries rows.
+        """Compute the positions of rows along the flow.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Rows at the first of the times.
         times : sequence of float in [0, 1], increasing or decreasing
-            From data to latent, for example, is ``np.linspace(density.end_time_, 0, 50)``.
+            Times of the positions, such as ``np.linspace(density.end_time_, 0, 50)`` from data to
+            latents.
 
         Returns
         -------
         positions : ndarray of shape (len(times), n_samples, n_features)
-            Of the dtype of `X`, in data units.
+            Positions in data units, in the dtype of `X`.
 
         Raises
         ------
         ValueError
-            If `times` is no such sequence, or if rows are outside the `bounds`, or so far outside
-            the data that the arithmetic overflows.
+            If `times` is not such a sequence, or if rows are outside the `bounds`, or so far
+            outside the data that the arithmetic of the flow overflows.
         """
         rows, checked = self._located(X), checked_times(times, self._latest())
-        # Within shorter stretches the times of a solver's steps are not all different in float32.
+        # In float32, the solver's steps within a shorter interval would not all be distinct.
         short = any(abs(b - a) < _SHORT_STRETCH for a, b in itertools.pairwise(checked))
         precise = rows.astype(np.float64) if short else rows
         positions, _ = self._model_for(precise).ask(FlowModel.trajectory, precise, checked)
@@ -1012,40 +1059,45 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         epsilon: float | str | Callable[[float], float] = "decreasing",
         n_steps: int | None = None,
     ) -> NDArray[np.float64] | Any:
-        r"""Draw rows from the fitted density, or from that at any time on the path.
+        r"""Generate random samples from the density, at the end of the flow or any other time.
 
         Parameters
         ----------
-        n_samples : int, at least 1, default=1
+        n_samples : int, default=1
+            Number of samples, at least 1.
         random_state : int, RandomState instance or None, default=None
-            Seed of the draw; None draws anew at every call.
+            Seed of the samples; None gives different samples at each call.
         t : float in [0, 1] or None, default=None
-            Time on the path; None is the model's own, `end_time_`.
+            Time on the path; None is `end_time_`, the time of the model.
         method : {"ode", "sde"}, default="ode"
-            "sde" adds noise and the score: ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW`` has the
-            law of the ODE at every time, whatever the noise ([1]_, section 1; [2]_, section 2).  It
-            needs a path that is affine in its ends, or a learned score.
+            Equation that is solved.
+
+            - "ode": the flow from random base points.
+            - "sde": the diffusion ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW``, which has the
+              same distribution as the flow at every time, for any noise level ([1]_, section 1;
+              [2]_, section 2).  It requires a path that is affine in its ends, or a learned score.
         epsilon : float, callable or {"decreasing", "sine"}, default="decreasing"
-            Noise level of "sde", in squared flow units (those after the scaling, not of the
-            columns) per unit of time: not negative; a function of the time; or ``1 - t`` and
-            ``sin(pi t)^2`` by name.  Where the score multiplies errors of what was learned by more
-            than 5, near the data, the level fades in proportion.
+            Noise level of "sde", in squared flow units (after the scaling) per unit of time: a
+            number that is not negative, a function of time, "decreasing" for ``1 - t`` or "sine"
+            for ``sin(pi t)^2``.  Near the data, where the score multiplies errors of the learned
+            field by more than 5, the level is reduced in proportion.
         n_steps : int or None, default=None
-            Steps of "sde", by Heun's method; None is 200 times the largest noise level, and at
-            least 200.
+            Number of steps of "sde", by Heun's method.  None is 200 times the largest noise level,
+            and at least 200.
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features), in data units
-            Or a data frame with the names of the columns, if :meth:`set_output` asks for one.
+        X : ndarray of shape (n_samples, n_features)
+            Samples in data units; a data frame with the names of the columns, if
+            :meth:`set_output` selects one.
 
         Raises
         ------
         ValueError
-            If an argument cannot be used, or if so many samples or steps are asked for that there
-            would be no end.
+            If an argument is invalid, or the number of samples or steps is too large.
         FloatingPointError
-            If the diffusion leaves the finite numbers, with the time and the number of rows.
+            If the diffusion becomes infinite or NaN; the message gives the time and the number of
+            rows.
 
         References
         ----------
@@ -1063,34 +1115,37 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
                 self._drawn(n_samples, random_state, time), None, self._names_in()
             )
         random = private_random_state(random_state)
-        latent = random.standard_normal(
+        base_points = random.standard_normal(
             (checked_n_samples(n_samples, self.n_features_in_), self.n_features_in_)
         )
-        drawn = self._diffused(FlowModel.diffuse, latent, time, random, epsilon, n_steps)
-        return self._contained(self._columns().whole_and_inside(drawn), None, self._names_in())
+        # The base points are drawn before the seed of the noise, from the same random state.
+        drawn = self._diffused(FlowModel.diffuse, base_points, time, random, epsilon, n_steps)
+        return self._contained(self._columns().rounded_and_clipped(drawn), None, self._names_in())
 
     def _drawn(
         self, n_samples: int, random_state: RandomStateLike, time: float
     ) -> NDArray[np.float64]:
-        """Samples of the ODE at a time."""
+        """Samples at a time: random base points, carried by the flow."""
         n = checked_n_samples(n_samples, self.n_features_in_)
-        latent = private_random_state(random_state).standard_normal((n, self.n_features_in_))
-        model = self._model_for(latent)
-        drawn, _ = model.ask(FlowModel.push, latent, time, side="source")
-        return model.columns.whole_and_inside(drawn)
+        base_points = private_random_state(random_state).standard_normal((n, self.n_features_in_))
+        model = self._model_for(base_points)
+        drawn, _ = model.ask(FlowModel.push, base_points, time, side="source")
+        return model.columns.rounded_and_clipped(drawn)
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
-        """Latent of each row of `X`: the point of the standard normal base that the flow carries to
-        it.
+        """Map each row of `X` to its latent.
+
+        The latent of a row is the point of the standard normal base that the flow carries to it.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Rows to transform.
 
         Returns
         -------
         Z : ndarray of shape (n_samples, n_features)
-            Of the dtype of `X`; N(0, I) for rows of the fitted density.
+            Latents in the dtype of `X`, distributed as N(0, I) for rows of the fitted density.
 
         Raises
         ------
@@ -1101,84 +1156,87 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         return self._latent(self._located(X))
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
-        """Names of the latent coordinates, ``latent0``, ``latent1``, ..., as
-        :meth:`set_output` gives them to what `transform` returns.
+        """Get the names of the columns that :meth:`transform` returns.
 
         Parameters
         ----------
         input_features : array-like of str or None, default=None
-            Only compared with the names that the fit saw.
+            Only used to validate feature names with the names seen in :meth:`fit`.
 
         Returns
         -------
-        names : ndarray of str objects, shape (`n_features_in_`,)
+        feature_names_out : ndarray of str objects
+            The names ``latent0``, ``latent1``, ...
         """
         check_is_fitted(self)
         _check_feature_names_in(self, input_features)
         return np.array([f"latent{k}" for k in range(self.n_features_in_)], dtype=object)
 
     def _latent(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Latents of rows that were looked at."""
+        """Latents of validated rows."""
         return self._model_for(rows).ask(FlowModel.pull, rows, self.end_time_)[0]
 
     def inverse_transform(self, Z: ArrayLike) -> NDArray[Any] | Any:
-        """Data rows of latent points: the inverse of :meth:`transform`.
+        """Map latents back to rows, the inverse of :meth:`transform`.
 
         Parameters
         ----------
         Z : array-like of shape (n_samples, n_features)
+            Latents.
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features), of the dtype of `Z`
-            Or a data frame with the names of the columns, if :meth:`set_output` asks for one.
+        X : ndarray of shape (n_samples, n_features)
+            Rows in data units, in the dtype of `Z`; a data frame with the names of the columns, if
+            :meth:`set_output` selects one.
 
         Raises
         ------
         ValueError
-            If points are so far from the centre that the arithmetic overflows.
+            If latents are so far from the centre that the arithmetic of the flow overflows.
         """
         rows = self._validated_other(Z, "Z", "latent space")
         model = self._model_for(rows)
         carried, _ = model.ask(FlowModel.push, rows, self.end_time_, side="source")
-        return self._contained(model.columns.whole_and_inside(carried), Z, self._names_in())
+        return self._contained(model.columns.rounded_and_clipped(carried), Z, self._names_in())
 
     def diagnose(self, X: ArrayLike, random_state: RandomStateLike = None) -> Bunch:
-        """How well the field was learned, by rows that it was not trained on.
+        """Measure on test rows how well the field was learned.
 
-        All numbers are in the units of the flow.  The `coupling` of the fit pairs the rows with
-        base points, so they should be in random order.
+        All numbers are in flow units.  The rows should be in random order, because the `coupling`
+        of the fit pairs them with base points.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Test rows.
+            Test rows, which the field was not trained on.
         random_state : int, RandomState instance or None, default=None
             Seed of the base points that the rows are paired with.
 
         Returns
         -------
-        diagnosis : Bunch with
+        diagnosis : Bunch
+            Dictionary-like object with the following attributes.
 
             - loss : float, ``G`` ([1]_, equation 8)
             - loss_plus_action : float, ``G + E|v|^2``, which is zero at the optimum (equation 11)
             - action, path_length : float, ``E|v|^2`` and the mean over times of its root; the
               action of the true velocity bounds the squared Wasserstein-2 distance between base and
               data
-            - lipschitz : float, the largest slope of the field that was met on the path
+            - lipschitz : float, the largest slope of the field found on the path
             - wasserstein2_bound : float, ``exp(1/2 + lipschitz) sqrt(E|v - dI/dt|^2)`` (proposition
-              3), with the regression loss in the place of the unknown error of the field, which is
-              smaller; often far too large to tell anything, up to infinity
+              3); the regression loss replaces the error of the field, which is unknown and smaller,
+              so that the bound is often far too large to be useful, or infinite
             - latent_ks : ndarray of shape (n_features,), Kolmogorov-Smirnov distance of each latent
               coordinate to N(0, 1)
-            - latent_energy_distance : float, energy distance of the latent rows (at most 2,000) to
+            - latent_energy_distance : float, energy distance of the latents (at most 2,000) to
               N(0, I)
 
         Raises
         ------
         ValueError, FloatingPointError
-            If rows are outside the `bounds`, or so far outside the data that the arithmetic
-            overflows.
+            If rows are outside the `bounds`, or so far outside the data that the arithmetic of the
+            flow overflows.
 
         References
         ----------
@@ -1209,7 +1267,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         )
 
     def _fit_columns(self, warm: bool, *parts: NDArray[Any]) -> Columns:
-        """What a fit is told of the columns, with which all parts of the rows must agree."""
+        """Bounds and whole numbers of the columns, checked against the rows of each of `parts`."""
         columns = (
             self._columns()
             if warm
@@ -1221,20 +1279,20 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         return columns
 
     def _columns(self) -> Columns:
-        """What the fit was told of the columns."""
+        """Bounds and whole numbers of the columns, as fitted."""
         return Columns(self.bounds_, self.integer_features_, self._column_names())
 
     def _located(self, X: ArrayLike) -> NDArray[Any]:
-        """Validated rows that have a latent."""
+        """Validate rows that need a latent: within the bounds, though not necessarily whole."""
         rows = self._validated(X)
-        self._columns().check_located(rows)
+        self._columns().check_in_cells(rows)
         return rows
 
     def _time(self, t: float | None) -> float:
         return checked_time(t, self.end_time_, self._latest())
 
     def _latest(self) -> float:
-        """The last time that the model knows: a student was taught up to the end time."""
+        """Latest time of the model: a student is only trained up to the end time."""
         return 1.0 if self._field is self._trained else self.end_time_
 
     def __sklearn_tags__(self) -> Tags:

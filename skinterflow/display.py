@@ -1,8 +1,7 @@
-"""Displays of fitted estimators, in scikit-learn's manner: ``from_estimator`` computes and plots,
-``plot`` draws what was computed again.
+"""Displays of fitted estimators, with the interface of scikit-learn's displays.
 
-They need matplotlib, which comes with ``pip install skinterflow[plot]`` and is imported when
-something is drawn.
+``from_estimator`` computes and plots; ``plot`` draws the same results again.  Displays require
+matplotlib (``pip install skinterflow[plot]``), which is imported when something is drawn.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from skinterflow._plots import (
     window,
 )
 from skinterflow._predict.regions import checked_levels, density_thresholds
-from skinterflow._runtime import RandomStateLike, rows_of_our_own
+from skinterflow._runtime import RandomStateLike, suppress_feature_name_warning
 from skinterflow.density import InterpolantFlowDensity
 
 if TYPE_CHECKING:
@@ -46,17 +45,18 @@ Array = NDArray[Any]
 _INTERVAL = np.array([0.025, 0.975])
 _BAND = "95% interval of a true model"
 _MAX_QUANTILES = 1_000
-_NAMED_LINES = 10
+_MAX_NAMED_LINES = 10
+"""Number of columns above which lines are not named in a legend."""
 
 
 class DensityDisplay:
-    """A fitted density: a curve, a map, or samples over data.
+    """Visualization of a fitted density: a curve, a map, or samples.
 
-    A model of one column is drawn as a curve, one of two as a map, both with regions of highest
-    density.  A model of more columns, or a part of the columns of a model, is shown by samples:
-    histograms, and scatter plots of every two columns.  So one or two `features` of a wider model
-    are samples of their marginal distribution; a marginal density has no formula here.  Use
-    :meth:`from_estimator`.
+    A model of one column is drawn as a curve and a model of two columns as a map, both with regions
+    of highest density.  A model of more columns, or a subset of its columns, is shown by samples:
+    histograms, and scatter plots of every pair of columns.  One or two `features` of a wider model
+    are therefore samples of the marginal distribution, because a marginal density has no closed
+    form.  Use :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ class DensityDisplay:
         Rows of data.
     grid : sequence of k ndarrays of shape (grid_resolution,), or None, default=None
         Values along each axis of a curve or map; None where samples are shown.
-    log_density : ndarray of shape (grid_resolution,) or (grid_resolution, grid_resolution), or None, default=None
-        In nats; of a map, rows are values of the second column.
+    log_density : ndarray of shape (grid_resolution,) * k or None, default=None
+        In nats.  Rows of a map are values of the second column.
     levels, thresholds : sequences of float, default=()
         Probabilities of regions of highest density, and the log-densities of their boundaries.
 
@@ -76,7 +76,7 @@ class DensityDisplay:
     ----------
     axes_ : ndarray of Axes, of shape (1, 1) or, for a corner plot, (k, k)
     ax_ : Axes
-        The first of them, which is the only one but for a corner plot.
+        The first of `axes_`; the only one except in a corner plot.
     figure_ : Figure
 
     See Also
@@ -99,7 +99,7 @@ class DensityDisplay:
     """
 
     MAX_FEATURES: ClassVar[int] = 6
-    """Columns that a corner plot has at most."""
+    """Maximum number of columns in a corner plot."""
 
     def __init__(
         self,
@@ -140,8 +140,8 @@ class DensityDisplay:
         ----------
         estimator : fitted InterpolantFlowDensity
         X : array-like of shape (n_rows, n_features) or None, default=None
-            Data to show with the density, such as held-out rows; all columns, as the estimator was
-            fitted on.
+            Data to show with the density, such as held-out rows, with all columns that the
+            estimator was fitted on.
         features : str, int or sequence of them, or None, default=None
             Columns to show, by name or number; None is all.
         levels : sequence of float in (0, 1), default=(0.5, 0.9)
@@ -149,14 +149,14 @@ class DensityDisplay:
         grid_resolution : int of at least 2, or None, default=None
             Points along each axis of a curve or map; None is 400 for a curve and 80 for a map.
         n_samples : int, default=2_000
-            Samples of the model, which set the window and the boundaries of the regions, or are
-            shown themselves.
+            Number of samples of the model, which determine the window and the boundaries of the
+            regions, or are shown themselves.
         random_state : int, RandomState instance or None, default=None
             Seed of the samples.
         t : float in [0, 1] or None, default=None
-            Time on the path; None is the model's own, `end_time_`.
-        ax : Axes, or ndarray of Axes of shape (k, k) for a corner plot of k columns, or None, default=None
-            Where to plot; None is a new figure.
+            Time on the path; None is `end_time_`.
+        ax : Axes, ndarray of Axes or None, default=None
+            Where to plot, of shape (k, k) for a corner plot of k columns; None is a new figure.
 
         Returns
         -------
@@ -201,21 +201,17 @@ class DensityDisplay:
             display.grid = [np.linspace(*ends, resolution) for ends in display._windows()]
             display.log_density = _on_grid(estimator, display.grid, columns, t)
         if whole and len(probabilities):
-            with rows_of_our_own():
-                log_density = np.asarray(estimator.score_samples(samples, t=t))
-            display.levels, display.thresholds = (
-                probabilities,
-                density_thresholds(log_density, probabilities)[0],
-            )
+            display.levels = probabilities
+            display.thresholds = _thresholds(estimator, samples, probabilities, t)
         return display.plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> Self:
-        """Draw what was computed.
+        """Draw the density or the samples.
 
         Parameters
         ----------
-        ax : Axes, or ndarray of Axes of shape (k, k) for a corner plot of k columns, or None, default=None
-            Where to plot; None is a new figure.
+        ax : Axes, ndarray of Axes or None, default=None
+            Where to plot, of shape (k, k) for a corner plot of k columns; None is a new figure.
 
         Returns
         -------
@@ -260,7 +256,7 @@ class DensityDisplay:
         ]
 
     def _tables(self) -> list[Table]:
-        """The samples, and the data after them."""
+        """The samples and, if there are any, the data, in the order in which they are drawn."""
         samples = Table(self.samples, "samples", MODEL, filled=True)
         return [samples] if self.X is None else [samples, Table(self.X, "data", DATA, filled=False)]
 
@@ -269,16 +265,15 @@ class DensityDisplay:
 
 
 class TrainingDisplay:
-    """How a fit went: the training loss and, where rows were held out, their log-likelihood, at the
-    checks.
+    """Visualization of a training: the loss and the held-out log-likelihood at each check.
 
-    The loss is noisy and need not fall where the density gets better; the held-out log-likelihood
-    is what the weights were kept by. Use :meth:`from_estimator`.
+    The loss is noisy and need not decrease while the density improves; the weights are chosen by
+    the held-out log-likelihood.  Use :meth:`from_estimator`.
 
     Parameters
     ----------
     steps : sequence of int
-        Gradient steps after which there were checks.
+        Number of gradient steps before each check.
     loss_curve : sequence of float, of the same length
         Mean training loss between checks.
     validation_scores : sequence of float, of the same length, or None, default=None
@@ -287,10 +282,10 @@ class TrainingDisplay:
     Attributes
     ----------
     ax_ : Axes
-        Those of the loss.
+        Axes of the loss.
     validation_ax_ : Axes or None
-        Those of the held-out log-likelihood, on the right.
-    axes_ : ndarray of both Axes, or of the one
+        Axes of the held-out log-likelihood, on the right.
+    axes_ : ndarray of one or two Axes
     figure_ : Figure
 
     Examples
@@ -319,12 +314,12 @@ class TrainingDisplay:
 
     @classmethod
     def from_estimator(cls, estimator: FlowEstimator, *, ax: Any = None) -> Self:
-        """Plot how the fit of an estimator went.
+        """Plot the training of an estimator.
 
         Parameters
         ----------
         estimator : fitted InterpolantFlowDensity or InterpolantTransport
-            A transport holds nothing out.
+            A transport has no held-out rows.
         ax : Axes or None, default=None
             Where to plot; None is a new figure.
 
@@ -344,7 +339,7 @@ class TrainingDisplay:
         ).plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> Self:
-        """Draw what was computed.
+        """Draw the loss and the held-out log-likelihood.
 
         Parameters
         ----------
@@ -374,7 +369,7 @@ class TrainingDisplay:
                 label="held-out log-likelihood",
             )
             best = int(np.argmax(self.validation_scores))
-            kept = f"best, {self.validation_scores[best]:.4g} at step {self.steps[best]}"
+            best_label = f"best, {self.validation_scores[best]:.4g} at step {self.steps[best]}"
             lines += self.validation_ax_.plot(
                 self.steps[best],
                 self.validation_scores[best],
@@ -382,7 +377,7 @@ class TrainingDisplay:
                 marker="*",
                 markersize=10,
                 linestyle="",
-                label=kept,
+                label=best_label,
             )
         self.axes_ = np.array(
             [one for one in (self.ax_, self.validation_ax_) if one is not None], dtype=object
@@ -392,13 +387,14 @@ class TrainingDisplay:
 
 
 class TrajectoryDisplay:
-    """Where a flow carries points: their ways in two columns, or one column against time.  Use
-    :meth:`from_estimator`.
+    """Visualization of trajectories: two columns, or one column against time.
+
+    Use :meth:`from_estimator`.
 
     Parameters
     ----------
     positions : ndarray of shape (n_times, n_points, k)
-        In units of the data; `k` is 1 or 2.
+        Positions in data units; `k` is 1 or 2.
     times : ndarray of shape (n_times,)
     feature_names : sequence of str, of length k
 
@@ -444,7 +440,7 @@ class TrajectoryDisplay:
         random_state: RandomStateLike = None,
         ax: Any = None,
     ) -> Self:
-        """Follow points along the flow, and plot.
+        """Compute the trajectories of points along the flow, and plot.
 
         Parameters
         ----------
@@ -452,10 +448,10 @@ class TrajectoryDisplay:
         X : array-like of shape (n_points, n_features) or None, default=None
             Points at the first of the times; None draws samples of the model at that time.
         n_samples : int, default=200
-            Samples that are drawn where `X` is None.
+            Number of samples that are drawn if `X` is None.
         times : sequence of float in [0, 1], increasing or decreasing, or None, default=None
-            None is 21 times, evenly spaced: with
-            `X`, which are then rows of data, from `end_time_` back to 0; without, from 0 to `end_time_`.
+            None is 21 evenly spaced times: from `end_time_` to 0 with `X`, which are then rows of
+            data, and from 0 to `end_time_` without.
         features : str, int or sequence of one or two of them, or None, default=None
             Columns to show, by name or number; None is the first two, or the only one.  One column
             is shown against time.
@@ -482,13 +478,13 @@ class TrajectoryDisplay:
         )
         if len(columns) > 2:
             raise ValueError(
-                f"Ways are drawn in one or two columns; choose two of the {len(columns)}, such as "
-                f"features={columns[:2]}."
+                f"Trajectories are drawn in one or two columns; choose two of the {len(columns)}, "
+                f"such as features={columns[:2]}."
             )
         if times is None:
-            times = _times_from_the_base(estimator)[:: 1 if X is None else -1]
+            times = _default_times(estimator)[:: 1 if X is None else -1]
         points = estimator.sample(n_samples, random_state, t=times[0]) if X is None else X
-        with rows_of_our_own():
+        with suppress_feature_name_warning():
             positions = estimator.trajectory(points, times)[:, :, columns]
         names = [column_names(estimator)[k] for k in columns]
         return cls(
@@ -496,7 +492,7 @@ class TrajectoryDisplay:
         ).plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> Self:
-        """Draw what was computed.
+        """Draw the trajectories with their start and end points.
 
         Parameters
         ----------
@@ -534,23 +530,22 @@ class TrajectoryDisplay:
 
 
 class CalibrationDisplay:
-    """Whether a density is right, by rows that it was not fitted on: their latents, and how many
-    are in regions of highest density.
+    """Visualization of calibration on rows that the density was not fitted on.
 
-    The left panel has the quantiles of each latent coordinate over those of the standard normal (a
-    QQ plot), with the interval in which each order statistic of as many normal numbers lies in 95
-    cases of 100.  The right panel has the fraction of rows inside each region over the probability
-    that the model gives it; the interval is that of a binomial law of
-    ``1 / (1 / n_rows + 1 / n_samples)`` rows, because the boundaries are estimated, too.  Both
-    intervals are pointwise, so one point in twenty is outside for the true density.  Use
-    :meth:`from_estimator`.
+    The left panel is a QQ plot: quantiles of each latent coordinate over those of the standard
+    normal, with the 95% interval of each order statistic of equally many normal numbers.  The right
+    panel shows the fraction of rows inside each region of highest density over the probability that
+    the model gives it.  Its 95% interval is that of a binomial law of
+    ``1 / (1 / n_rows + 1 / n_samples)`` rows, because the boundaries of the regions are estimates
+    from samples.  Both intervals are pointwise, so that one point in twenty is outside even for the
+    true density.  Use :meth:`from_estimator`.
 
     Parameters
     ----------
     normal_quantiles : ndarray of shape (n_quantiles,)
-        Expected by a standard normal.
+        Quantiles of the standard normal.
     latent_quantiles : ndarray of shape (n_quantiles, n_features)
-        Of the latents of the rows.
+        Quantiles of the latents of the rows.
     normal_interval : ndarray of shape (2, n_quantiles)
         Ends of the pointwise interval.
     levels : ndarray of shape (n_levels,)
@@ -614,7 +609,7 @@ class CalibrationDisplay:
         random_state: RandomStateLike = None,
         ax: Any = None,
     ) -> Self:
-        """Compute both checks, and plot.
+        """Compute the latents and the coverage of the regions, and plot.
 
         Parameters
         ----------
@@ -624,7 +619,7 @@ class CalibrationDisplay:
         levels : sequence of float in (0, 1) or None, default=None
             Probabilities of the regions of highest density; None is 0.05, 0.1, ..., 0.95.
         n_samples : int, default=2_000
-            Samples from which the boundaries of the regions are estimated.
+            Number of samples from which the boundaries of the regions are estimated.
         random_state : int, RandomState instance or None, default=None
             Seed of the samples.
         ax : ndarray of two Axes or None, default=None
@@ -663,7 +658,7 @@ class CalibrationDisplay:
         ).plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> Self:
-        """Draw what was computed.
+        """Draw the QQ plot and the coverage.
 
         Parameters
         ----------
@@ -682,7 +677,7 @@ class CalibrationDisplay:
         return self
 
     def _plot_latent(self, ax: Axes) -> None:
-        few = len(self.feature_names) <= _NAMED_LINES
+        few = len(self.feature_names) <= _MAX_NAMED_LINES
         ax.fill_between(
             self.normal_quantiles,
             *self.normal_interval,
@@ -730,18 +725,27 @@ def _on_grid(
     columns: Sequence[int],
     t: float | None,
 ) -> Array:
-    """Log-densities on a grid, whose axes are columns of the model in any order."""
+    """Log-densities on a grid, whose axes are the columns of the model in any order."""
     rows = np.stack(np.meshgrid(*grid), axis=-1).reshape(-1, len(columns))[:, np.argsort(columns)]
-    # float32 halves the time, where it tells the points of the grid apart.
+    # float32 halves the time, but must resolve the points of the grid.
     if all(np.ptp(axis) > 1e-3 * np.abs(axis).max() for axis in grid):
         rows = rows.astype(np.float32)
-    with rows_of_our_own():
+    with suppress_feature_name_warning():
         log_density = np.asarray(estimator.score_samples(rows, t=t))
     return log_density.reshape([len(axis) for axis in reversed(grid)])
 
 
-def _times_from_the_base(estimator: InterpolantFlowDensity) -> list[float]:
-    """Evenly spaced times of the flow; a Gaussian that was kept as it was has but one."""
+def _thresholds(
+    estimator: InterpolantFlowDensity, samples: Array, probabilities: Array, t: float | None
+) -> Array:
+    """Log-densities on the boundaries of the regions of these probabilities."""
+    with suppress_feature_name_warning():
+        log_density = np.asarray(estimator.score_samples(samples, t=t))
+    return density_thresholds(log_density, probabilities)[0]
+
+
+def _default_times(estimator: InterpolantFlowDensity) -> list[float]:
+    """Evenly spaced times of the flow; only one if the model is the Gaussian at time 0."""
     end_time = estimator.end_time_
     return [end_time * k / 20 for k in range(21)] if end_time > 0 else [0.0]
 

@@ -1,4 +1,4 @@
-"""Warnings and errors that a user can meet."""
+"""Custom warnings and errors."""
 
 from skinterflow.interflow.flows import AccuracyWarning
 
@@ -6,8 +6,10 @@ __all__ = ["AccuracyWarning", "DegenerateDataWarning", "DistillationWarning", "S
 
 
 class DegenerateDataWarning(UserWarning):
-    """Some columns have no density: constant, collinear, duplicated, integer-valued, or with many
-    rows on a bound.
+    """Warning for data without a density.
+
+    Columns may be constant, collinear, duplicated or integer-valued, or have many rows on a bound;
+    many rows may be exact copies of other rows.
 
     Examples
     --------
@@ -29,11 +31,11 @@ class DegenerateDataWarning(UserWarning):
 
 
 class DistillationWarning(UserWarning):
-    """The student did not become the model.
+    """Warning that the student was rejected, so that the trained field is the model.
 
     Examples
     --------
-    A fit that rather fails than keeps the field that the student was to replace.
+    A fit that fails if the student is rejected.
 
     >>> import warnings
     >>> import numpy as np
@@ -55,8 +57,7 @@ class DistillationWarning(UserWarning):
 
 
 class SavedModelError(ValueError):
-    """A file does not hold the model that it should: damaged, altered, of another class, or of a
-    newer release.
+    """Error for a saved model that is damaged, altered, of another class or of a newer release.
 
     Examples
     --------

@@ -32,8 +32,8 @@ from skinterflow._predict.model import FlowModel
 from skinterflow._runtime import (
     RandomStateLike,
     private_random_state,
-    rows_of_our_own,
     sums_may_overflow,
+    suppress_feature_name_warning,
 )
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.fields import VelocityField
@@ -45,7 +45,7 @@ from skinterflow.interflow.scaling import Identity, Scaling
 
 @runtime_checkable
 class DensityEstimator(Protocol):
-    """A fitted estimator with scikit-learn's `score_samples`: log-density of rows, in nats."""
+    """A fitted estimator whose `score_samples` returns log-densities of rows, in nats."""
 
     def score_samples(self, X: NDArray[Any], /) -> NDArray[Any]: ...
 
@@ -53,104 +53,113 @@ class DensityEstimator(Protocol):
 class InterpolantTransport(TransformerMixin, FlowEstimator):
     r"""Map between two data sets by a stochastic interpolant.
 
-    A velocity field is learned that carries rows of `X0` at ``t = 0`` to rows of `X1` at
-    ``t = 1``.  Neither density need be known, and no row of one set belongs to a row of the other
-    ([1]_, section 3 and figure 2).  The map is smooth and invertible, so the log-density of either
-    side gives that of the other.
+    A velocity field is trained to carry rows of `X0` at ``t = 0`` to rows of `X1` at ``t = 1``.
+    Neither density has to be known, and the rows need not be paired ([1]_, section 3 and figure 2).
+    The map is smooth and invertible, so the log-density of either side gives that of the other.
 
     Parameters
     ----------
     interpolant : str or Interpolant, default="linear"
-        Path that joins a row of `X0` to a row of `X1`: "linear", "trigonometric",
-        "variance_preserving", "fourier", "encoding_decoding", "mirror", or one's own.  One with
-        parameters, such as "fourier", is learned: it shortens the way.  "encoding_decoding" and
-        "mirror" need a `gamma`; "mirror" leads from one data set to itself, and :meth:`sample`
+        Path from a row of `X0` to a row of `X1`: "linear", "trigonometric", "variance_preserving",
+        "fourier", "encoding_decoding", "mirror" or an Interpolant.  The parameters of a path that
+        has some, such as "fourier", are learned to make the path shorter.  "encoding_decoding" and
+        "mirror" require a `gamma`.  "mirror" connects a data set to itself, and :meth:`sample`
         resamples it.
     gamma : {"brownian", "quadratic", "sine_squared", "sigmoid"}, Gamma or None, default=None
-        Scale of a latent that is added to the path, ``x_t = I_t + gamma(t) z`` ([2]_, table 8):
-        ``sqrt(t (1 - t))``, ``t (1 - t)``, ``sin^2(pi t)``, or a hump of sigmoids.  It smooths the
-        densities between the two, and makes the score, and with it
-        :meth:`sample`, available.  None is no latent ([1]_).
+        Scale of the noise term that is added to the path, ``x_t = I_t + gamma(t) z`` with standard
+        normal ``z`` ([2]_, table 8):
+
+        - "brownian": ``sqrt(t (1 - t))``
+        - "quadratic": ``t (1 - t)``
+        - "sine_squared": ``sin^2(pi t)``
+        - "sigmoid": a hump made of sigmoids
+        - None: no noise term ([1]_)
+
+        The noise term smooths the densities between the two data sets, and makes the score, and
+        therefore :meth:`sample`, available.
     targets : "auto", "b" or tuple of "b", "v", "s", "eta", default="auto"
         Quantities that are learned, by one network with a head for each ([2]_, section 2.3): the
-        drift "b", or the velocity "v", beside the score "s" or the denoiser "eta"; the drift alone,
-        where no score is wanted; one of "s" and "eta" alone on a mirror path. "auto" is "b" without
-        `gamma`, "eta" on a mirror path, and else ``("b", "eta")``.
+        drift "b" or the velocity "v", together with the score "s" or the denoiser "eta"; "b" alone,
+        if no score is needed; "s" or "eta" alone, on a mirror path.  "auto" is "b" without `gamma`,
+        "eta" on a mirror path, and ``("b", "eta")`` otherwise.
     coupling : {"independent", "optimal_transport"} or Coupling, default="independent"
-        Which row of `X0` meets which row of `X1` in training.  "optimal_transport", within parts of
-        a batch, shortens straight paths, at dearer training steps.
+        How rows of `X0` and rows of `X1` are paired in training.  "optimal_transport" pairs nearby
+        rows within parts of a batch: straight paths become shorter, and training steps slower.
     time_beta : tuple of two positive floats, default=(1.0, 1.0)
-        Beta law of the training times; ``(1, 1)`` is uniform.
+        Parameters of the Beta distribution of the training times; ``(1, 1)`` is uniform.
     scaling : {"gaussianize", "power", "whiten", "standardize"}, Scaling or None, default="whiten"
-        Invertible map of each side before the flow, estimated for each on its own rows (a Scaling
-        object serves both); see `InterpolantFlowDensity`.  The flow is left with what an alignment
-        of means and covariances does not do.
+        Invertible map that is applied to each side before the flow, see `InterpolantFlowDensity`.
+        It is estimated for each side on its own rows, so that means and covariances are aligned
+        before the flow; a Scaling object is used for both sides.
     field : VelocityField, torch.nn.Module, callable or None, default=None
-        Velocity field ``v(t, x)`` that is trained, instead of a multilayer perceptron: times of
-        shape (B,) and rows of shape (B, D) to velocities of shape (B, D), each row by itself.  The
-        fit trains a copy.  The divergence of a `VelocityField` is its own; that of any other field
-        comes from automatic differentiation, exact up to 128 columns and by Hutchinson's estimate
-        with 16 probes above.  With a field, `hidden_layer_sizes` and `activation` are not read.
+        Velocity field ``v(t, x)`` to train; None is a multilayer perceptron.  It maps times of
+        shape (B,) and rows of shape (B, D) to velocities of shape (B, D), each row independently.
+        `fit` trains a copy.  A `VelocityField` computes its own divergence.  That of any other
+        field is computed by automatic differentiation, exactly up to 128 columns, and by
+        Hutchinson's estimate with 16 probes above.  If a field is given, `hidden_layer_sizes` and
+        `activation` are ignored.
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
         Widths of the hidden layers; "auto" is ``(96, 96, 96, 96, 96, 96)``.
     activation : {"silu", "tanh", "softplus", "elu"}, default="silu"
+        Activation function.
     alpha : float, default=30.0
-        Regularisation: the weight decay of AdamW is ``alpha`` divided by the number of rows of the
-        smaller set.
+        Strength of the regularisation.  The weight decay of AdamW is ``alpha`` divided by the
+        number of rows of the smaller data set.
     batch_size : "auto" or int, default="auto"
-        Pairs per gradient step: "auto" is 512 if the smaller set has below 10,000 rows, and else
-        1,024.
+        Number of pairs per gradient step.  "auto" is 512 if the smaller data set has fewer than
+        10,000 rows, and 1,024 otherwise.
     learning_rate_init : "auto" or float, default="auto"
-        Learning rate after the warm-up; it decays to zero over `max_iter` steps, along a cosine.
+        Learning rate after the warm-up.  It decays to zero over `max_iter` steps along a cosine.
         "auto" is 0.005.
     max_iter : "auto" or int, default="auto"
         Number of gradient steps; "auto" is 4,000.
     max_time : float or None, default=None
-        Seconds that `fit` may take, see `InterpolantFlowDensity`.
+        Limit on the time of `fit`, in seconds, see `InterpolantFlowDensity`.
     warm_start : bool, default=False
-        Go on from the previous fit: its weights, its scalings, its optimisers, up to `max_iter`
-        steps in all.
+        Continue the previous fit, with its weights, scalings and optimisers, up to `max_iter` steps
+        in total.
     random_state : int, RandomState instance or None, default=None
         Seed of the initial weights and the batches.
     verbose : bool, default=False
         Print the loss ten times.
     solver : {"rk4", "heun3", "midpoint", "euler", "dopri5"} or Solver, default="rk4"
-        How the ODE is solved, see `InterpolantFlowDensity`.
+        ODE solver, see `InterpolantFlowDensity`.
     atol, rtol : float, default=5e-3 and 1e-5
-        Accuracy wanted of a row, in flow units and nats.
+        Tolerances of the errors of a row, in flow units and nats, see `InterpolantFlowDensity`.
     divergence : "exact" or int, default="exact"
-        "exact", or the number of probes of a Hutchinson estimate.
+        Divergence of the field: "exact", or the number of probes of a Hutchinson estimate.
     device : {"cpu", "cuda", "cuda:1", "auto", ...} or torch.device, default="cpu"
-        Where to train and to transport.
+        Device for training and transport; "auto" is a GPU if there is one.
     n_jobs : int or None, default=None
-        Blocks of 16,384 rows that are transported side by side, in threads.
+        Number of threads that transport blocks of 16,384 rows in parallel.
     checkpoint : str, path-like or None, default=None
-        File that `fit` notes its progress in, and goes on from after it was cut off; see
-        `InterpolantFlowDensity`.
+        File to which `fit` writes its progress, and from which it resumes after an interruption,
+        see `InterpolantFlowDensity`.
 
     Attributes
     ----------
     end_time_ : float
-        1: the flow goes all the way.
+        1: the flow never stops early.
     n_iter_ : int
-        Number of gradient steps that were run, those of earlier fits that were gone on with among
-        them.
+        Number of gradient steps, including those of the fits that this one continued.
     check_steps_ : list of int
-        Number of the step of each check.
+        Step number of each check.
     loss_ : float
         Training loss ``G`` at the last check, summed over the `targets`.
     loss_curve_ : list of float
         Mean training loss between checks.
     action_, path_length_ : float
-        Transport action ``E|b|^2`` and length, the mean over times of its root, of the path that
-        was trained on; in units of the flow.
+        Transport action ``E|b|^2`` of the drift, and the length of the path, which is the mean over
+        times of the root of the action; in flow units.
     initial_action_, initial_path_length_ : float or None
-        The same of the path before it was learned; None where there was nothing to learn.
+        `action_` and `path_length_` of the path before it was learned; None if it has no
+        parameters.
     n_features_in_ : int
+        Number of columns seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns of `X0`, only if they are all strings.
+        Names of the columns of `X0`, only if all are strings.
     target_feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns of `X1`, only if they are all strings.
+        Names of the columns of `X1`, only if all are strings.
 
     See Also
     --------
@@ -174,7 +183,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     (50, 4)
     """
 
-    # Rows, not metadata to be routed.
+    # Without this, scikit-learn would route X0, X1 as metadata, because they are not named X.
     __metadata_request__fit: ClassVar[dict[str, str]] = {"X0": UNUSED, "X1": UNUSED}
     __metadata_request__transform: ClassVar[dict[str, str]] = {"X0": UNUSED}
     __metadata_request__inverse_transform: ClassVar[dict[str, str]] = {"X1": UNUSED}
@@ -242,38 +251,45 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         sample_weight: ArrayLike | None = None,
         target_sample_weight: ArrayLike | None = None,
     ) -> Self:
-        """Learn the map from the rows of `X0` to those of `X1`.
+        """Fit the map from the rows of `X0` to the rows of `X1`.
 
-        Rows of `X0` and `X1` are not paired: both are shuffled on their own, and row i of one means
-        nothing to row i of the other.  Known pairs, such as measurements before and after a
+        The rows are not paired: `X0` and `X1` are shuffled independently, and row i of one is
+        unrelated to row i of the other.  Known pairs, such as measurements before and after a
         treatment, are not learned.
 
-        A failed fit leaves the previous state.  Ctrl-C ends the training: the estimator is fitted,
-        with the weights so far, and `KeyboardInterrupt` is raised; a second one ends the fit at
-        once.
+        If the fit fails, the estimator remains as it was.  Ctrl-C ends the training: the estimator
+        is then fitted with the weights so far, and `KeyboardInterrupt` is raised.  A second Ctrl-C
+        ends the fit at once.
 
         Parameters
         ----------
         X0 : array-like of shape (n_source_samples, n_features)
+            Rows of the source, at least two, of finite numbers.
         X1 : array-like of shape (n_target_samples, n_features)
-            Of equal width; the numbers of rows may differ.  At least two rows each; finite
-            numbers.  None, and `target_sample_weight` too, for a mirror path.
+            Rows of the target, at least two, of finite numbers.  Their number may differ from that
+            of `X0`.  On a mirror path, `X1` and `target_sample_weight` must be None.
         sample_weight : array-like of shape (n_source_samples,), default=None
             Weights of the rows of `X0`, not negative and not all zero.
         target_sample_weight : array-like of shape (n_target_samples,), default=None
-            Weights of the rows of `X1`.
+            Weights of the rows of `X1`, not negative and not all zero.
 
         Returns
         -------
-        self
+        self : object
+            The fitted estimator.
 
         Raises
         ------
         ValueError
-            If rows, weights or parameters cannot be used, or the checkpoint is of another fit;
-            nothing has then changed.
+            If rows, weights or parameters are invalid, or the checkpoint belongs to another fit.
+            The estimator remains as it was.
         OSError
             If the checkpoint cannot be read or written.
+        FloatingPointError
+            If the training diverges; the message names the learning rate or the scaling as the
+            cause.
+        KeyboardInterrupt
+            After Ctrl-C.
         """
         with self._fitting(X0, sample_weight) as context:
             rows0 = self._validated_source(X0, reset=not context.warm)
@@ -294,7 +310,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             if names is not None:
                 self.target_feature_names_in_ = names
             else:
-                self.__dict__.pop("target_feature_names_in_", None)  # of an earlier fit
+                self.__dict__.pop("target_feature_names_in_", None)  # from an earlier fit
         return self
 
     def _validated_source(self, X0: ArrayLike, reset: bool) -> NDArray[Any]:
@@ -307,18 +323,18 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     def _validated_target(self, X1: ArrayLike | None, rows0: NDArray[Any]) -> NDArray[Any]:
         if X1 is None:
             raise ValueError(
-                "X1, the rows of the target, is missing; only interpolant='mirror' does without, "
-                f"not {self.interpolant!r}."
+                "X1, the rows of the target, is missing; only interpolant='mirror' is fitted "
+                f"without it, not {self.interpolant!r}."
             )
-        _get_feature_names(X1)  # refuses names of several types
+        _get_feature_names(X1)  # raises if some names are strings and others are not
         with sums_may_overflow():
             rows: NDArray[Any] = check_array(
                 X1, dtype=[np.float64, np.float32], ensure_min_samples=2, input_name="X1"
             )
         if rows0.shape[1] != rows.shape[1]:
             raise ValueError(
-                f"X0 has {rows0.shape[1]} columns and X1 has {rows.shape[1]}; a map that can be "
-                "inverted needs as many on both sides."
+                f"X0 has {rows0.shape[1]} columns and X1 has {rows.shape[1]}; an invertible map "
+                "requires the same number on both sides."
             )
         return rows
 
@@ -326,14 +342,14 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         self, sides: Sequence[tuple[NDArray[Any], NDArray[np.float64]]], context: FitContext
     ) -> list[Reader]:
         """Readers of the rows of the source and of the target, each with its own scaling."""
-        given = [self._source, self._target] if context.warm else [None, None]
+        fitted = [self._source, self._target] if context.warm else [None, None]
         readers = []
         for (rows, weight), name in zip(sides, ("X0", "X1"), strict=True):
             names = [f"{name} column {k}" for k in range(rows.shape[1])]
             readers.append(self._reader(rows, weight, context.device, names))
         return [
             replace(reader, scaling=scaling or self._scaling_of(reader, NO_ROWS, context.setup))
-            for reader, scaling in zip(readers, given, strict=True)
+            for reader, scaling in zip(readers, fitted, strict=True)
         ]
 
     def _planned(
@@ -344,6 +360,9 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         targets: tuple[str, ...],
         context: FitContext,
     ) -> Plan:
+        """Plan of a fit: all rows train one field, and none are held out."""
+        # The scalings, the rows of the source, those of the target and the initial weights are
+        # drawn from context.setup in this order, which seeded fits depend on.
         start, end = (training_rows(reader, NO_ROWS, context.setup) for reader in (source, target))
         fold = Fold(start, end, target.read(NO_ROWS, context.setup))
         recipe = resolve_recipe(
@@ -362,15 +381,17 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         return Plan([fold], fold, path, Identity(), targets, recipe, target.scaling, source.scaling)
 
     def transform(self, X0: ArrayLike) -> NDArray[Any]:
-        """Carry rows of the source to the target.
+        """Map rows of the source to the target.
 
         Parameters
         ----------
         X0 : array-like of shape (n_samples, n_features)
+            Rows of the source.
 
         Returns
         -------
-        X1 : ndarray of shape (n_samples, n_features), of the dtype of `X0`
+        X1 : ndarray of shape (n_samples, n_features)
+            Rows of the target, in the dtype of `X0`.
 
         Raises
         ------
@@ -380,44 +401,44 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         return self._carried(self._validated(X0))
 
     def _carried(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Where rows of the source that were looked at are carried."""
+        """Map validated rows of the source to the target."""
         return self._model_for(rows).ask(FlowModel.push, rows, 1.0, side="source")[0]
 
     def _carried_back(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Where rows of the target that were looked at are carried."""
+        """Map validated rows of the target to the source."""
         return self._model_for(rows).ask(FlowModel.pull, rows, 1.0)[0]
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
-        """Names of the columns of the target, as :meth:`set_output` gives them to what `transform`
-        returns.
-
-        They are those of `X1` or, if it had none, of `X0`; without either ``x0``, ``x1``, ...
+        """Get the names of the columns that :meth:`transform` returns.
 
         Parameters
         ----------
         input_features : array-like of str or None, default=None
-            Only compared with the names that the fit saw.
+            Only used to validate feature names with the names seen in :meth:`fit`.
 
         Returns
         -------
-        names : ndarray of str objects, shape (`n_features_in_`,)
+        feature_names_out : ndarray of str objects
+            The names of the columns of `X1` or, if it had none, of `X0`; ``x0``, ``x1``, ... if
+            neither had names.
         """
         check_is_fitted(self)
         _check_feature_names_in(self, input_features)
         return np.asarray(getattr(self, "target_feature_names_in_", self._names_in()), dtype=object)
 
     def inverse_transform(self, X1: ArrayLike) -> NDArray[Any] | Any:
-        """Carry rows of the target back to the source: the inverse of :meth:`transform`.
+        """Map rows of the target to the source, the inverse of :meth:`transform`.
 
         Parameters
         ----------
         X1 : array-like of shape (n_samples, n_features)
+            Rows of the target.
 
         Returns
         -------
-        X0 : ndarray of shape (n_samples, n_features), of the dtype of `X1`
-            Or a data frame with the names of the columns of the source, if :meth:`set_output` asks
-            for one.
+        X0 : ndarray of shape (n_samples, n_features)
+            Rows of the source, in the dtype of `X1`; a data frame with the names of the columns of
+            the source, if :meth:`set_output` selects one.
 
         Raises
         ------
@@ -436,38 +457,42 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         epsilon: float | str | Callable[[float], float] = 1.0,
         n_steps: int | None = None,
     ) -> NDArray[np.float64] | Any:
-        r"""Carry rows of the source to random rows of the target, by the diffusion of a noise
-        level.
+        r"""Map rows of the source to random rows of the target, by a diffusion.
 
-        ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW`` has the law of :meth:`transform`, whatever
-        the noise ([1]_, section 2.4).  One row can be given many times.  On a mirror path the rows
-        come back as other rows of the same density: near them for little noise.
+        The diffusion ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW`` has the same distribution as
+        :meth:`transform`, for any noise level ([1]_, section 2.4).  Copies of one row are mapped to
+        different rows.  On a mirror path, rows are mapped to other rows of the same density, which
+        are closer the lower the noise level is.
 
         Parameters
         ----------
         X0 : array-like of shape (n_samples, n_features)
+            Rows of the source.
         random_state : int, RandomState instance or None, default=None
-            Seed of the noise; None draws anew at every call.
+            Seed of the noise; None gives different rows at each call.
         epsilon : float, callable or {"decreasing", "sine"}, default=1.0
-            Noise level, in squared flow units per unit of time: not negative; a function of the
-            time; or ``1 - t`` and ``sin(pi t)^2`` by name.  Where the denoiser is divided by
-            `gamma`, the level fades below a `gamma` of 0.2.
+            Noise level in squared flow units per unit of time: a number that is not negative, a
+            function of time, "decreasing" for ``1 - t`` or "sine" for ``sin(pi t)^2``.  If the
+            score is the denoiser divided by `gamma`, the level is reduced where `gamma` is below
+            0.2.
         n_steps : int or None, default=None
-            Steps, by Heun's method; None is 200 times the largest noise level, and at least 200.
+            Number of steps, by Heun's method.  None is 200 times the largest noise level, and at
+            least 200.
 
         Returns
         -------
         X1 : ndarray of shape (n_samples, n_features)
-            Or a data frame with the names of the columns of the target, if :meth:`set_output` asks
-            for one.
+            Rows of the target; a data frame with the names of its columns, if :meth:`set_output`
+            selects one.
 
         Raises
         ------
         ValueError
-            If no score was learned, if an argument cannot be used, or if rows are so far outside
-            the data that the arithmetic overflows.
+            If no score was learned, if an argument is invalid, or if rows are so far outside the
+            data that the arithmetic of the flow overflows.
         FloatingPointError
-            If the diffusion leaves the finite numbers, with the time and the number of rows.
+            If the diffusion becomes infinite or NaN; the message gives the time and the number of
+            rows.
 
         References
         ----------
@@ -486,19 +511,29 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         epsilon: float | str | Callable[[float], float] = 1.0,
         n_steps: int | None = None,
     ) -> NDArray[np.float64] | Any:
-        """Carry rows of the target to random rows of the source, by the backward diffusion: see
-        :meth:`sample`.
+        """Map rows of the target to random rows of the source, by the backward diffusion.
 
         Parameters
         ----------
         X1 : array-like of shape (n_samples, n_features)
-        random_state, epsilon, n_steps : see :meth:`sample`
+            Rows of the target.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the noise, see :meth:`sample`.
+        epsilon : float, callable or {"decreasing", "sine"}, default=1.0
+            Noise level, see :meth:`sample`.
+        n_steps : int or None, default=None
+            Number of steps, see :meth:`sample`.
 
         Returns
         -------
         X0 : ndarray of shape (n_samples, n_features)
-            Or a data frame with the names of the columns of the source, if :meth:`set_output` asks
-            for one.
+            Rows of the source; a data frame with the names of its columns, if :meth:`set_output`
+            selects one.
+
+        Raises
+        ------
+        ValueError, FloatingPointError
+            As :meth:`sample`.
         """
         rows, random = self._validated_other(X1, "X1", "target"), private_random_state(random_state)
         drawn = self._diffused(
@@ -507,19 +542,20 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         return self._contained(drawn, X1, self._names_in())
 
     def score_gradient(self, X: ArrayLike, *, t: float) -> NDArray[Any]:
-        """Score on the path: gradient of the log-density at a time with respect to `X`.
+        """Compute the score, the gradient of the log-density at a time with respect to `X`.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows in units of the target, into which its scaling carries what is on the way, at every
-            time.
+            Rows at time `t`, in units of the target: at every time, the scaling of the target
+            converts between its units and flow units.
         t : float in [0, 1]
-            0 is the source, 1 the target.
+            Time on the path; 0 is the source, and 1 is the target.
 
         Returns
         -------
-        score : ndarray of the shape and dtype of `X`, in nats per unit of each column
+        score : ndarray of shape (n_samples, n_features)
+            Score in nats per unit of each column, in the dtype of `X`.
 
         Raises
         ------
@@ -527,19 +563,20 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             If no score was learned.
         """
         rows, time = self._validated_other(X, "X", "target"), checked_time(t)
-
         return self._model_for(rows).ask(FlowModel.path_score, rows, time)[0]
 
     def log_abs_det_jacobian(self, X0: ArrayLike) -> NDArray[Any]:
-        """``log |det dT/dx|`` of the map :meth:`transform` at rows of the source.
+        """Compute ``log |det dT/dx|`` of the map T of :meth:`transform`.
 
         Parameters
         ----------
         X0 : array-like of shape (n_samples, n_features)
+            Rows of the source.
 
         Returns
         -------
-        log_det : ndarray of shape (n_samples,), of the dtype of `X0`
+        log_det : ndarray of shape (n_samples,)
+            Log-determinant at each row, in the dtype of `X0`.
 
         Raises
         ------
@@ -552,60 +589,64 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         return self._model_for(rows).ask(FlowModel.push_log_det, rows, 1.0, side="source")[0]
 
     def target_log_density(self, X1: ArrayLike, source_density: DensityEstimator) -> NDArray[Any]:
-        """Log-density of the target at its rows, from a fitted density of the source.
+        """Compute the log-density of the target from a fitted density of the source.
 
         Parameters
         ----------
         X1 : array-like of shape (n_samples, n_features)
-        source_density : fitted estimator with `score_samples`, of the rows `X0`
-            Ours, scikit-learn's KernelDensity or GaussianMixture, or any other.
+            Rows of the target.
+        source_density : fitted estimator with `score_samples`
+            Density of the source, such as an `InterpolantFlowDensity`, or scikit-learn's
+            KernelDensity or GaussianMixture, fitted to `X0`.
 
         Returns
         -------
         log_density : ndarray of shape (n_samples,)
-            In nats per row; minus infinity where that of the given density is.
+            Log-density of each row in nats; minus infinity where the density of the source is zero.
 
         Raises
         ------
         TypeError
-            If what is given has no `score_samples`.
+            If `source_density` has no `score_samples`.
         ValueError
-            If its `score_samples` does not return one number, or minus infinity, for each row; or
+            If its `score_samples` does not return one number, or minus infinity, for each row, or
             if rows are so far outside the data that the arithmetic of the flow overflows.
         """
         _check_density("source_density", source_density)
         rows = self._validated_other(X1, "X1", "target")
         log_det, _ = self._model_for(rows).ask(FlowModel.pull_log_det, rows, 1.0)
-        return (
-            _given_log_density("source_density", source_density, self._carried_back(rows)) + log_det
-        )
+        source_rows = self._carried_back(rows)
+        return _log_density_by("source_density", source_density, source_rows) + log_det
 
     def source_log_density(self, X0: ArrayLike, target_density: DensityEstimator) -> NDArray[Any]:
-        """Log-density of the source at its rows, from a fitted density of the target.
+        """Compute the log-density of the source from a fitted density of the target.
 
         Parameters
         ----------
         X0 : array-like of shape (n_samples, n_features)
-        target_density : fitted estimator with `score_samples`, of the rows `X1`
+            Rows of the source.
+        target_density : fitted estimator with `score_samples`
+            Density of the target, such as an `InterpolantFlowDensity`, or scikit-learn's
+            KernelDensity or GaussianMixture, fitted to `X1`.
 
         Returns
         -------
         log_density : ndarray of shape (n_samples,)
-            In nats per row; minus infinity where that of the given density is.
+            Log-density of each row in nats; minus infinity where the density of the target is zero.
 
         Raises
         ------
         TypeError
-            If what is given has no `score_samples`.
+            If `target_density` has no `score_samples`.
         ValueError
-            If its `score_samples` does not return one number, or minus infinity, for each row; or
+            If its `score_samples` does not return one number, or minus infinity, for each row, or
             if rows are so far outside the data that the arithmetic of the flow overflows.
         """
         _check_density("target_density", target_density)
         rows = self._validated(X0)
-        return _given_log_density(
-            "target_density", target_density, self._carried(rows)
-        ) + self._log_det(rows)
+        target_rows = self._carried(rows)
+        log_density = _log_density_by("target_density", target_density, target_rows)
+        return log_density + self._log_det(rows)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -617,8 +658,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
 def _check_no_target(X1: ArrayLike | None, target_sample_weight: ArrayLike | None) -> None:
     if X1 is not None or target_sample_weight is not None:
         raise ValueError(
-            "A mirror path resamples one data set: fit(X0), without X1 and its weights; for two, "
-            "take interpolant='linear'."
+            "A mirror path resamples one data set: call fit(X0), without X1 and its weights; for "
+            "two data sets, use interpolant='linear'."
         )
 
 
@@ -630,26 +671,27 @@ def _check_density(name: str, density: object) -> None:
         )
 
 
-def _given_log_density(name: str, density: DensityEstimator, rows: NDArray[Any]) -> NDArray[Any]:
-    """Log-densities of rows by a density that was given, shape (n,).
+def _log_density_by(name: str, density: DensityEstimator, rows: NDArray[Any]) -> NDArray[Any]:
+    """Log-densities of rows by the density that is the argument `name`, shape (n,).
 
     Raises
     ------
     ValueError
-        If they are of another shape, no numbers, NaN or plus infinity.
+        If their shape is wrong, or they are not numbers, NaN or plus infinity.
     """
-    with rows_of_our_own():
-        given = np.asarray(density.score_samples(rows))
-    if given.shape != (len(rows),) or given.dtype.kind not in "fiu":
+    with suppress_feature_name_warning():
+        log_density = np.asarray(density.score_samples(rows))
+    if log_density.shape != (len(rows),) or log_density.dtype.kind not in "fiu":
         raise ValueError(
             f"{name}.score_samples must return one log-density for each row, of the shape "
-            f"{(len(rows),)}, but returned an array of the shape {given.shape} and dtype "
-            f"{given.dtype}; wrap the estimator, or take another."
+            f"{(len(rows),)}, but returned an array of the shape {log_density.shape} and dtype "
+            f"{log_density.dtype}; wrap the estimator, or use another."
         )
-    n_wrong = int((np.isnan(given) | (given == np.inf)).sum())
-    if n_wrong:
+    # Minus infinity is valid: the density may be zero.
+    n_invalid = int((np.isnan(log_density) | (log_density == np.inf)).sum())
+    if n_invalid:
         raise ValueError(
-            f"{name}.score_samples returned NaN or infinity for {n_wrong} of {len(rows)} rows; "
-            "take another density."
+            f"{name}.score_samples returned NaN or infinity for {n_invalid} of {len(rows)} rows; "
+            "use another density."
         )
-    return given
+    return log_density

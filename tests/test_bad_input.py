@@ -84,11 +84,14 @@ def test_weights_that_cannot_be_used(weight, message):
         ({"validation_fraction": 1.0}, r"'validation_fraction' parameter.*Got 1.0"),
         ({"atol": -1.0}, r"'atol' parameter.*Got -1.0"),
         ({"atol": 0.0}, r"'atol' parameter.*Got 0.0"),
-        ({"time_beta": (1.0, 0.0)}, "two positive parameters, got a=1.0 and b=0.0"),
+        (
+            {"time_beta": (1.0, 0.0)},
+            "two positive parameters of a Beta distribution, got a=1.0 and b=0.0",
+        ),
         (
             {"time_beta": (1.0,)},
-            r"time_beta must be the two parameters of a Beta law, such as \(1.0, 0.5\), got "
-            r"\(1.0,\)",
+            r"time_beta must be the two parameters of a Beta distribution, such as \(1.0, 0.5\), "
+            r"got \(1.0,\)",
         ),
         (
             {"hidden_layer_sizes": ()},
@@ -102,7 +105,7 @@ def test_weights_that_cannot_be_used(weight, message):
         ({"device": "meta"}, "device='meta' is not supported"),
         (
             {"device": "cuda:99"},
-            r"device='cuda:99' was asked for, but torch sees \d+ CUDA devices here; use "
+            r"device='cuda:99' is not available, because torch finds \d+ CUDA devices; use "
             r"device='cpu'",
         ),
         (
@@ -353,7 +356,8 @@ def test_rows_that_overflow_are_counted(fitted, iris, name, value):
     X[[1, 3], 2] = value
     with pytest.raises(
         ValueError,
-        match="2 of 5 rows are so far outside the fitted data that the arithmetic of the flow overflows; drop",
+        match="2 of 5 rows are so far outside the fitted data that the arithmetic of the flow "
+        "overflows; drop",
     ):
         FAR[name](fitted, X)
 
@@ -383,7 +387,7 @@ def test_log_density_of_rows_that_overflow(fitted, iris, dtype, value):
     [
         (
             np.tile([1e308, -1e308], 20),
-            r"1 column\(s\) have values above 1e\+150 in size, whose squares overflow: column 1; "
+            r"1 column\(s\) have absolute values above 1e\+150, whose squares overflow: column 1; "
             r"use other units",
         ),
         (
@@ -409,7 +413,7 @@ def test_columns_whose_squares_are_no_numbers(column, message, scaling):
         ({"end_time": 1e-50}, r"'end_time' parameter.*range \[1e-09, 1.0\]. Got 1e-50"),
         (
             {"hidden_layer_sizes": (10**9,)},
-            r"hidden_layer_sizes has 1 layers with 1e\+09 weights or more, and the most are.*use "
+            r"hidden_layer_sizes has 1 layers with 1e\+09 weights or more, but at most .*use "
             r"fewer",
         ),
         (
@@ -433,23 +437,24 @@ def test_columns_whose_squares_are_no_numbers(column, message, scaling):
         ({"max_iter": 2**63}, "'max_iter' parameter"),
         ({"divergence": 2**40}, "'divergence' parameter"),
         ({"n_jobs": 0}, "'n_jobs' parameter.*Got 0"),
-        ({"targets": [["b"]]}, r"targets must be a string, or a tuple of strings, got \[\['b'\]\]"),
+        ({"targets": [["b"]]}, r"targets must be a string or a tuple of strings, got \[\['b'\]\]"),
         (
             {"bounds": np.array(3)},
-            r"bounds must be a dict, or have a pair or None for each of the 3 columns, got "
+            r"bounds must be a dict, or hold a pair or None for each of the 3 columns, got "
             r"array\(3\)",
         ),
         (
             {"bounds": {0: (-1e308, 1e308)}},
-            r"bounds of column 0 must be at most 1e\+150 in size.*use None for an open side",
+            r"bounds of column 0 must be at most 1e\+150 in absolute value.*use None for an "
+            r"open side",
         ),
         (
             {"integer_features": np.array(1)},
-            r"integer_features must be a sequence of columns, or a mask of all, got array\(1\)",
+            r"integer_features must be a sequence of columns or a boolean mask, got array\(1\)",
         ),
         (
             {"time_beta": (None, None)},
-            r"time_beta must be the two parameters of a Beta law.*got \(None, None\)",
+            r"time_beta must be the two parameters of a Beta distribution.*got \(None, None\)",
         ),
         (
             {"time_beta": (1e300, 1e-300)},
@@ -532,12 +537,12 @@ def test_partial_fit_checks_parameters_after_a_fit(iris):
         (lambda d, X: d.sample(2, random_state=-1), r"'random_state' parameter.*Got -1"),
         (
             lambda d, X: d.sample(2, method="sde", epsilon=lambda t: None),
-            r"epsilon must give a single number for a time, but gives None",
+            r"epsilon must return a single number for a time, but returns None",
         ),
         (lambda d, X: d.sample(2, method="sde", epsilon=10**400), r"epsilon must be finite"),
         (
             lambda d, X: d.sample(2, method="sde", epsilon=1e300),
-            r"epsilon reaches 1e\+300, for which 2e\+302 steps are wanted",
+            r"epsilon reaches 1e\+300, which needs 2e\+302 steps",
         ),
         (
             lambda d, X: d.sample(2, method="sde", n_steps=10**30),

@@ -63,5 +63,7 @@ def test_samples_have_the_density(make):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="n_samples must be at least 1, got 0"):
         Moons().sample(0)
-    with pytest.raises(ValueError, match="X has 3 columns, but the density is one of the plane"):
+    with pytest.raises(
+        ValueError, match="X has 3 columns, but the density is defined on the plane"
+    ):
         Rings().score_samples(np.zeros((2, 3)))

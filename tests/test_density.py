@@ -301,7 +301,8 @@ def test_fitted_on_a_gpu_used_without(fitted, iris):
     moved = copy.deepcopy(fitted).set_params(device="cuda")
     assert all(parameter.device.type == "cpu" for parameter in moved._field.parameters())
     with pytest.warns(
-        UserWarning, match=r"device='cuda' was asked for, .* This fitted model is used on the CPU"
+        UserWarning,
+        match=r"device='cuda' is not available, .* This fitted model is used on the CPU",
     ):
         np.testing.assert_array_equal(moved.score_samples(iris), fitted.score_samples(iris))
 

@@ -181,8 +181,8 @@ def test_chosen_features_are_samples(named, frame, features, shown):
         ([4], "features=4 is not a column; use numbers from 0 to 3, or names"),
         ([-1], "features=-1 is not a column"),
         ([1.0], r"features=1\.0 is not a column"),
-        ([], r"features must be one or more columns, each of them once, got \[\]"),
-        ([1, "sepal width"], r"each of them once, got \[1, 'sepal width'\]"),
+        ([], r"features must be one or more distinct columns, got \[\]"),
+        ([1, "sepal width"], r"one or more distinct columns, got \[1, 'sepal width'\]"),
     ],
 )
 def test_columns_that_are_none(named, features, message):
@@ -193,7 +193,8 @@ def test_columns_that_are_none(named, features, message):
 def test_names_where_there_were_none(line):
     with pytest.raises(
         ValueError,
-        match="features='a' is a name, but the rows that were fitted had no names; use numbers of columns",
+        match="features='a' is a name, but the estimator was fitted without feature names; use "
+        "column numbers",
     ):
         DensityDisplay.from_estimator(line, features="a")
     with pytest.raises(ValueError, match=r"use numbers from 0 to 0\.$"):
@@ -204,12 +205,14 @@ def test_too_many_columns(iris):
     wide = quick(np.hstack([iris, iris**2]), max_iter=2)
     with pytest.raises(
         ValueError,
-        match=r"A corner plot of 8 columns is too large.*choose up to 6.*features=\[0, 1, 2, 3, 4, 5\]",
+        match=r"A corner plot of 8 columns is too large.*choose up to 6.*"
+        r"features=\[0, 1, 2, 3, 4, 5\]",
     ):
         DensityDisplay.from_estimator(wide)
     with pytest.raises(
         ValueError,
-        match=r"Ways are drawn in one or two columns; choose two of the 3, such as features=\[2, 0\]",
+        match=r"Trajectories are drawn in one or two columns; choose two of the 3, such as "
+        r"features=\[2, 0\]",
     ):
         TrajectoryDisplay.from_estimator(wide, features=[2, 0, 1])
 
@@ -413,7 +416,8 @@ def test_axes_that_are_none(named):
     ax = plt.subplots()[1]
     with pytest.raises(
         ValueError,
-        match=r"ax must be an array of 4 x 4 matplotlib axes, such as plt.subplots\(4, 4\)\[1\].*; got <Axes",
+        match=r"ax must be an array of 4 x 4 matplotlib axes, such as "
+        r"plt.subplots\(4, 4\)\[1\].*; got <Axes",
     ):
         DensityDisplay.from_estimator(named, ax=ax, **FEW)
     with pytest.raises(ValueError, match=r"ax must be matplotlib axes, such as .*; got 'left'"):
@@ -435,7 +439,8 @@ def test_what_is_no_density(display):
     pipeline = make_pipeline(StandardScaler(), InterpolantFlowDensity())
     with pytest.raises(
         TypeError,
-        match=rf"(?s){display.__name__} shows a fitted Interpolant.*got Pipeline.*of a pipeline, pass that step",
+        match=rf"(?s){display.__name__} requires a fitted Interpolant.*got Pipeline.*"
+        r"for a pipeline, pass that step",
     ):
         ask(display, pipeline)
 
@@ -443,7 +448,8 @@ def test_what_is_no_density(display):
 def test_ways_of_a_transport():
     with pytest.raises(
         TypeError,
-        match="TrajectoryDisplay shows a fitted InterpolantFlowDensity, got InterpolantTransport",
+        match="TrajectoryDisplay requires a fitted InterpolantFlowDensity, got "
+        "InterpolantTransport",
     ):
         TrajectoryDisplay.from_estimator(InterpolantTransport())
 
@@ -453,7 +459,8 @@ def test_without_matplotlib(display, named, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(
         ImportError,
-        match=rf"{display.__name__}\.from_estimator requires matplotlib.*`pip install skinterflow\[plot\]`",
+        match=rf"{display.__name__}\.from_estimator requires matplotlib.*"
+        r"`pip install skinterflow\[plot\]`",
     ):
         ask(display, named)
     with pytest.raises(ImportError, match=rf"{display.__name__}\.plot requires matplotlib"):

@@ -121,10 +121,13 @@ def single(rows):
 def strange_rows(draw):
     return draw.choice(
         [
-            None, 1, "rows", [], [[]], {}, np.zeros((0, 2)), np.zeros((3, 1)), np.zeros((3, 5)), np.zeros(3), np.zeros((2, 2, 2)),
-            np.array([["a", "b"]]), np.array([[1j, 0]]), [[1, 2], [3]], [[None, 1.0]], object(), np.array([[10**400, 1]], dtype=object),
-            pd.DataFrame({"a": [1.0, 2.0], "b": [0.5, 1.0]}), pd.DataFrame({"b": [1.0], "a": [0.5]}), np.zeros((3, 2), dtype=bool),
-            np.ma.masked_array(np.zeros((3, 2)), True), np.array([["2020-01-01"] * 2], dtype="datetime64[D]"), torch.zeros(2, 2),
+            None, 1, "rows", [], [[]], {}, np.zeros((0, 2)), np.zeros((3, 1)), np.zeros((3, 5)),
+            np.zeros(3), np.zeros((2, 2, 2)), np.array([["a", "b"]]), np.array([[1j, 0]]),
+            [[1, 2], [3]], [[None, 1.0]], object(), np.array([[10**400, 1]], dtype=object),
+            pd.DataFrame({"a": [1.0, 2.0], "b": [0.5, 1.0]}),
+            pd.DataFrame({"b": [1.0], "a": [0.5]}), np.zeros((3, 2), dtype=bool),
+            np.ma.masked_array(np.zeros((3, 2)), True),
+            np.array([["2020-01-01"] * 2], dtype="datetime64[D]"), torch.zeros(2, 2),
         ]
     )  # fmt: skip
 
@@ -180,8 +183,8 @@ times_of_path = of(
 
 several_times = of(
     [0.8, 0.5, 0.0], [0.0, 0.25], [0.5], np.linspace(0, 0.8, 4), (0.8, 0.0), [0.5, 0.5 + 1e-8],
-    bad=[0.5, None, "abc", [], [0.0, 0.0], [0.0, None], [0, 2], [np.nan, 1], [[0, 1]], {0.0: 1}, {0.0, 1.0}, [10**400, 0],
-         [0.5, 0.5 + 1e-16], [1.0, 0.0]],
+    bad=[0.5, None, "abc", [], [0.0, 0.0], [0.0, None], [0, 2], [np.nan, 1], [[0, 1]], {0.0: 1},
+         {0.0, 1.0}, [10**400, 0], [0.5, 0.5 + 1e-16], [1.0, 0.0]],
 )  # fmt: skip
 
 
@@ -214,8 +217,8 @@ level = of(
 n_drawn = of(20, 50, bad=[0, 10**30, "a", 1.5])
 epsilon = of(
     "decreasing", "sine", 0, 0.5, 2.0, lambda t: 1.0 - t, lambda t: torch.tensor(0.5),
-    bad=[-1.0, np.nan, np.inf, 1e6, 1e300, 10**400, "loud", None, [], True, lambda t: None, lambda t: "a", lambda t: np.nan,
-         lambda t: [1.0, 2.0], lambda t: 1j],
+    bad=[-1.0, np.nan, np.inf, 1e6, 1e300, 10**400, "loud", None, [], True, lambda t: None,
+         lambda t: "a", lambda t: np.nan, lambda t: [1.0, 2.0], lambda t: 1j],
 )  # fmt: skip
 n_steps = of(None, 1, 5, bad=[0, -1, 1.5, 10**30, "a"])
 method_of_sampling = of("ode", "sde", bad=["langevin", None, ["ode"]])
@@ -231,8 +234,9 @@ class Given:
         return self.result(len(X))
 
 
-GIVEN = [lambda n: np.zeros((n, 1)), lambda n: np.full(n, np.nan), lambda n: 0.0, lambda n: np.full(n, np.inf),
-         lambda n: np.zeros(n + 1), lambda n: ["a"] * n, lambda n: None]  # fmt: skip
+GIVEN = [lambda n: np.zeros((n, 1)), lambda n: np.full(n, np.nan), lambda n: 0.0,
+         lambda n: np.full(n, np.inf), lambda n: np.zeros(n + 1), lambda n: ["a"] * n,
+         lambda n: None]  # fmt: skip
 """Results that no density may return."""
 
 
@@ -265,7 +269,8 @@ paths = of(
 )
 STATES = [{}, None, 3, {"format_version": 1}, {"format_version": "a", "tree": 1, "arrays": {}},
           {"format_version": 1, "tree": {}, "arrays": {}},
-          {"format_version": 1, "tree": [], "arrays": {}}, {"format_version": 99, "tree": 1, "arrays": {}}, [], "state"]  # fmt: skip
+          {"format_version": 1, "tree": [], "arrays": {}},
+          {"format_version": 99, "tree": 1, "arrays": {}}, [], "state"]  # fmt: skip
 
 PARAMETERS = {
     "divergence": ["exact", 1, 3, -3, 0, "trace", 2**40, 1.5, None],
@@ -287,13 +292,15 @@ FIT_PARAMETERS = {
     "alpha": [0.0, 30.0, -1, 1e300, np.nan, 10**400, "a"],
     "targets": ["auto", "b", ("b", "eta"), [["b"]], [1], [], "z", ("b", "b"), None, 3, {"b"}],
     "gamma": [None, "brownian", "loud", 3],
-    "interpolant": ["linear", "trigonometric", "mirror", "fourier", "encoding_decoding", "cubic", None],
+    "interpolant": ["linear", "trigonometric", "mirror", "fourier", "encoding_decoding", "cubic",
+                    None],
     "coupling": ["independent", "optimal_transport", "none", 3],
-    "time_beta": [(1.0, 0.5), (2.0, 0.5), (3, 3), (None, None), (1e300, 1e-300), (np.inf, 1), (np.nan, 1), ("a", "b"), (1.0,), "ab", 3,
-                  (0, 1), (10**400, 1), [[1, 2], [3]]],
+    "time_beta": [(1.0, 0.5), (2.0, 0.5), (3, 3), (None, None), (1e300, 1e-300), (np.inf, 1),
+                  (np.nan, 1), ("a", "b"), (1.0,), "ab", 3, (0, 1), (10**400, 1), [[1, 2], [3]]],
     "scaling": ["gaussianize", "power", "whiten", "standardize", None, "minmax", 3],
-    "bounds": [None, {0: (-1e3, None)}, [(-1e9, 1e9), None], np.array(3), {0: (-1e308, 1e308)}, {0: (np.nan, 1)}, {5: (0, 1)}, "ab",
-               [None], 3, {0: (1, 0)}, {0: 3}, {0: (-(10**400), 10**400)}, [(0, 1j), None], {None: (0, 1)}],
+    "bounds": [None, {0: (-1e3, None)}, [(-1e9, 1e9), None], np.array(3), {0: (-1e308, 1e308)},
+               {0: (np.nan, 1)}, {5: (0, 1)}, "ab", [None], 3, {0: (1, 0)}, {0: 3},
+               {0: (-(10**400), 10**400)}, [(0, 1j), None], {None: (0, 1)}],
     "integer_features": [None, [], [5], ["a"], "a", [1.5], np.array(1), [True], [[0]], 3],
     "batch_size": ["auto", 8, 1, 0, 2**63, 10**30, "a", 1.5],
     "max_iter": [1, 3, 0, -1, 2**63, 10**400, "a", 1.5],
@@ -306,7 +313,8 @@ FIT_PARAMETERS = {
     "random_state": [0, None, -1, 2**40, "a"],
     "base": ["normal", "learned", "uniform"],
     "activation": ["silu", "tanh", "relu", 3],
-    "checkpoint": [None, "model", "", "a\0b", b"x", 3, ".", "no/where/model", "pipe", "/dev/zero", "other"],
+    "checkpoint": [None, "model", "", "a\0b", b"x", 3, ".", "no/where/model", "pipe", "/dev/zero",
+                   "other"],
 }  # fmt: skip
 """Parameters of a fit."""
 
@@ -320,27 +328,31 @@ BOTH = {
 METHODS = {
     InterpolantFlowDensity: {
         **BOTH,
-        "fit": {"rows": rows, "y": of(None, 3), "sample_weight": weights, "X_val": lambda draw: None if draw.random() < 0.7 else rows(draw),
+        "fit": {"rows": rows, "y": of(None, 3), "sample_weight": weights,
+                "X_val": lambda draw: None if draw.random() < 0.7 else rows(draw),
                 "sample_weight_val": weights},
         "partial_fit": {"rows": rows, "y": of(None), "sample_weight": weights},
         "score_samples": {"rows": rows, "return_error": of(False, True), "t": times_of_path},
         "score": {"rows": rows, "y": of(None, 3), "sample_weight": weights},
-        "density_threshold": {"level": level, "n_samples": n_drawn, "random_state": seed, "return_error": of(False, True)},
+        "density_threshold": {"level": level, "n_samples": n_drawn, "random_state": seed,
+                              "return_error": of(False, True)},
         "contains": {"rows": rows, "level": level, "n_samples": n_drawn, "random_state": seed},
         "score_gradient": {"rows": rows, "t": times_of_path},
         "velocity": {"rows": rows, "t": times_of_path},
         "trajectory": {"rows": rows, "times": several_times},
-        "sample": {"n_samples": count, "random_state": seed, "t": times_of_path, "method": method_of_sampling,
-                   "epsilon": epsilon, "n_steps": n_steps},
+        "sample": {"n_samples": count, "random_state": seed, "t": times_of_path,
+                   "method": method_of_sampling, "epsilon": epsilon, "n_steps": n_steps},
         "inverse_transform": {"rows": rows},
         "diagnose": {"rows": rows, "random_state": seed},
     },
     InterpolantTransport: {
         **BOTH,
-        "fit": {"rows": rows, "X1": rows, "sample_weight": weights, "target_sample_weight": weights},
+        "fit": {"rows": rows, "X1": rows, "sample_weight": weights,
+                "target_sample_weight": weights},
         "inverse_transform": {"rows": rows},
         "sample": {"rows": rows, "random_state": seed, "epsilon": epsilon, "n_steps": n_steps},
-        "inverse_sample": {"rows": rows, "random_state": seed, "epsilon": epsilon, "n_steps": n_steps},
+        "inverse_sample": {"rows": rows, "random_state": seed, "epsilon": epsilon,
+                           "n_steps": n_steps},
         "score_gradient": {"rows": rows, "t": times_of_path},
         "log_abs_det_jacobian": {"rows": rows},
         "target_log_density": {"rows": rows, "density": densities},
@@ -454,10 +466,13 @@ def check_answer(estimator, method, arguments, answer):
         shape = None
     else:
         shape = {
-            "score_samples": (n,), "score": (), "contains": (n,), "log_abs_det_jacobian": (n,), "target_log_density": (n,),
-            "source_log_density": (n,), "density_threshold": np.shape(arguments.get("level")),
+            "score_samples": (n,), "score": (), "contains": (n,), "log_abs_det_jacobian": (n,),
+            "target_log_density": (n,), "source_log_density": (n,),
+            "density_threshold": np.shape(arguments.get("level")),
             "trajectory": (n_of(arguments.get("times")), n, width),
-        }.get(method, (n if "rows" in arguments else arguments.get("n_samples"), width))  # fmt: skip
+        }.get(
+            method, (n if "rows" in arguments else arguments.get("n_samples"), width)
+        )  # fmt: skip
     for place, part in enumerate(parts):
         array = np.asarray(part)
         assert shape is None or array.shape == tuple(shape), (array.shape, shape)
@@ -632,7 +647,8 @@ def run(numbers):
         except AssertionError as failure:
             failures.append(str(failure)[:1500])
             print(failures[-1])
-    summary = f"{outcomes.count('answer')} answers, {outcomes.count('error')} errors, {len(failures)} failures"
+    counts = {outcome: outcomes.count(outcome) for outcome in ("answer", "error")}
+    summary = f"{counts['answer']} answers, {counts['error']} errors, {len(failures)} failures"
     print(summary)
     assert not failures, f"{summary}\n" + "\n".join(failures[:40])
     return outcomes

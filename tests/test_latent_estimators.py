@@ -217,16 +217,18 @@ class Curved(Interpolant):
         ({"targets": ("v", "s")}, "are too few or too many"),
         (
             {"interpolant": "encoding_decoding"},
-            "needs a latent, without which all paths meet in one point; set gamma='sine_squared'",
+            "needs a noise term, without which all paths meet in one point; set "
+            "gamma='sine_squared'",
         ),
-        ({"interpolant": "mirror"}, "needs a latent, without which nothing moves"),
+        ({"interpolant": "mirror"}, "needs a noise term, without which nothing moves"),
         (
             {"interpolant": "mirror", "gamma": "brownian"},
-            "not from a normal base; use InterpolantTransport",
+            "has no normal base; use InterpolantTransport",
         ),
         (
             {"base": "learned", "targets": ("b", "s")},
-            "need noise of a known law on the path: the standard normal base, or a latent",
+            "need noise of a known distribution on the path: the standard normal base or a noise "
+            "term",
         ),
         ({"interpolant": Curved(), "targets": ("b", "eta")}, "has no noise to learn 'eta' from"),
     ],
@@ -244,13 +246,13 @@ def test_impossible_densities_are_refused_before_training(choice, message, iris,
         (
             {"interpolant": "mirror", "gamma": "brownian"},
             2,
-            r"A mirror path resamples one data set: fit\(X0\), without X1 and its weights",
+            r"A mirror path resamples one data set: call fit\(X0\), without X1 and its weights",
         ),
         ({}, 1, "X1, the rows of the target, is missing; only interpolant='mirror' "),
         (
             {"targets": ("b", "eta")},
             2,
-            "need noise of a known law on the path.*set gamma='brownian'",
+            "need noise of a known distribution on the path.*set gamma='brownian'",
         ),
         ({"gamma": "brownian", "targets": ("eta",)}, 2, "are too few or too many"),
     ],

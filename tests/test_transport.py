@@ -171,7 +171,7 @@ def test_verbose(sides, capsys):
         (
             lambda t, X: t.fit(X, X[:, :1]),
             ValueError,
-            r"X0 has 2 columns and X1 has 1; a map that can be inverted needs as many",
+            r"X0 has 2 columns and X1 has 1; an invertible map requires the same",
         ),
         (lambda t, X: t.fit(X, X[:1]), ValueError, r"minimum of 2 is required"),
         (lambda t, X: t.fit(X, X * np.nan), ValueError, r"Input X1 contains NaN"),

@@ -97,13 +97,13 @@ def copied_rows(monkeypatch, tmp_path):
     return fit(np.concatenate([rows(100), rows(100)]), early_stopping="auto")
 
 
-@case("_fit/distillation.py:_kept", "stays the model", DistillationWarning)
+@case("_fit/distillation.py:_keep_teacher", "is the model", DistillationWarning)
 def student_that_loses_too_much(monkeypatch, tmp_path):
-    monkeypatch.setattr(distillation, "MAX_LOST", -1e9)
+    monkeypatch.setattr(distillation, "MAX_DISTILLATION_LOSS", -1e9)
     return fit(rows(), student_layer_sizes=(1,), max_iter=30)
 
 
-@case("_persistence/checkpoint.py:note", "could not be written")
+@case("_persistence/checkpoint.py:write_if_due", "could not be written")
 def checkpoint_on_a_full_disk(monkeypatch, tmp_path):
     def write(self, state):
         if state["history"]["n_iter"]:
@@ -114,19 +114,19 @@ def checkpoint_on_a_full_disk(monkeypatch, tmp_path):
     return fit(rows(), checkpoint=tmp_path / "checkpoint")
 
 
-@case("_fit/run.py:report_trouble", "diverged", ConvergenceWarning)
+@case("_fit/run.py:warn_of_failure", "diverged", ConvergenceWarning)
 def training_that_diverges(monkeypatch, tmp_path):
-    note = run.Run._note
-    monkeypatch.setattr(run.Run, "_note", lambda self, loss, before: note(self, 1.7e6, before))
+    note = run.Run._record
+    monkeypatch.setattr(run.Run, "_record", lambda self, loss, before: note(self, 1.7e6, before))
     return fit(rows())
 
 
-@case("_fit/run.py:report_trouble", "came to little", ConvergenceWarning)
+@case("_fit/run.py:warn_of_failure", "learned little", ConvergenceWarning)
 def rows_far_from_unit_size(monkeypatch, tmp_path):
     return fit(1e5 * rows(), scaling=None)
 
 
-@case("_fit/run.py:report_trouble", "end_time_=0", ConvergenceWarning)
+@case("_fit/run.py:warn_of_failure", "end_time_=0", ConvergenceWarning)
 def fit_that_ends_at_the_gaussian(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "choose_end_time", lambda *arguments: 0.0)
     return fit(rows(), early_stopping=True)

@@ -1,1 +1,1 @@
-"""What happens to the rows of the user: columns, scalings, batches, weights."""
+"""The user's rows: columns, scalings, batches, groups and weights."""

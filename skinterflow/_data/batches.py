@@ -1,9 +1,8 @@
-"""Rows on their way into the flow: read from the user's array a part at a time, in flow units, with
-weight and ``log |det|``.
+"""Batches of training rows in flow units, with their weights and ``log |det|``.
 
-Data of moderate size are converted once and shuffled; larger data, above all a ``numpy.memmap``,
-stay where they are, and every batch is read when it is needed.  Memory then does not grow with the
-rows.
+Data of moderate size are converted once and shuffled.  Larger data, typically a ``numpy.memmap``,
+stay where they are and each batch is read when it is needed, so that memory does not grow with the
+number of rows.
 """
 
 from __future__ import annotations
@@ -26,22 +25,30 @@ from skinterflow._runtime import Generators, step_seed
 from skinterflow.interflow.scaling import Scaling
 
 _IN_MEMORY_ELEMENTS = 2**23
+"""Entries of the largest array that is converted and kept in memory."""
 _BLOCK_ROWS = 2**15
 MAX_VALIDATION_ROWS = 2**16
-"""Held-out rows that say all that they can."""
+"""Maximum number of held-out rows: the standard error of their mean no longer matters."""
 _FARTHEST = 1e12
-_SPREAD_ROWS = 2**15
-_LEAST_SPREADS = 8
-"""Rows with whole numbers in memory, and how often each has to be among them at least."""
-
+"""Largest entry in flow units: its square, and sums of squares, are finite in float32."""
+_DITHERED_ROWS = 2**15
+_MIN_DITHERED_COPIES = 8
+"""Rows with dithered whole numbers in memory, and the minimum number of copies of each."""
 
 NO_ROWS = torch.empty(0, dtype=torch.int64)
-"""Numbers of no rows."""
+"""Empty array of row numbers."""
 
 
 class FlowRows(NamedTuple):
-    """Rows in flow units, float32, shape (n, D), with weights and the scaling's ``log |det|`` in
-    data units, shape (n,)."""
+    """Rows in flow units with their weights.
+
+    Attributes
+    ----------
+    u : Tensor of shape (n, D), float32
+    weight : Tensor of shape (n,), float32
+    log_det : Tensor of shape (n,), float64
+        ``log |det|`` of the scaling, from data units to flow units.
+    """
 
     u: Tensor
     weight: Tensor
@@ -56,12 +63,12 @@ class Reader:
     ----------
     X : array of shape (n, D)
     weight : array of shape (n,)
-    widths : array of shape (D,), spread that constant columns get, else zero
+    widths : array of shape (D,)
+        Standard deviation of the noise added to constant columns, zero for the others.
     scaling : Scaling
     device : torch.device
-    whole : array of shape (D,) of bool
-        Columns of whole numbers, which are spread anew whenever they are read; None is no such
-        column.
+    whole : array of shape (D,) of bool or None
+        Columns of whole numbers, which get fresh noise at every read; None is no such column.
     """
 
     X: NDArray[Any]
@@ -71,12 +78,11 @@ class Reader:
     device: torch.device
     whole: NDArray[np.bool_] | None = None
 
-    def training_numbers(self, held_out: Tensor) -> NDArray[np.int64] | None:
-        """Evenly spaced numbers of many of the rows that train, which tell the scaling; None is all
-        rows.
+    def scaling_rows(self, held_out: Tensor) -> NDArray[np.int64] | None:
+        """Evenly spaced training rows from which the scaling is estimated; None is all rows.
 
-        All rows, too, where a column has one value alone but for rows that are held out: it would
-        have no scale.
+        All rows are used as well if a column varies only in the held-out rows, because it would
+        have no scale otherwise.
         """
         if not len(held_out):
             return None
@@ -88,13 +94,17 @@ class Reader:
         return None if (constant & (self.widths == 0)).any() else rows
 
     def read(self, rows: Tensor, generator: torch.Generator) -> FlowRows:
-        """The rows of these numbers; constant columns and whole numbers are spread by a generator
-        on the CPU.
+        """Read rows by number, with noise on constant columns and whole numbers.
+
+        Parameters
+        ----------
+        rows : Tensor of int, row numbers
+        generator : torch.Generator on the CPU, which draws the noise
 
         Raises
         ------
         ValueError
-            If the scaling is not finite for them, or takes them too far for training in float32.
+            If the scaling is not finite for a row, or maps it out of the range of float32 training.
         """
         parts = [self._read(part.numpy(), generator) for part in rows.cpu().split(_BLOCK_ROWS)]
         return FlowRows(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
@@ -122,21 +132,32 @@ class Reader:
 
 
 class RowSource(ABC):
-    """Batches of the rows that train, by their number: the same number gives the same batch, so
-    that a fit can go on where it stopped.
+    """Training rows in numbered batches.
 
-    What a batch draws afresh comes from generators that the fit seeds for every step.
+    The same number gives the same batch, so that an interrupted fit can be resumed.  Random numbers
+    of a batch come from generators that the fit seeds for every step.
     """
 
     @abstractmethod
     def batch(self, number: int, batch_size: int, generators: Generators) -> tuple[Tensor, Tensor]:
-        """Rows in flow units, shape (batch_size, D), in random order, and weights, shape
-        (batch_size,); `number` counts from 0."""
+        """Return a batch, in random order.
+
+        Parameters
+        ----------
+        number : int, number of the batch, from 0
+        batch_size : int
+        generators : Generators
+
+        Returns
+        -------
+        rows : Tensor of shape (batch_size, D), in flow units
+        weight : Tensor of shape (batch_size,)
+        """
 
 
 @dataclass(frozen=True)
 class NormalRows(RowSource):
-    """Fresh standard normal rows.
+    """Standard normal rows, drawn anew for every batch.
 
     Parameters
     ----------
@@ -159,7 +180,7 @@ class ShuffledRows(RowSource):
     Parameters
     ----------
     rows : FlowRows
-    seed : int, of the shuffles
+    seed : int, seed of the shuffles
     """
 
     def __init__(self, rows: FlowRows, seed: int) -> None:
@@ -175,7 +196,7 @@ class ShuffledRows(RowSource):
 
 
 class StreamedRows(RowSource):
-    """Rows drawn at random and read when they are needed.
+    """Rows drawn at random and read from the user's array for every batch.
 
     Parameters
     ----------
@@ -188,11 +209,11 @@ class StreamedRows(RowSource):
         self._gaps = held_out.sort().values - torch.arange(len(held_out))
 
     def batch(self, number: int, batch_size: int, generators: Generators) -> tuple[Tensor, Tensor]:
-        kept = torch.randint(len(self), (batch_size,), generator=generators.cpu)
-        # The k-th row that is kept comes after as many held-out rows as lie before it.
-        rows = (kept + torch.searchsorted(self._gaps, kept, right=True)).sort().values
+        drawn = torch.randint(len(self), (batch_size,), generator=generators.cpu)
+        # Shift the k-th training row by the number of held-out rows before it.
+        rows = (drawn + torch.searchsorted(self._gaps, drawn, right=True)).sort().values
         u, weight, _ = self.reader.read(rows, generators.cpu)
-        # Sorted for the disk, not for the batch.
+        # A disk reads sorted rows faster, but the rows of a batch must be in random order.
         order = torch.randperm(batch_size, generator=generators.device, device=u.device)
         return u[order], weight[order]
 
@@ -201,14 +222,15 @@ class StreamedRows(RowSource):
 
 
 class ShuffledPasses:
-    """Row numbers in shuffled passes, by the number of the batch; fewer rows than a batch are
-    repeated within it.
+    """Row numbers in shuffled passes, in numbered batches.
+
+    Fewer rows than a batch are repeated within it.
 
     Parameters
     ----------
     n_rows : int
     device : torch.device
-    seed : int, of the shuffles
+    seed : int, seed of the shuffles
     """
 
     def __init__(self, n_rows: int, device: torch.device, seed: int) -> None:
@@ -218,14 +240,13 @@ class ShuffledPasses:
         self._shuffled: tuple[tuple[int, int] | None, Tensor] = (None, torch.empty(0))
 
     def batch(self, number: int, batch_size: int) -> Tensor:
-        """Row numbers of shape (batch_size,); `number` counts from 0."""
+        """Row numbers of batch `number`, which counts from 0, shape (batch_size,)."""
         n_passes = -(-batch_size // self.n_rows)
         shuffle, place = divmod(number, n_passes * self.n_rows // batch_size)
         return self._order(shuffle, n_passes)[place * batch_size :][:batch_size]
 
     def _order(self, shuffle: int, n_passes: int) -> Tensor:
-        """As many passes as are shuffled together: the last ones are kept, because the next batch
-        wants them, too."""
+        """Concatenated permutations of all rows, cached for the next batch of the same shuffle."""
         if self._shuffled[0] != (shuffle, n_passes):
             generator = torch.Generator(self.device).manual_seed(step_seed(self._seed, shuffle))
             passes = [
@@ -237,34 +258,33 @@ class ShuffledPasses:
 
 
 def drawn_seed(generator: torch.Generator) -> int:
-    """Seed of draws of their own, itself drawn from a generator on the CPU."""
+    """Draw the seed of an independent generator, from a generator on the CPU."""
     return int(torch.randint(2**31, (), generator=generator))
 
 
 def training_rows(reader: Reader, held_out: Tensor, generator: torch.Generator) -> RowSource:
-    """All rows but those held out: in memory if they fit.
+    """All rows that are not held out, in memory if they fit.
 
-    Few rows with whole numbers are held there many times, each time spread anew: as good as new
-    noise for every batch, and twice as fast.
+    A few rows with whole numbers are stored in many copies, each with its own noise.  That trains
+    as well as fresh noise for every batch and is twice as fast.
     """
-    spread = reader.whole is not None and bool(reader.whole.any())
-    n_times = (
-        min(_SPREAD_ROWS // (len(reader.X) - len(held_out)), _IN_MEMORY_ELEMENTS // reader.X.size)
-        if spread
+    dithered = reader.whole is not None and bool(reader.whole.any())
+    n_copies = (
+        min(_DITHERED_ROWS // (len(reader.X) - len(held_out)), _IN_MEMORY_ELEMENTS // reader.X.size)
+        if dithered
         else 1
     )
-    if reader.X.size > _IN_MEMORY_ELEMENTS or (spread and n_times < _LEAST_SPREADS):
+    if reader.X.size > _IN_MEMORY_ELEMENTS or (dithered and n_copies < _MIN_DITHERED_COPIES):
         return StreamedRows(reader, held_out)
-    kept = torch.ones(len(reader.X), dtype=torch.bool)
-    kept[held_out] = False
-    return ShuffledRows(
-        reader.read(kept.nonzero()[:, 0].repeat(n_times), generator), drawn_seed(generator)
-    )
+    train = torch.ones(len(reader.X), dtype=torch.bool)
+    train[held_out] = False
+    # The noise is drawn before the seed of the shuffles: seeded fits depend on this order.
+    rows = reader.read(train.nonzero()[:, 0].repeat(n_copies), generator)
+    return ShuffledRows(rows, drawn_seed(generator))
 
 
 def validation_rows(reader: Reader, generator: torch.Generator) -> FlowRows:
-    """Rows that were given to judge, in random order; so many of them that more would say no
-    more."""
+    """Validation rows given by the user, at most `MAX_VALIDATION_ROWS`, in random order."""
     return reader.read(
         torch.randperm(len(reader.X), generator=generator)[:MAX_VALIDATION_ROWS], generator
     )

@@ -1,10 +1,13 @@
-"""Columns with bounds and columns of whole numbers: what the parameters mean, which rows can be,
-and the mass of a row.
+"""Columns with bounds and columns of whole numbers: parameters, support and probability mass.
 
-A whole number `k` stands for its cell ``[k - 1/2, k + 1/2)``.  Training spreads the rows over their
-cells by uniform noise, anew for every batch, and the mass of `k` is the integral of the density
-over the cell (Theis, van den Oord and Bethge, "A note on the evaluation of generative models", ICLR
-2016; Hoogeboom, Cohen and Tomczak, "Learning discrete distributions by dequantization", 2020).
+A whole number `k` stands for its cell ``[k - 1/2, k + 1/2)``.  Training adds uniform noise that
+spreads rows over their cells, drawn anew for every batch (dequantisation), and the mass of `k` is
+the integral of the density over the cell ([1]_, [2]_).
+
+References
+----------
+.. [1] Theis, van den Oord and Bethge, "A note on the evaluation of generative models", ICLR 2016.
+.. [2] Hoogeboom, Cohen and Tomczak, "Learning discrete distributions by dequantization", 2020.
 """
 
 from __future__ import annotations
@@ -40,26 +43,28 @@ Pair = Sequence[float | None] | None
 BoundsLike = Mapping[Any, Pair] | Sequence[Pair] | NDArray[Any] | None
 
 LARGEST, SMALLEST = 1e150, 1e-150
-"""Size and range of a column beyond which squares overflow, or are zero."""
+"""Largest absolute value and smallest range of a column: squares stay finite and positive."""
 _ON_BOUND = 0.05
-"""Part of the rows on a bound that counts as a point mass."""
+"""Fraction of the rows on a bound that counts as a point mass."""
 _SOBOL_POINTS = 32
 _FEJER = 10
 _N_LEVELS = 3
-_ROWS_AT_ONCE = 2**14
-"""Nodes, times rows, whose densities are taken together."""
+_BLOCK_ROWS = 2**14
+"""Number of points, nodes times rows, at which the density is evaluated together."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What is known of the columns of `X` beforehand.
+    """Declared properties of the columns of `X`.
 
     Parameters
     ----------
     bounds : array of shape (D, 2)
-        Inclusive, infinite where a side is open; whole numbers in columns of them.
-    whole : array of shape (D,) of bool, the columns of whole numbers
-    names : sequence of D str, for messages
+        Inclusive bounds, infinite on an open side; whole numbers for columns of whole numbers.
+    whole : array of shape (D,) of bool
+        Columns of whole numbers.
+    names : sequence of D str
+        Names of the columns in messages.
     """
 
     bounds: Array
@@ -67,8 +72,13 @@ class Columns:
     names: Sequence[str]
 
     def check_rows(self, X: NDArray[Any]) -> None:
-        """Raise a ValueError that names the columns with values that cannot be, and counts the
-        rows."""
+        """Raise unless all rows are within the bounds, and whole where they must be.
+
+        Raises
+        ------
+        ValueError
+            With the columns and the numbers of rows.
+        """
         self._refuse(
             {j: ~self._is_whole(X[:, j]) for j in _where(self.whole)},
             "integer_features",
@@ -76,13 +86,21 @@ class Columns:
         )
         self._check_inside(X, self.bounds)
 
-    def check_located(self, X: NDArray[Any]) -> None:
-        """As :meth:`check_rows` for what has a latent: any point of the cells of whole numbers,
-        too."""
+    def check_in_cells(self, X: NDArray[Any]) -> None:
+        """Raise unless all rows are in the support of the density.
+
+        Unlike :meth:`check_rows`, this accepts any point in the cell of a whole number, because the
+        flow has a latent for it.
+
+        Raises
+        ------
+        ValueError
+            With the columns and the numbers of rows.
+        """
         self._check_inside(X, self._edges())
 
-    def can_be(self, X: NDArray[Any]) -> Mask:
-        """Which rows are within the bounds and whole where they must be: shape (n,)."""
+    def in_support(self, X: NDArray[Any]) -> Mask:
+        """Whether each row is within the bounds, and whole where it must be: shape (n,)."""
         possible = np.ones(len(X), dtype=bool)
         for outside in self._outside(X, self.bounds).values():
             possible &= ~outside
@@ -93,9 +111,14 @@ class Columns:
     def scored(
         self, X: NDArray[Any], score: Callable[[NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Log-densities and errors of the rows by `score`, and minus infinity, without error, for
-        those that cannot be."""
-        possible = self.can_be(X)
+        """Log-densities and errors of the rows, minus infinity and zero outside the support.
+
+        Parameters
+        ----------
+        X : array of shape (n, D)
+        score : callable, rows in the support to their log-densities and errors
+        """
+        possible = self.in_support(X)
         if possible.all():
             return score(X)
         value, error = np.full(len(X), -np.inf, dtype=X.dtype), np.zeros(len(X), dtype=X.dtype)
@@ -109,17 +132,16 @@ class Columns:
         x: Tensor,
         tolerance: Callable[[Tensor], Tensor],
     ) -> Measured:
-        """Logarithm of the density, integrated over the cells of whole numbers, shape (B,).
+        """Logarithm of the density integrated over the cells of whole numbers, shape (B,).
 
-        The difference of two rules is part of the error.  Rows for which it is above the tolerance
-        get a rule of more nodes.
+        The error includes the difference of two quadrature rules.  Rows for which the difference is
+        above the tolerance are integrated again, by a rule with more nodes.
 
         Parameters
         ----------
         log_density : callable, rows of shape (B, D) to log-densities and their errors
         x : Tensor of shape (B, D)
-        tolerance : callable
-            Values of shape (B, 1) to the error that is accepted of each, shape (B,).
+        tolerance : callable, values of shape (B, 1) to their accepted errors, shape (B,)
         """
         if not self.whole.any():
             return log_density(x)
@@ -132,7 +154,7 @@ class Columns:
             if not len(rows):
                 break
             (finer,) = self._integrals(log_density, x[rows], cell_rules(n_columns, level))[1:]
-            # Cautious: with four times the nodes the error is a quarter or less.
+            # A conservative factor: with four times the nodes the error is a quarter or less.
             difference[rows] = 0.5 * (finer.value - result.value[rows]).abs()
             for whole, part in zip(result, finer, strict=True):
                 whole[rows] = part
@@ -142,11 +164,10 @@ class Columns:
     def _integrals(
         self, log_density: Callable[[Tensor], Measured], x: Tensor, rules: CellRules
     ) -> tuple[Tensor, Measured]:
-        """Logarithms of the integrals over the cells by the coarser rule and, with the errors of
-        the density, by the rule."""
+        """Log-integrals over the cells by the coarse rule, and by the fine one with errors."""
         nodes = np.zeros((len(rules.offsets), len(self.whole)))
         nodes[:, self.whole] = rules.offsets
-        groups = torch.from_numpy(nodes).to(x).split(max(1, _ROWS_AT_ONCE // len(x)))
+        groups = torch.from_numpy(nodes).to(x).split(max(1, _BLOCK_ROWS // len(x)))
         parts = [log_density((group[:, None] + x).flatten(0, 1)) for group in groups]
         value, error, unresolved = (
             torch.cat(column).reshape(len(nodes), len(x)) for column in zip(*parts, strict=True)
@@ -160,16 +181,16 @@ class Columns:
             fine.logsumexp(dim=0), error, unresolved.any(dim=0)
         )
 
-    def whole_and_inside(self, X: NDArray[Any]) -> NDArray[Any]:
-        """Rows with whole numbers rounded, within those numbers of their dtype that are within the
-        bounds."""
+    def rounded_and_clipped(self, X: NDArray[Any]) -> NDArray[Any]:
+        """Round whole numbers, and clip rows to the bounds in their dtype."""
         low, high = _in_dtype(self.bounds, X).T
+        # A bound that is rounded to float32 may lie outside; take the next number inside.
         low = np.where(low < self.bounds[:, 0], np.nextafter(low, np.inf, dtype=X.dtype), low)
         high = np.where(high > self.bounds[:, 1], np.nextafter(high, -np.inf, dtype=X.dtype), high)
         return np.clip(np.where(self.whole, np.rint(X), X), low, high)
 
     def spread(self, X: NDArray[Any], random: np.random.RandomState) -> NDArray[Any]:
-        """Rows with whole numbers spread over their cells by uniform noise."""
+        """Add uniform noise to whole numbers, which spreads rows over their cells."""
         return (
             np.where(self.whole, X + random.uniform(-0.5, 0.5, X.shape), X)
             if self.whole.any()
@@ -177,8 +198,7 @@ class Columns:
         )
 
     def warn_point_masses(self, X: NDArray[Any], widths: Array) -> None:
-        """Name the columns with many rows on a bound, by the looks of many rows; the fit goes
-        on."""
+        """Warn of columns with many rows on a bound."""
         X = evenly_spaced(X)
         on_bound = (X[:, None] == _in_dtype(self.bounds, X).T).any(axis=1).mean(axis=0) > _ON_BOUND
         warn_columns(
@@ -197,8 +217,10 @@ class Columns:
         generator: torch.Generator,
         gaussianized: Sequence[int] | None = None,
     ) -> Scaling:
-        """As :func:`_scaling.estimate_scaling`, of rows spread over their cells, after the
-        bounds."""
+        """Estimate a scaling of rows spread over their cells, composed with the map of the bounds.
+
+        For the parameters, see :func:`skinterflow._data.scaling.estimate_scaling`.
+        """
         bounded = np.isfinite(self.bounds).any()
         if not bounded and not self.whole.any():
             return estimate_scaling(scaling, X, weight, widths, generator, gaussianized)
@@ -211,17 +233,13 @@ class Columns:
             )
         bounds = estimate_bounds(self._edges(), x, weight)
         mapped = bounds(torch.from_numpy(x)).numpy()
-        return Compose(
-            [
-                bounds,
-                estimate_scaling(
-                    scaling, mapped, weight, np.zeros_like(widths), generator, gaussianized
-                ),
-            ]
+        unbounded = estimate_scaling(
+            scaling, mapped, weight, np.zeros_like(widths), generator, gaussianized
         )
+        return Compose([bounds, unbounded])
 
     def _edges(self) -> Array:
-        """Bounds of the density: those of the cells in columns of whole numbers."""
+        """Bounds of the density; for whole numbers, the outer edges of the cells."""
         return self.bounds + np.outer(self.whole, (-0.5, 0.5))
 
     @staticmethod
@@ -229,9 +247,8 @@ class Columns:
         return np.asarray(np.rint(column) == column)
 
     def _outside(self, X: NDArray[Any], bounds: Array) -> dict[int, Mask]:
-        """Rows outside the bounds, for each column that has any; a column at a time, because `X`
-        may be on a disk."""
-        # A bound and a row that are the same number in the dtype of the rows are equal.
+        """Rows outside the bounds, by column; read one column at a time, as `X` may be on disk."""
+        # Compared in the dtype of the rows: a float32 row on the bound is not outside by rounding.
         low, high = _in_dtype(bounds, X).T
         return {
             j: (X[:, j] < low[j]) | (X[:, j] > high[j])
@@ -254,20 +271,20 @@ class Columns:
         if refused:
             raise ValueError(
                 f"X has values that {parameter} does not allow in {shown(refused)}; drop those "
-                f"rows, or change {parameter}."
+                f"rows or change {parameter}."
             )
 
 
 def resolve_columns(
     bounds: BoundsLike, integer_features: ArrayLike | None, names: Sequence[str]
 ) -> Columns:
-    """What the parameters `bounds` and `integer_features` say of the columns of these names.
+    """Validate the parameters `bounds` and `integer_features` for columns of these names.
 
     Raises
     ------
     ValueError
-        If they name columns that there are not, or if bounds are no pair of increasing numbers with
-        something between them.
+        If a named column does not exist, or if the bounds of a column are not a pair of increasing
+        numbers with an allowed value between them.
     """
     whole = _resolve_mask(integer_features, names)
     resolved = np.tile((-np.inf, np.inf), (len(names), 1))
@@ -277,7 +294,7 @@ def resolve_columns(
             low, high = np.ceil(low), np.floor(high)
             if low > high:
                 raise ValueError(
-                    f"bounds of {names[j]} hold no whole number, got {pair!r}; widen them."
+                    f"bounds of {names[j]} contain no whole number, got {pair!r}; widen them."
                 )
         resolved[j] = low, high
     return Columns(resolved, whole, names)
@@ -289,15 +306,15 @@ def check_magnitudes(X: NDArray[Any], names: Sequence[str]) -> None:
     Raises
     ------
     ValueError
-        If values are so large, or the range of a column so small, that their squares leave the
-        floating-point numbers.
+        If values are so large that their squares overflow, or if the range of a column is so small
+        that its square underflows.
     """
     lowest, highest = X.min(axis=0).astype(np.float64), X.max(axis=0).astype(np.float64)
     ranges = highest / 2 - lowest / 2
     for wrong, what in (
         (
             np.maximum(-lowest, highest) > LARGEST,
-            f"have values above {LARGEST:g} in size, whose squares overflow",
+            f"have absolute values above {LARGEST:g}, whose squares overflow",
         ),
         (
             (ranges > 0) & (ranges < SMALLEST),
@@ -312,13 +329,13 @@ def check_magnitudes(X: NDArray[Any], names: Sequence[str]) -> None:
 
 
 class CellRules(NamedTuple):
-    """A rule for the integral over a cell, and a coarser one on some of its nodes.
+    """Quadrature rule for the integral over a cell, with a coarse rule on a subset of its nodes.
 
     Attributes
     ----------
     offsets : array of shape (K, n_columns), nodes in ``(-1/2, 1/2)``
     fine, coarse : arrays of shape (K,)
-        Logarithms of the weights, minus infinity for nodes that the coarser rule leaves out.
+        Logarithms of the weights, minus infinity for nodes that the coarse rule does not use.
     """
 
     offsets: Array
@@ -327,12 +344,11 @@ class CellRules(NamedTuple):
 
 
 def cell_rules(n_columns: int, level: int) -> CellRules:
-    """Rules for the integral over a cell; each level has about four times as many nodes as the one
-    before.
+    """Quadrature rules of a level; each level has about four times as many nodes as the last.
 
-    In one column they are Fejer's, of 9, 39 and 159 nodes, and in several the first 32, 128 and 512
-    Sobol points, moved to the middle of their strata.  The coarser rule has every other node, or
-    the first half.
+    One column has Fejer rules of 9, 39 and 159 nodes.  Several columns have the first 32, 128 and
+    512 Sobol points, shifted to the middle of their strata.  The coarse rule uses every other node,
+    or the first half.
     """
     if n_columns == 1:
         n = _FEJER * 4**level
@@ -356,12 +372,13 @@ def _by_column(bounds: BoundsLike, names: Sequence[str]) -> dict[int, Any]:
         numbers = [_resolve_column(key, names, "bounds") for key in bounds]
         if len(set(numbers)) < len(numbers):
             raise ValueError(
-                f"bounds name a column twice, by name and by number: {list(bounds)!r}."
+                f"bounds name a column twice, by name and by number, got keys {list(bounds)!r}; "
+                "use one key for each column."
             )
         return dict(zip(numbers, bounds.values(), strict=True))
     if np.ndim(np.asarray(bounds, dtype=object)) == 0:
         raise ValueError(
-            f"bounds must be a dict, or have a pair or None for each of the {len(names)} columns, "
+            f"bounds must be a dict, or hold a pair or None for each of the {len(names)} columns, "
             f"got {bounds!r}."
         )
     if len(bounds) != len(names):
@@ -373,7 +390,7 @@ def _by_column(bounds: BoundsLike, names: Sequence[str]) -> dict[int, Any]:
 
 
 def _checked_pair(pair: Any, name: str) -> tuple[float, float]:
-    """Two increasing numbers, infinite for an open side."""
+    """Validate the bounds of a column: two increasing numbers, infinite for an open side."""
     if pair is None:
         return -np.inf, np.inf
     sides = list(pair) if isinstance(pair, Sequence | np.ndarray) else []
@@ -392,8 +409,8 @@ def _checked_pair(pair: Any, name: str) -> tuple[float, float]:
         )
     if any(LARGEST < abs(side) < np.inf for side in (low, high)):
         raise ValueError(
-            f"bounds of {name} must be at most {LARGEST:g} in size, because their squares "
-            f"overflow, got {reprlib.repr(pair)}; use None for an open side, or other units."
+            f"bounds of {name} must be at most {LARGEST:g} in absolute value, because their "
+            f"squares overflow, got {reprlib.repr(pair)}; use None for an open side or other units."
         )
     return low, high
 
@@ -404,13 +421,14 @@ def _resolve_mask(features: Any, names: Sequence[str]) -> Mask:
         return mask
     if np.ndim(np.asarray(features, dtype=object)) == 0:
         raise ValueError(
-            f"integer_features must be a sequence of columns, or a mask of all, got {features!r}."
+            f"integer_features must be a sequence of columns or a boolean mask, got {features!r}."
         )
     features = list(features)
     if features and all(isinstance(feature, bool | np.bool_) for feature in features):
         if len(features) != len(names):
             raise ValueError(
-                f"integer_features is a mask of {len(features)} columns, but X has {len(names)}."
+                f"integer_features is a mask of {len(features)} columns, but X has {len(names)}; "
+                "give one value for each column."
             )
         return np.array(features, dtype=bool)
     mask[[_resolve_column(feature, names, "integer_features") for feature in features]] = True

@@ -15,29 +15,24 @@ from skinterflow.interflow.warn import warn
 Array = NDArray[np.float64]
 
 _MAX_ROWS = 100_000
-"""Rows that are looked at, evenly spaced: quantiles and powers are then known to a third of a
+"""Evenly spaced rows that are examined: quantiles and powers are accurate to a third of a
 percent."""
-
-
 _CONSTANT_WIDTH = 1e-3
-"""Width given to a constant column, relative to its value (or to one, if that is zero)."""
-
-
+"""Width given to a constant column, relative to its value (to one if the value is zero)."""
 COLLINEAR = 1e-10
-
-
-_SHOWN_COLUMNS = 8
+"""Eigenvalue of a correlation matrix below which columns count as linearly dependent."""
+_MAX_LISTED_COLUMNS = 8
 
 
 def evenly_spaced(X: NDArray[Any], most: int = _MAX_ROWS) -> NDArray[Any]:
-    """At most so many of the rows."""
+    """At most `most` evenly spaced rows, contiguous in memory."""
     return np.ascontiguousarray(X[:: -(-len(X) // most)])
 
 
 def constant_widths(X: NDArray[Any]) -> Array:
-    """Spread that stands for the one that a constant column lacks, and zero for the others: shape
-    (D,)."""
+    """Noise level for each constant column, zero for the others: shape (D,)."""
     lowest, highest = X.min(axis=0), X.max(axis=0)
+    # A few units of rounding count as constant: a column that was scaled by a factor may have them.
     constant = highest - lowest <= 4 * np.finfo(X.dtype).eps * np.maximum(
         np.abs(lowest), np.abs(highest)
     )
@@ -45,7 +40,7 @@ def constant_widths(X: NDArray[Any]) -> Array:
 
 
 def spread_constant_columns(X: NDArray[Any], widths: Array, generator: torch.Generator) -> Array:
-    """Copy of `X` in float64 whose constant columns are spread normally, by their `widths`."""
+    """Copy of `X` in float64, with normal noise of standard deviation `widths` on its columns."""
     x = X.astype(np.float64)
     for j in np.flatnonzero(widths):
         x[:, j] += widths[j] * torch.randn(len(x), generator=generator, dtype=torch.float64).numpy()
@@ -53,8 +48,7 @@ def spread_constant_columns(X: NDArray[Any], widths: Array, generator: torch.Gen
 
 
 def spread_whole_numbers(X: Array, whole: NDArray[np.bool_], generator: torch.Generator) -> Array:
-    """`X`, whose columns of whole numbers are spread in place, by uniform noise over the cells
-    around them."""
+    """Add uniform noise in ``[-1/2, 1/2)`` to columns of whole numbers, in place."""
     if whole.any():
         shape = len(X), int(whole.sum())
         X[:, whole] += torch.rand(shape, generator=generator, dtype=torch.float64).numpy() - 0.5
@@ -64,8 +58,7 @@ def spread_whole_numbers(X: Array, whole: NDArray[np.bool_], generator: torch.Ge
 def warn_degenerate(
     X: NDArray[Any], widths: Array, names: Sequence[str], declared: NDArray[np.bool_]
 ) -> None:
-    """Name the columns that have no density, by the looks of many rows; the fit goes on.  Those
-    declared as whole numbers have one."""
+    """Warn of columns without a density; columns that are `declared` as whole numbers have one."""
     X, constant = evenly_spaced(X), widths > 0
     whole = ~constant & ~declared & (np.rint(X) == X).all(axis=0)
     for columns, what in (
@@ -73,20 +66,19 @@ def warn_degenerate(
         (
             _collinear_columns(X, ~constant & ~declared),
             "are collinear or duplicated: the density is singular and its values are large; drop "
-            "one of them",
+            "redundant columns",
         ),
         (
             whole,
             "are integer-valued: the log-density grows without bound as the fit improves; name "
-            "them in integer_features (InterpolantFlowDensity), or add uniform noise to spread "
-            "them",
+            "them in integer_features (InterpolantFlowDensity), or add uniform noise to them",
         ),
     ):
         warn_columns(names, columns, what)
 
 
 def warn_columns(names: Sequence[str], flagged: NDArray[np.bool_], what: str) -> None:
-    """Say of the columns that are flagged, if any, what they are."""
+    """Warn of the flagged columns, if there are any: `what` completes "n column(s) ..."."""
     if flagged.any():
         columns = [name for name, flag in zip(names, flagged, strict=True) if flag]
         warn(
@@ -96,13 +88,14 @@ def warn_columns(names: Sequence[str], flagged: NDArray[np.bool_], what: str) ->
 
 
 def shown(names: Sequence[str]) -> str:
-    """The first of the names, and how many more there are."""
-    more = f" and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else ""
-    return f"{', '.join(names[:_SHOWN_COLUMNS])}{more}"
+    """Comma-separated names, shortened to the first few and a count of the others."""
+    n_more = len(names) - _MAX_LISTED_COLUMNS
+    more = f" and {n_more} more" if n_more > 0 else ""
+    return f"{', '.join(names[:_MAX_LISTED_COLUMNS])}{more}"
 
 
 def _collinear_columns(X: NDArray[Any], varying: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Columns that take part in a linear relation which holds for all rows."""
+    """Columns that take part in an exact linear relation."""
     flagged = np.zeros(X.shape[1], dtype=bool)
     if varying.sum() < 2 or len(X) <= varying.sum():
         return flagged
@@ -115,7 +108,7 @@ def _collinear_columns(X: NDArray[Any], varying: NDArray[np.bool_]) -> NDArray[n
 
 
 def floored(scale: Array, location: Array) -> Array:
-    """`scale`, and where it is zero a small width relative to the location."""
+    """Replace zeros of `scale` by a small width relative to the location."""
     return np.where(
         scale > 0, scale, _CONSTANT_WIDTH * np.where(location == 0, 1.0, np.abs(location))
     )

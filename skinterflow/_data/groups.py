@@ -1,4 +1,4 @@
-"""Rows that belong together, which are held out together: those of a group, and exact copies."""
+"""Rows that are held out together: those of one group, and exact copies of one row."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from skinterflow.interflow.warn import warn
 Codes = NDArray[np.int64]
 
 _MOST_HASHED = 2**20
-"""Rows whose hashes are kept; of more rows, those of a part of all values are."""
+"""Number of hashes in memory; of longer data, only a fraction of all hash values is stored."""
 _BLOCK_ROWS = 2**16
 _MANY_COPIES = 0.05
-_LEAST_VALUES = 50
-"""Distinct rows below which copies are repeated values rather than repeated rows."""
+"""Fraction of copies above which a fit warns."""
+_MIN_DISTINCT_ROWS = 50
+"""Distinct rows below which equal rows are taken for discrete data rather than for copies."""
 
 
 def checked_groups(groups: ArrayLike, n_rows: int) -> Codes:
-    """Number of the group of each row, from labels of any kind.
+    """Return the group number of each row, from labels of any type.
 
     Raises
     ------
@@ -36,49 +37,58 @@ def checked_groups(groups: ArrayLike, n_rows: int) -> Codes:
         )
     if labels.dtype.kind == "f" and np.isnan(labels).any():
         raise ValueError(
-            f"groups is NaN for {int(np.isnan(labels).sum())} of {n_rows} rows; give each row a "
-            "label."
+            f"groups contains NaN for {int(np.isnan(labels).sum())} of {n_rows} rows; give each "
+            "row a label."
         )
     return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
 def copies(X: NDArray[np.floating]) -> tuple[float, Codes | None]:
-    """Part of the rows that are exact copies of others, and numbers that equal rows share.
+    """Find rows that are exact copies of other rows.
 
-    Of very many rows only a part of the values is looked at, each with all of its copies, and there
-    are no numbers.
+    Of very many rows a subset of the distinct rows is examined, each with all of its copies.
+
+    Returns
+    -------
+    fraction : float, fraction of the rows that repeat an earlier one
+    codes : array of shape (n,) or None
+        A number for each row, the same for equal rows.  None if there are no copies, if the data
+        are discrete, or if not all rows were examined.
     """
     one_of = -(-len(X) // _MOST_HASHED)
     blocks = (_hashes(X[start : start + _BLOCK_ROWS]) for start in range(0, len(X), _BLOCK_ROWS))
     hashes = np.concatenate([block[block % np.uint64(one_of) == 0] for block in blocks])
     values, first, codes = np.unique(hashes, return_index=True, return_inverse=True)
-    codes = first.argsort().argsort()[codes]  # by the order of the rows, whatever their units
-    part = 1.0 - len(values) / max(1, len(hashes))
-    few = len(values) < _LEAST_VALUES
-    return part, codes.astype(np.int64) if one_of == 1 and part > 0 and not few else None
+    # Numbered in the order of the rows, so that the folds do not depend on the units of the data.
+    codes = first.argsort().argsort()[codes]
+    fraction = 1.0 - len(values) / max(1, len(hashes))
+    discrete = len(values) < _MIN_DISTINCT_ROWS
+    has_codes = one_of == 1 and fraction > 0 and not discrete
+    return fraction, codes.astype(np.int64) if has_codes else None
 
 
-def warn_copies(part: float, grouped: bool) -> None:
-    """Warn of rows that are exact copies of others, if they are many."""
-    if part > _MANY_COPIES:
+def warn_copies(fraction: float, grouped: bool) -> None:
+    """Warn if many rows are exact copies of other rows."""
+    if fraction > _MANY_COPIES:
         held_out = (
             "; copies are held out together"
             if grouped
             else ", and held-out rows may be copies of training rows"
         )
         warn(
-            f"{part:.0%} of the rows are exact copies of other rows: a density grows without bound "
-            f"at repeated points{held_out}.  Drop the copies (weights can stand for them), or name "
-            "what belongs together in groups.",
+            f"{fraction:.0%} of the rows are exact copies of other rows: the likelihood is "
+            f"unbounded at repeated points{held_out}.  Drop the copies (use sample_weight for "
+            "their counts), or pass rows that belong together as groups.",
             DegenerateDataWarning,
         )
 
 
 def grouped_folds(codes: Codes, n_folds: int, generator: torch.Generator) -> list[Tensor]:
-    """Row numbers of folds of about equal size that no group is in two of, in random order."""
+    """Row numbers of folds of about equal size, in random order, with each group in one fold."""
     sizes = _sizes(codes)
     order = torch.randperm(len(sizes), generator=generator).numpy()
     fold_of, loads = np.empty(len(sizes), dtype=np.int64), np.zeros(min(n_folds, len(sizes)))
+    # The largest groups first, each into the smallest fold: sizes stay balanced.
     for group in order[np.argsort(-sizes[order], kind="stable")]:
         fold_of[group] = loads.argmin()
         loads[fold_of[group]] += sizes[group]
@@ -86,8 +96,10 @@ def grouped_folds(codes: Codes, n_folds: int, generator: torch.Generator) -> lis
 
 
 def grouped_part(codes: Codes, n_rows: int, generator: torch.Generator) -> Tensor:
-    """Row numbers of random whole groups, in random order: about `n_rows`, and at least one
-    group."""
+    """Row numbers of about `n_rows` rows in random whole groups, in random order.
+
+    There is at least one group, and at least one is left out.
+    """
     sizes, total = _sizes(codes), 0
     taken = np.zeros(len(sizes), dtype=bool)
     for group in torch.randperm(len(sizes), generator=generator).numpy():
@@ -106,8 +118,8 @@ def _sizes(codes: Codes) -> NDArray[np.int64]:
     sizes = np.bincount(codes)
     if len(sizes) < 2:
         raise ValueError(
-            "groups has one label for all rows, which cannot be held out and train; give more "
-            "groups, or set early_stopping=False."
+            "groups has one label for all rows, which leaves none to train on if they are held "
+            "out; give more groups, or set early_stopping=False."
         )
     return sizes
 
@@ -117,8 +129,9 @@ def _shuffled(rows: NDArray[np.int64], generator: torch.Generator) -> Tensor:
 
 
 def _hashes(X: NDArray[np.floating]) -> NDArray[np.uint64]:
-    """Numbers that are equal for equal rows, and for no others but by a rare chance."""
-    bits = (np.ascontiguousarray(X, dtype=np.float64) + 0.0).view(np.uint64)  # minus zero is zero
+    """64-bit hashes of the rows."""
+    # Adding zero turns -0.0 into 0.0, which is equal but has other bits.
+    bits = (np.ascontiguousarray(X, dtype=np.float64) + 0.0).view(np.uint64)
     hashes = np.zeros(len(X), dtype=np.uint64)
     for column in bits.T:
         hashes = (hashes ^ column) * np.uint64(0x9E3779B97F4A7C15)

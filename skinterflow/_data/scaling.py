@@ -1,5 +1,4 @@
-"""Estimating a scaling from data: which invertible map makes the columns easy for a flow, and which
-columns have no density."""
+"""Estimation of scalings: invertible maps from data units to units in which a flow trains well."""
 
 from __future__ import annotations
 
@@ -21,20 +20,22 @@ Array = NDArray[np.float64]
 
 _QUANTILE_PAIRS = ((0.25, 0.75), (0.1, 0.9), (0.01, 0.99), (0.0, 1.0))
 _GAIN = 0.1
-"""Log-likelihood, in nats per row, that mapping a column to the normal law must bring."""
+"""Minimum gain of log-likelihood, in nats per row, for mapping a column to the normal law."""
 _GAIN_ROWS = 10_000
-"""Rows that it is judged by."""
+"""Rows on which the gain is estimated."""
 _GAUSSIANIZED_ROWS = 750
 _GAUSSIANIZED_VALUES = 128
+"""Minimum numbers of rows, and of distinct values of a column, for a map to the normal law."""
 _N_CELLS = 16
 _TAIL, _TAIL_ROWS = 1e-3, 20
-"""Mass of each outermost cell, or that of so many rows if it is more."""
+"""Mass of each outermost cell, or that of this many rows if it is larger."""
 _OVERLAP = 2.0
-"""Deviation of a component relative to that of the rows of its cell: with less, the density would
-wave from cell to cell."""
+"""Standard deviation of a component relative to that of the rows in its cell: a smaller one leaves
+ripples between the cells."""
 _NARROWEST = 0.02
-"""Least deviation of a component, relative to that of the column."""
+"""Minimum standard deviation of a component, relative to that of the column."""
 _RIDGE = 1e-8
+"""Added to the diagonal of a covariance, so that collinear columns have an inverse."""
 
 
 def estimate_scaling(
@@ -45,7 +46,7 @@ def estimate_scaling(
     generator: torch.Generator,
     gaussianized: Sequence[int] | None = None,
 ) -> Scaling:
-    """Invertible map from data units to flow units.
+    """Estimate an invertible map from data units to flow units.
 
     Parameters
     ----------
@@ -53,13 +54,14 @@ def estimate_scaling(
     X : array of shape (n, D)
     weight : array of shape (n,), positive
     widths : array of shape (D,), see :func:`constant_widths`
-    generator : torch.Generator on the CPU, for the spread of constant columns
-    gaussianized : sequence of int
+    generator : torch.Generator on the CPU, for the noise on constant columns
+    gaussianized : sequence of int or None
         Columns that "gaussianize" maps to the normal law; None is those that gain by it.
 
     Returns
     -------
-    Scaling, a given one as it is
+    Scaling
+        A given object is returned unchanged.
     """
     if isinstance(scaling, Scaling):
         return scaling
@@ -75,8 +77,9 @@ def estimate_scaling(
 
 
 def estimate_bounds(bounds: Array, X: Array, weight: Array) -> Bounds:
-    """Map of bounded columns to the whole line; the scale of a single bound is the median distance
-    from it.
+    """Estimate a map of bounded columns to the whole line.
+
+    The scale of a column with one bound is the median distance from it.
 
     Parameters
     ----------
@@ -89,13 +92,13 @@ def estimate_bounds(bounds: Array, X: Array, weight: Array) -> Bounds:
     distances = np.where(np.isfinite(low), X - low, high - X)[:, one_sided]
     robust = _robust(distances, weight)
     scale = np.ones(len(bounds))
-    # Where half of the rows are on the bound the median is zero, and their spread takes its place.
+    # If half of the rows are on the bound the median is zero: use their spread instead.
     scale[one_sided] = torch.where(robust.shift > 0, robust.shift, robust.scale).numpy()
     return Bounds(*(torch.from_numpy(part.copy()) for part in (low, high, scale)))
 
 
 def _robust(X: Array, weight: Array) -> Standardize:
-    """Weighted median, and the first quantile range that is not zero as the scale."""
+    """Shift by the weighted median and scale by the first quantile range that is not zero."""
     order = np.argsort(X, axis=0)
     cumulated = np.cumsum(weight[order], axis=0) / weight.sum()
     ordered = np.take_along_axis(X, order, axis=0)
@@ -113,7 +116,7 @@ def _robust(X: Array, weight: Array) -> Standardize:
 
 
 def _powers(X: Array, weight: Array) -> YeoJohnson:
-    """Maximum-likelihood Yeo-Johnson powers, within the range where the map is onto."""
+    """Maximum-likelihood Yeo-Johnson powers in [0, 2], the range in which the map is onto."""
     logs = np.sign(X) * np.log1p(np.abs(X))
     slopes = weight @ logs / weight.sum()
 
@@ -138,8 +141,7 @@ def _standardize(X: Array, weight: Array) -> Standardize:
 
 
 def _whiten(X: Array, weight: Array) -> Whiten:
-    """Whitening of standardised columns by a covariance that is shrunk as Ledoit and Wolf (2004)
-    do."""
+    """Whiten standardised columns by a covariance with Ledoit-Wolf (2004) shrinkage."""
     shrinkage = ledoit_wolf_shrinkage(X, assume_centered=True)
     covariance = (X * (weight / weight.sum())[:, None]).T @ X
     covariance = (1.0 - shrinkage) * covariance + shrinkage * np.trace(covariance) / len(
@@ -147,25 +149,25 @@ def _whiten(X: Array, weight: Array) -> Whiten:
     ) * np.eye(len(covariance))
     variances, directions = np.linalg.eigh(covariance)
     deviations = np.sqrt(np.maximum(variances, COLLINEAR))
-    # The symmetric root keeps each flow coordinate next to its column.
+    # The symmetric root is the whitening that changes the columns least.
     forward = (directions / deviations) @ directions.T
     backward = (directions * deviations) @ directions.T
     return Whiten(torch.from_numpy(forward), torch.from_numpy(backward))
 
 
 def gaussianized_columns(scaling: Scaling) -> set[int]:
-    """Columns that a scaling maps to the normal law."""
+    """Return the columns that a scaling maps to the normal law."""
     parts = [part for part in scaling.modules() if isinstance(part, Gaussianize)]
     return {int(j) for part in parts for j in part.columns}
 
 
 def _gaussianize(X: Array, weight: Array, chosen: Sequence[int] | None = None) -> Scaling:
-    """Maps to the normal law for those columns of standardised rows where they pay, and a new
-    standardisation.
+    """Map some columns of standardised rows to the normal law, then standardise them.
 
-    They pay where a Gaussian with the columns' covariance gains in likelihood by more than
-    `_GAIN`.  That sets what a column gains for itself against the linear relations with other
-    columns that are lost.  Columns of few rows or few values tell too little of their law.
+    A column is mapped if that raises the likelihood of a Gaussian with the columns' covariance by
+    more than `_GAIN`.  The criterion weighs the gain in the marginal against linear relations with
+    other columns that the map destroys.  Few rows or few distinct values are not enough to estimate
+    a marginal.
     """
     p = weight / weight.sum()
     if chosen is None:
@@ -179,18 +181,20 @@ def _gaussianize(X: Array, weight: Array, chosen: Sequence[int] | None = None) -
 
 
 def _gaining_columns(X: Array, weight: Array) -> list[int]:
-    """Those of the columns that gain by a map to the normal law."""
-    judges, p = evenly_spaced(X, _GAIN_ROWS), evenly_spaced(weight, _GAIN_ROWS)
+    """Columns whose map to the normal law raises the likelihood by more than `_GAIN`."""
+    rows, p = evenly_spaced(X, _GAIN_ROWS), evenly_spaced(weight, _GAIN_ROWS)
     p = p / p.sum()
-    precision = np.linalg.inv((judges * p[:, None]).T @ judges + _RIDGE * np.eye(X.shape[1]))
-    columns = [j for j in range(X.shape[1]) if len(np.unique(judges[:, j])) >= _GAUSSIANIZED_VALUES]
+    precision = np.linalg.inv((rows * p[:, None]).T @ rows + _RIDGE * np.eye(X.shape[1]))
+    columns = [j for j in range(X.shape[1]) if len(np.unique(rows[:, j])) >= _GAUSSIANIZED_VALUES]
     mixtures = {j: _mixture(X[:, j], weight / weight.sum()) for j in columns}
-    return [j for j, mixture in mixtures.items() if _gain(mixture, j, judges, p, precision) > _GAIN]
+    return [j for j, mixture in mixtures.items() if _gain(mixture, j, rows, p, precision) > _GAIN]
 
 
 def _mixture(x: Array, p: Array) -> tuple[Array, Array, Array]:
-    """Weights, means and deviations of a mixture with a component for every cell between quantiles,
-    wide enough to overlap the next."""
+    """Weights, means and standard deviations of a Gaussian mixture with a component per cell.
+
+    Cells are bounded by quantiles; components are wide enough to overlap their neighbours.
+    """
     order = np.argsort(x)
     below = np.empty_like(x)
     below[order] = np.cumsum(p[order]) - 0.5 * p[order]
@@ -206,13 +210,12 @@ def _mixture(x: Array, p: Array) -> tuple[Array, Array, Array]:
 def _gain(
     mixture: tuple[Array, Array, Array], j: int, X: Array, p: Array, precision: Array
 ) -> float:
-    """What a Gaussian gains in likelihood, in nats per row, if column `j` alone is mapped to the
-    normal law."""
+    """Gain in the likelihood of a Gaussian, in nats per row, if column `j` alone is mapped."""
     scaling = Gaussianize(torch.tensor([0]), *(torch.from_numpy(part[None]) for part in mixture))
     x = torch.from_numpy(np.ascontiguousarray(X[:, [j]]))
     u, log_slope = scaling(x)[:, 0].numpy(), scaling.log_abs_det(x).numpy()
     u = u - p @ u
-    # Variances of what the other columns do not explain.
+    # Variance of the column that the other columns do not explain, after and before the map.
     covariance = (p * u) @ X
     covariance[j] = 0.0
     explained = (
@@ -232,4 +235,4 @@ _ESTIMATES: dict[str, Sequence[Callable[..., Scaling]]] = {
     "power": (_robust, _powers, _standardize, _whiten),
     "gaussianize": (_robust, _powers, _standardize, _gaussianize, _whiten),
 }
-"""What each kind of scaling does, one after the other."""
+"""Steps of each named scaling, in order."""

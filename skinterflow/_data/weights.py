@@ -1,4 +1,4 @@
-"""Weights of rows: checked, and brought to a mean of one."""
+"""Sample weights: validation and normalisation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sklearn.utils import check_array
 def checked_weight(
     sample_weight: ArrayLike | None, X: NDArray[Any], name: str = "sample_weight"
 ) -> NDArray[np.float64]:
-    """One weight for each row of `X`, at most one; a single number in memory if none are given.
+    """Validate `sample_weight` and scale it to a maximum in [1/2, 1).
 
-    The largest is brought to between a half and one by a power of two, which is exact, so that no
-    sum of weights overflows.
+    The scale is a power of two, which is exact, so that no sum of weights overflows.  Without
+    weights, all are one and share a single number in memory.
 
     Raises
     ------
@@ -48,12 +48,12 @@ def checked_weight(
 def weighted_rows(
     X: NDArray[Any], sample_weight: ArrayLike | None, name: str = "sample_weight"
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Rows with a positive weight, and their weights with mean one.
+    """Return the rows with a positive weight, and their weights with mean one.
 
     Raises
     ------
     ValueError
-        If a weight is negative or not finite, or fewer than two are positive, relative to the
+        If a weight is negative or not finite, or fewer than two are positive relative to the
         largest.
     """
     weight = checked_weight(sample_weight, X, name)

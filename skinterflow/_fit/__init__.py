@@ -1,1 +1,1 @@
-"""What happens in a fit."""
+"""Fitting: parameters, held-out rows, training, distillation and limits."""

@@ -1,7 +1,6 @@
-"""scikit-learn's callbacks (1.9 and later): a fit tells them of every check, and stops where one of
-them asks it to.
+"""Support for scikit-learn's callbacks (1.9 and later), which run at every check of a fit.
 
-A fit has one task and, below it, a subtask for each stretch of training up to a check.
+A fit is one task, with a subtask for the training up to each check.  A callback can stop the fit.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ try:
 except ImportError:  # scikit-learn before 1.9
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Stands where there are no callbacks to support."""
+        """Replacement for releases of scikit-learn without callbacks."""
 
         def _init_callback_context(self, max_subtasks: int) -> None:
             return None
 
 
 class FitEvents:
-    """What the callbacks of an estimator hear of one fit; silent where scikit-learn has none.
+    """Events of one fit for the estimator's callbacks; does nothing without callbacks.
 
     Parameters
     ----------
-    estimator : estimator whose fit begins
+    estimator : estimator that is fitted
     X : array-like, rows that callbacks may score, as the user gave them
     sample_weight : array-like or None, their weights
-    n_checks : int, number of checks at most
+    n_checks : int, maximum number of checks
     """
 
     def __init__(
@@ -49,23 +48,25 @@ class FitEvents:
         self._data: dict[str, Any] = {
             "estimator": estimator,
             "X": X,
-            "y": lambda: np.zeros(len(np.asarray(X))),  # ScoringMonitor does nothing without
+            "y": lambda: np.zeros(len(np.asarray(X))),  # ScoringMonitor requires targets
             "metadata": None if sample_weight is None else {"sample_weight": sample_weight},
         }
 
     def begin(self) -> None:
-        """The fit begins, and with it the stretch to the first check."""
+        """Begin the fit and the subtask up to the first check."""
         if self._root is not None:
             self._root.call_on_fit_task_begin(**self._data)
             self._begin_stretch()
 
     def checked(self, fitted_attributes: Callable[[], dict[str, Any]], last: bool) -> bool:
-        """A check was made; whether a callback asks to stop.
+        """Report a check, and return whether a callback requests to stop.
 
         Parameters
         ----------
-        fitted_attributes : function giving the attributes of the estimator if the fit stopped here
-        last : bool, whether no other check will follow
+        fitted_attributes : callable
+            Returns the attributes that the estimator would have if the fit stopped here.
+        last : bool
+            Whether this is the last check.
         """
         if self._root is None:
             return False
@@ -78,7 +79,7 @@ class FitEvents:
         return bool(stop)
 
     def end(self, fitted_attributes: Callable[[], dict[str, Any]]) -> None:
-        """The fit has ended; a stretch that was cut short ends without a model."""
+        """End the fit; an unfinished subtask ends without a model."""
         if self._stretch is not None:
             self._stretch.call_on_fit_task_end(estimator=self._estimator)
         if self._root is not None:

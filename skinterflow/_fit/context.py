@@ -1,4 +1,4 @@
-"""What surrounds a fit, and what it works on."""
+"""Context and plan of a fit: what surrounds it and what it trains."""
 
 from __future__ import annotations
 
@@ -22,14 +22,19 @@ class FitContext:
 
     Attributes
     ----------
-    warm : bool, whether the fit continues an earlier one
-    events : FitEvents, for scikit-learn's callbacks
+    warm : bool
+        Whether the fit continues an earlier one.
+    events : FitEvents
+        Events for scikit-learn's callbacks.
     budget : TimeBudget
-    interruption : Interruption, where a Ctrl-C is noted
+    interruption : Interruption
+        Records a Ctrl-C.
     device : torch.device
-    seed : int, from which all random numbers of the fit follow
+    seed : int
+        Seed of all random numbers of the fit.
     checkpoint : Checkpoint or None
-    setup : torch.Generator on the CPU, for what is drawn before the training
+    setup : torch.Generator on the CPU
+        Random numbers drawn before the training: splits, scalings, initial weights.
     """
 
     warm: bool
@@ -49,19 +54,24 @@ class FitContext:
 
 
 class Plan(NamedTuple):
-    """What a fit works on and what it learns.
+    """Data, path and targets of a fit.
 
     Attributes
     ----------
     folds : list of Fold, one for each member
-    whole : Fold, all rows in the units of the model
+    whole : Fold
+        All rows, in the units of the model.
     path : StochasticInterpolant
-    base : Scaling that makes base points of the rows of the source
-    targets : tuple of str, the quantities that are learned
+    base : Scaling
+        Map from rows of the source to base points.
+    targets : tuple of str
+        Quantities that are learned.
     recipe : Recipe
-    target_scaling : Scaling of the rows of the target
-    source_scaling : Scaling of the rows of the source, or None where it is the trained base
-    student_widths : list of int or None, widths of a student that is distilled
+    target_scaling : Scaling
+    source_scaling : Scaling or None
+        None is the trained base.
+    student_widths : list of int or None
+        Layer sizes of the student; None is no distillation.
     """
 
     folds: list[Fold]

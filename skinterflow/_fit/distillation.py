@@ -1,9 +1,9 @@
-"""Distillation: a shallow field that follows the trained one, because its exact divergence costs
-one layer instead of one pass per column.
+"""Distillation of the trained field into a shallow student with a cheap exact divergence.
 
-The student regresses the teacher's velocity and divergence on interpolated points, whose data ends
-are half the rows of the data and half samples of the teacher.  Targets are computed once and carry
-no noise, so a few thousand small steps suffice.
+The divergence of a shallow field costs one layer instead of one pass per column.  The student
+regresses the teacher's velocity and divergence on interpolated points, whose data ends are rows of
+the data and samples of the teacher in equal parts.  The targets are computed once and have no
+noise, so that a few thousand small steps suffice.
 """
 
 from __future__ import annotations
@@ -34,31 +34,37 @@ from skinterflow.interflow.warn import warn
 
 _POINTS_PER_STEP = 32
 _BATCH_SIZE = 512
-"""Rows of a step; a point is seen as often as these numbers' ratio."""
+"""Rows in a step: each point is used ``_BATCH_SIZE / _POINTS_PER_STEP`` times."""
 _ROWS_PER_TIME = 16
 _POINTS_PER_SAMPLE = 8
 _BLOCK_ROWS = 2_048
 _LEARNING_RATE = 5e-3
 _DIVERGENCE_WEIGHT = 0.25
-"""Weight of the error of the divergence, where both errors are relative to the mean squares of
+"""Weight of the divergence's error relative to the velocity's, both relative to the mean square of
 their targets."""
 _SAMPLING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
-_JUDGED_ROWS = 512
+_VALIDATION_ROWS = 512
 _TIMED_ROWS, _TIMED_TARGETS = 32, 512
-"""By which the time of judging and of a target is measured, and the fewest of each."""
-_JUDGING_PART = 0.25
-"""Part of a limited time for judging the student."""
-_LEAST_SECONDS = 1e-3
+"""Number of rows and of targets on which times are measured, and the minimum of each."""
+_VALIDATION_PART = 0.25
+"""Fraction of the remaining time for validating the student."""
+_MIN_SECONDS = 1e-3
 _VALIDATION_SOLVER = Solver(n_steps=6, max_refinements=1, atol=math.inf)
 
-MAX_LOST = 1.0
-"""Held-out log-likelihood, in nats per row, that a student may lose; the teacher stays where it
-loses more."""
+MAX_DISTILLATION_LOSS = 1.0
+"""Held-out log-likelihood, in nats per row, that a student may lose before it is rejected."""
 
 
 class Targets(NamedTuple):
-    """Times (K, 1), and for the K groups of rows that share them: points (K, R, D), velocities (K,
-    R, D), divergences (K, R)."""
+    """Regression targets: K times, with R points at each.
+
+    Attributes
+    ----------
+    t : Tensor of shape (K, 1)
+    x : Tensor of shape (K, R, D)
+    v : Tensor of shape (K, R, D)
+    divergence : Tensor of shape (K, R)
+    """
 
     t: Tensor
     x: Tensor
@@ -68,7 +74,7 @@ class Targets(NamedTuple):
 
 def distilled(
     student: VelocityField,
-    taught: Trained,
+    teacher_fit: Trained,
     folds: Sequence[Fold],
     time_law: TimeLaw,
     max_iter: int,
@@ -76,109 +82,126 @@ def distilled(
     budget: TimeBudget,
     interruption: Interruption,
 ) -> tuple[VelocityField, float | None]:
-    """The student if it is good enough, else the teacher with a warning; and the held-out
-    log-likelihood that the student lost.
+    """Distil the trained field, and return the student with the log-likelihood that it loses.
+
+    The teacher is returned instead, with a warning, if the student is not good enough.
 
     Parameters
     ----------
     student : VelocityField of one or two hidden layers, trained in place
-    taught : Trained, whose field is the teacher, left as it is; its flow stops after 0
+    teacher_fit : Trained
+        Its field is the teacher, which is left unchanged; the end time is after 0.
     folds : sequence of Fold
-        Whose held-out rows judge (rows of the first that train, where nothing is held out).
+        The student is validated on their held-out rows, or on training rows of the first fold if
+        nothing is held out.
     time_law : TimeLaw
     max_iter : int, number of steps
     generators : Generators
     budget : TimeBudget
-    interruption : Interruption, where a Ctrl-C is noted; the teacher then stays
+    interruption : Interruption
+        Records a Ctrl-C, after which the teacher is returned.
+
+    Returns
+    -------
+    field : VelocityField
+    loss : float or None
+        Held-out log-likelihood of the teacher minus that of the student, in nats per row; None if
+        the student was not validated.
     """
-    teacher, path, base = taught.field, taught.path, taught.base
-    n_judged, until = _JUDGED_ROWS, budget.kept
+    teacher = teacher_fit.field
     try:
-        if budget.limited:
-            seconds = (
-                timed(lambda: _judged(teacher, taught, folds, generators, _TIMED_ROWS))
-                / _TIMED_ROWS
-            )
-            most = int(
-                _JUDGING_PART
-                * (budget.left() - budget.kept)
-                / max(seconds, _LEAST_SECONDS / _TIMED_ROWS)
-            )
-            n_judged = min(_JUDGED_ROWS, max(_TIMED_ROWS, most))
-            until += n_judged * seconds
-        rows, end_time = folds[0].train, taught.end_time
+        n_rows, seconds = _affordable_validation(teacher_fit, folds, generators, budget)
         trained = distil(
             student,
             teacher,
-            rows,
-            end_time,
-            path,
-            base,
+            folds[0].train,
+            teacher_fit.end_time,
+            teacher_fit.path,
+            teacher_fit.base,
             time_law,
             max_iter,
             generators,
             budget,
-            until,
+            budget.reserved_for_model + seconds,
         )
         by_teacher, by_student = (
-            _judged(field, taught, folds, generators, n_judged) for field in (teacher, trained)
+            _validation_score(field, teacher_fit, folds, generators, n_rows)
+            for field in (teacher, trained)
         )
     except FloatingPointError as error:
-        return _kept(teacher, f"diverged ({error})")
+        return _keep_teacher(teacher, f"diverged ({error})")
     except KeyboardInterrupt:
         interruption.note(
-            "The fit was interrupted while it distilled the student; the trained field is the "
-            "model."
+            "The fit was interrupted during the distillation; the trained field is the model."
         )
         return teacher, None
-    lost = by_teacher - by_student
-    if not lost <= MAX_LOST:
-        return _kept(
+    loss = by_teacher - by_student
+    if not loss <= MAX_DISTILLATION_LOSS:  # "not" includes NaN
+        return _keep_teacher(
             teacher,
-            f"lost {lost:.2f} nats per row of held-out log-likelihood, more than {MAX_LOST:g}",
-            lost,
+            f"lost {loss:.2f} nats per row of held-out log-likelihood, more than "
+            f"{MAX_DISTILLATION_LOSS:g}",
+            loss,
         )
-    return trained, lost
+    return trained, loss
 
 
-def _kept(
-    teacher: VelocityField, reason: str, lost: float | None = None
+def _affordable_validation(
+    teacher_fit: Trained, folds: Sequence[Fold], generators: Generators, budget: TimeBudget
+) -> tuple[int, float]:
+    """Return the number of validation rows, and the seconds to reserve for scoring them."""
+    if not budget.limited:
+        return _VALIDATION_ROWS, 0.0
+    seconds = timed(
+        lambda: _validation_score(teacher_fit.field, teacher_fit, folds, generators, _TIMED_ROWS)
+    )
+    per_row = seconds / _TIMED_ROWS
+    affordable = int(
+        _VALIDATION_PART
+        * (budget.left() - budget.reserved_for_model)
+        / max(per_row, _MIN_SECONDS / _TIMED_ROWS)
+    )
+    n_rows = min(_VALIDATION_ROWS, max(_TIMED_ROWS, affordable))
+    return n_rows, n_rows * per_row
+
+
+def _keep_teacher(
+    teacher: VelocityField, reason: str, loss: float | None = None
 ) -> tuple[VelocityField, float | None]:
+    """Return the teacher, with a warning that gives the reason."""
     warn(
-        f"The student {reason}, so the trained field stays the model: exact, but slower to score. "
-        "Widen student_layer_sizes, raise max_iter, or set student_layer_sizes=None to skip the "
-        "distillation.",
+        f"The student {reason}, so that the trained field is the model: exact, but slower to "
+        "score. Widen student_layer_sizes, raise max_iter, or set student_layer_sizes=None to "
+        "skip the distillation.",
         DistillationWarning,
     )
-    return teacher, lost
+    return teacher, loss
 
 
-def _judged(
+def _validation_score(
     field: VelocityField,
-    taught: Trained,
+    teacher_fit: Trained,
     folds: Sequence[Fold],
     generators: Generators,
     n_rows: int,
 ) -> float:
     """Mean held-out log-likelihood in nats per row, on a grid fine enough to compare two fields."""
-    density = Pushforward(Flow(field, _VALIDATION_SOLVER), taught.base)
-    judging = (
-        folds
-        if len(folds[0].validation.u)
-        else [_fold_judged_by_training_rows(folds[0], generators)]
-    )
+    density = Pushforward(Flow(field, _VALIDATION_SOLVER), teacher_fit.base)
+    if not len(folds[0].validation.u):
+        folds = [_fold_with_training_rows(folds[0], generators)]
     totals, masses = zip(
         *(
-            held_out_log_prob(density, fold, (taught.end_time,), n_rows // len(judging))
-            for fold in judging
+            held_out_log_prob(density, fold, (teacher_fit.end_time,), n_rows // len(folds))
+            for fold in folds
         ),
         strict=True,
     )
     return float(sum(totals)) / sum(masses)
 
 
-def _fold_judged_by_training_rows(fold: Fold, generators: Generators) -> Fold:
-    u, weight = fold.train.batch(0, _JUDGED_ROWS, generators)
+def _fold_with_training_rows(fold: Fold, generators: Generators) -> Fold:
+    """Copy of a fold with a batch of its training rows as validation rows."""
+    u, weight = fold.train.batch(0, _VALIDATION_ROWS, generators)
     return Fold(
         fold.source, fold.train, FlowRows(u, weight, torch.zeros_like(weight, dtype=torch.float64))
     )
@@ -203,19 +226,26 @@ def distil(
     ----------
     student : VelocityField of one or two hidden layers, trained in place
     teacher : VelocityField
-    rows : RowSource, the data in flow units
-    end_time : float in (0, 1], where the teacher's flow stops
+    rows : RowSource
+        The data in flow units.
+    end_time : float in (0, 1]
+        Time at which the teacher's flow stops.
     path : StochasticInterpolant
-    base : Scaling, which carries standard normal points to base points
-    time_law : TimeLaw, whose times are scaled to ``[0, end_time]``
-    max_iter : int, number of steps
+    base : Scaling
+        Map from standard normal points to base points.
+    time_law : TimeLaw
+        Law of the times, which are scaled to ``[0, end_time]``.
+    max_iter : int
+        Number of steps.
     generators : Generators
-    budget : TimeBudget or None, the time that is left
-    until : float, seconds of it that are for others
+    budget : TimeBudget or None
+    until : float
+        Seconds of the budget that are reserved for what follows.
 
     Returns
     -------
-    VelocityField, the student with averaged weights
+    VelocityField
+        The student with averaged weights.
 
     Raises
     ------
@@ -231,9 +261,9 @@ def distil(
                 teacher, rows, end_time, path, base, time_law, _TIMED_TARGETS, sample
             )
         )
-        part = 0.5 * (budget.left() - until) / max(seconds, _LEAST_SECONDS)
+        part = 0.5 * (budget.left() - until) / max(seconds, _MIN_SECONDS)
         n_points = min(n_points, max(_TIMED_TARGETS, int(part * _TIMED_TARGETS)))
-        elapsed = _PartOfTime(budget, until)
+        elapsed = _ElapsedFraction(budget, until)
     targets = compute_targets(teacher, rows, end_time, path, base, time_law, n_points, generators)
     if elapsed is not None:
         elapsed.begin()
@@ -256,9 +286,8 @@ def distil(
     return cast(DistillationObjective, last.averaged).field
 
 
-class _PartOfTime:
-    """Part of the student's time that has passed, from its beginning until so many seconds of the
-    budget are left."""
+class _ElapsedFraction:
+    """Elapsed fraction of the student's time, which ends with `until` seconds of budget left."""
 
     def __init__(self, budget: TimeBudget, until: float) -> None:
         self.budget, self.until = budget, until
@@ -283,8 +312,7 @@ def compute_targets(
     n_points: int,
     generators: Generators,
 ) -> Targets:
-    """At least `n_points` points of the path up to `end_time` with the teacher's velocity and
-    divergence there."""
+    """Evaluate the teacher at `n_points` or more points of the path up to `end_time`."""
     n_times = -(-n_points // _ROWS_PER_TIME)
     n_points = n_times * _ROWS_PER_TIME
     data = rows.batch(0, n_points // 2, generators)[0]
@@ -311,7 +339,7 @@ def compute_targets(
 
 
 def _batches(targets: Targets, seed: int) -> Iterator[tuple[Targets, None]]:
-    """Endless batches of whole groups."""
+    """Yield batches of whole groups without end."""
     order = ShuffledPasses(len(targets.t), targets.t.device, seed)
     for number in itertools.count():
         groups = order.batch(number, _BATCH_SIZE // _ROWS_PER_TIME)

@@ -1,9 +1,8 @@
-"""What names and "auto" mean: parameters of the estimators turned into rows that judge, objectives
-and a recipe.
+"""Resolution of the parameters of the estimators: names become objects, and "auto" a value.
 
-Below `CROSS_FIT_BELOW` rows every row is held out from one of several small fields; from there one
-part of the rows is held out from one larger field.  `benchmarks/defaults.py` measures these
-choices.
+A fit on fewer than `CROSS_FIT_BELOW` rows is cross-fitted: every row is held out from one of
+several small fields.  From there on, one part of the rows is held out from one larger field.
+`benchmarks/defaults.py` measures these choices.
 """
 
 from __future__ import annotations
@@ -39,19 +38,19 @@ from skinterflow.interflow.times import Beta
 
 _LARGE = 10_000
 _MOST_LAYERS, _MOST_WEIGHTS = 1_000, 2**28
-"""A gibibyte of weights, of which training keeps some six copies."""
+"""A gibibyte of weights, of which training keeps about six copies."""
 
 
 def resolve_path(
     interpolant: str | Interpolant, gamma: str | Gamma | None, n_features: int
 ) -> StochasticInterpolant:
-    """A path of one's own, to be trained with the field if it has parameters.
+    """New path for one fit; its parameters, if any, are trained together with the field.
 
     Raises
     ------
     ValueError
-        If it misses its endpoints, if the scale of its latent is not zero there, or if it needs a
-        latent and has none.
+        If the path misses its endpoints, if `gamma` is not zero there, or if the path requires a
+        noise term and `gamma` is None.
     """
     path = (
         INTERPOLANTS[interpolant]() if isinstance(interpolant, str) else copy.deepcopy(interpolant)
@@ -61,7 +60,7 @@ def resolve_path(
         check_gamma(scale)
     elif path.needs_noise:
         raise ValueError(
-            f"{path!r} needs a latent, without which "
+            f"{path!r} needs a noise term, without which "
             f"{'nothing moves' if path.resamples else 'all paths meet in one point'}; "
             "set gamma='sine_squared', for example."
         )
@@ -76,22 +75,24 @@ def resolve_targets(
     base: Scaling | None,
     coupling: Coupling,
 ) -> tuple[str, ...]:
-    """The quantities to learn; "auto" is what the drift follows from.
+    """Quantities to learn; "auto" selects those from which the drift follows.
 
-    The score follows from it, too, on an affine path from a Gaussian base, and between two sets of
-    rows if the path has a latent.
+    The score follows from them as well, on an affine path from a Gaussian base, and between two
+    data sets if the path has a noise term.
 
     Parameters
     ----------
     targets : str or sequence of str
     path : StochasticInterpolant
-    base : Scaling that makes the Gaussian base of standard normal points, or None where the source is no Gaussian
+    base : Scaling or None
+        Map from standard normal points to the Gaussian base; None if the source is not a Gaussian.
     coupling : Coupling of base points and data points
 
     Raises
     ------
     ValueError
-        If the drift does not follow from them, or if there is no noise to learn one of them from.
+        If the drift does not follow from the targets, or if the path has no noise from which one of
+        them could be learned.
     """
     if targets == "auto":
         if base is not None or path.gamma is None:
@@ -103,24 +104,25 @@ def resolve_targets(
     standard = base is not None and base.is_identity
     if path.gamma is None and not standard and {"s", "eta"} & set(chosen):
         raise ValueError(
-            f"targets={chosen!r} need noise of a known law on the path: the standard normal base, "
-            "or a latent; set gamma='brownian'."
+            f"targets={chosen!r} need noise of a known distribution on the path: the standard "
+            "normal base or a noise term; set gamma='brownian'."
         )
     if path.gamma is None and not coupling.is_independent and {"s", "eta"} & set(chosen):
         raise ValueError(
-            f"targets={chosen!r} need noise that is independent of the data, which the base is not "
-            f"under {coupling!r}; set gamma='brownian', coupling='independent', or targets='b'."
+            f"targets={chosen!r} need noise that is independent of the data, but under "
+            f"{coupling!r} the base is not; set gamma='brownian', coupling='independent' or "
+            "targets='b'."
         )
     return chosen
 
 
 def resolve_time_law(time_beta: Sequence[float]) -> Beta:
-    """The law of the training times.
+    """Distribution of the training times.
 
     Raises
     ------
     ValueError
-        If `time_beta` is not two positive numbers, neither too large nor too small.
+        If `time_beta` is not two positive numbers, or one is too large or too small.
     """
     return Beta(*checked_time_beta(time_beta))
 
@@ -135,9 +137,9 @@ def new_fields(
     path: StochasticInterpolant,
     generator: torch.Generator,
 ) -> list[VelocityField]:
-    """Untrained drifts: copies of a given field, or networks with one head for each target.
+    """Untrained fields: copies of a given field, or networks with one head for each target.
 
-    The generator draws the initial weights of the networks on the CPU.
+    The initial weights of the networks are drawn from the generator, on the CPU.
 
     Raises
     ------
@@ -161,39 +163,39 @@ def new_fields(
 def check_field(
     field: Any, n_features: int, targets: Sequence[str], student_layer_sizes: Any = None
 ) -> None:
-    """Raise unless a given field can be trained.
+    """Raise unless the parameter `field` can be trained together with the other parameters.
 
     Raises
     ------
     ValueError
-        If it is no velocity field of these rows, or if other `targets` than the drift are asked
-        for, or a student of a field whose divergence is only estimated.
+        If it is not a velocity field for these rows, if `targets` is not the drift alone, or if a
+        student is requested although the divergence of the field is only estimated.
     """
     if field is None:
         return
     if tuple(targets) != ("b",):
         raise ValueError(
-            f"targets={tuple(targets)!r} need a network with a head for each, but field= gives one "
-            "for the drift alone; set targets='b', or field=None."
+            f"targets={tuple(targets)!r} need a network with a head for each, but field= has one "
+            "for the drift only; set targets='b' or field=None."
         )
     check_function(field, n_features)
     estimated = CustomField(field, n_features).n_estimates is not None
     if student_layer_sizes is not None and estimated:
         raise ValueError(
             f"student_layer_sizes={student_layer_sizes!r} needs a field with an exact divergence, "
-            f"which automatic differentiation gives up to {EXACT_COLUMNS} columns; give the field "
-            "a value_and_divergence of its own, or set student_layer_sizes=None."
+            f"which automatic differentiation computes up to {EXACT_COLUMNS} columns only; use a "
+            "VelocityField that defines value_and_divergence, or set student_layer_sizes=None."
         )
 
 
 def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> list[int]:
-    """Widths of hidden layers.
+    """Widths of hidden layers as a list of integers.
 
     Raises
     ------
     ValueError
-        If they are not positive integers, more than `most`, or would make a network too large to
-        train.
+        If the widths are not positive integers, if there are more than `most`, or if the network
+        would be too large to train.
     """
     try:
         widths = np.atleast_1d(np.asarray(sizes))
@@ -206,16 +208,16 @@ def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> 
         )
     if most is not None and len(widths) > most:
         raise ValueError(
-            f"{name} must have at most {most} layers, because that is what makes the divergence "
-            f"cheap, got {sizes!r}."
+            f"{name} must have at most {most} layers, for which the divergence is cheap, "
+            f"got {sizes!r}."
         )
     sizes = [int(width) for width in widths]
     n_weights = sum(a * b for a, b in itertools.pairwise([1, *sizes]))
     if n_weights > _MOST_WEIGHTS or len(sizes) > _MOST_LAYERS:
         raise ValueError(
-            f"{name} has {len(sizes)} layers with {n_weights:.3g} weights or more, and the most "
-            f"are {_MOST_LAYERS} layers and {_MOST_WEIGHTS:.3g} weights; use fewer, or narrower, "
-            "layers."
+            f"{name} has {len(sizes)} layers with {n_weights:.3g} weights or more, but at most "
+            f"{_MOST_LAYERS} layers and {_MOST_WEIGHTS:.3g} weights are allowed; use fewer or "
+            "narrower layers."
         )
     return sizes
 
@@ -223,7 +225,7 @@ def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> 
 def continued_fields(
     n_fields: int, previous: VelocityField, path: StochasticInterpolant
 ) -> list[VelocityField]:
-    """Copies of the members of a fitted field, to train on, on the given copy of its path."""
+    """Copies of the members of a fitted field, bound to `path`, to continue their training."""
     members = previous.fields()
     copies = [copy.deepcopy(members[k % len(members)]) for k in range(n_fields)]
     for field in copies:
@@ -245,7 +247,7 @@ def resolve_recipe(
     tol: float,
     verbose: bool,
 ) -> Recipe:
-    """The recipe of a fit on `n_rows` rows."""
+    """Recipe of a fit on `n_rows` rows."""
     return Recipe(
         coupling=resolve_coupling(coupling),
         weight_decay=alpha / n_rows,
@@ -260,25 +262,27 @@ def resolve_recipe(
 
 
 def resolve_coupling(coupling: str | Coupling) -> Coupling:
-    """The coupling of a name."""
+    """Coupling of a name; a coupling is returned as it is."""
     return COUPLINGS[coupling]() if isinstance(coupling, str) else coupling
 
 
 def _auto(value: Any, chosen: Any) -> Any:
+    """The value, or `chosen` if the value is "auto"."""
     return chosen if isinstance(value, str) else value
 
 
 _NARROWEST_BETA = 1e-3
+"""Smallest parameter of the Beta distribution; the largest is its inverse."""
 
 
 def checked_time_beta(time_beta: Any) -> tuple[float, float]:
-    """Parameters of the law of the training times.
+    """Parameters of the Beta distribution of the training times.
 
     Raises
     ------
     ValueError
-        If they are not two positive numbers, or so large or small that all times are as good as
-        equal.
+        If they are not two positive numbers, or so large or small that all times would practically
+        be equal.
     """
     if (
         np.ndim(np.asarray(time_beta, dtype=object)) != 1
@@ -286,35 +290,38 @@ def checked_time_beta(time_beta: Any) -> tuple[float, float]:
         or not all(isinstance(part, Real) for part in time_beta)
     ):
         raise ValueError(
-            "time_beta must be the two parameters of a Beta law, such as (1.0, 0.5), got "
+            "time_beta must be the two parameters of a Beta distribution, such as (1.0, 0.5), got "
             f"{reprlib.repr(time_beta)}."
         )
     a, b = map(as_float, time_beta)
     if not (a > 0 and b > 0):
         raise ValueError(
-            f"A Beta law needs two positive parameters, got a={a!r} and b={b!r}; try (1.0, 0.5)."
+            "time_beta must be two positive parameters of a Beta distribution, got "
+            f"a={a!r} and b={b!r}; try (1.0, 0.5)."
         )
     if not (min(a, b) >= _NARROWEST_BETA and max(a, b) <= 1 / _NARROWEST_BETA):
         raise ValueError(
             f"time_beta must be two numbers from {_NARROWEST_BETA:g} to {1 / _NARROWEST_BETA:g}, "
-            f"got {reprlib.repr(time_beta)}; beyond, the training times are as good as equal."
+            f"got {reprlib.repr(time_beta)}; otherwise the training times are practically equal."
         )
     return a, b
 
 
 def check_names(name: str, given: Any) -> None:
-    """Raise a ValueError unless it is a string, or a sequence of strings."""
+    """Raise a ValueError unless `given` is a string or a sequence of strings."""
     if not isinstance(given, str) and not all(isinstance(part, str) for part in given):
         raise ValueError(
-            f"{name} must be a string, or a tuple of strings, got {reprlib.repr(given)}."
+            f"{name} must be a string or a tuple of strings, got {reprlib.repr(given)}."
         )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Resolved parameters, see
-    `InterpolantFlowDensity`; None is an `end_time` for held-out rows to choose, a `max_iter`
-    without end."""
+    """Resolved parameters of a fit, see `InterpolantFlowDensity`.
+
+    If `end_time` is None, it is selected on held-out rows.  If `max_iter` is None, the number of
+    steps is not limited.
+    """
 
     coupling: Coupling
     weight_decay: float

@@ -1,15 +1,16 @@
-"""Fitting a flow: which rows train and which judge, when to stop, and where the flow ends.
+"""Training of a flow: members, checks on held-out rows, early stopping and resumption.
 
-Held-out *log-likelihood* judges, because a smaller velocity loss does not mean a better likelihood
-(paper 2, lemma 2.4).  A fit has one or more members, each a field trained on its own rows and
-judged on the others; they advance together, and their mean is the model.  One member with a
-held-out part serves large data.  On small data a held-out part says little and costs much, so every
-row is held out from one of several members (cross-fitting), and averaging the fields pays for the
-rows that each of them lacks.  A path that is learned belongs to one field: there is one member
-then.
+The criterion is the held-out *log-likelihood*, because a smaller velocity loss does not imply a
+better likelihood (paper 2, lemma 2.4).  A fit has one or more members, each a field trained on its
+own rows and validated on the others.  They are trained together, and their mean is the model.
 
-Everything that a step draws follows from the seed of the fit and the number of the step.  A fit
-that was cut off can so go on from what it had written down, to the same result.
+On large data there is one member and one held-out part.  On small data a held-out part would be too
+small to be informative and too large to give up, so that every row is held out from one of several
+members (cross-fitting); averaging the fields makes up for the rows that each of them lacks.  A
+learned path belongs to one field, so that there is one member then.
+
+All random numbers of a step follow from the seed of the fit and the number of the step.  An
+interrupted fit can therefore be resumed from a checkpoint, to the same result.
 """
 
 from __future__ import annotations
@@ -51,37 +52,39 @@ from skinterflow.interflow.training import MAXIMIZED_FROM, Training
 from skinterflow.interflow.warn import warn
 
 State = dict[str, Any]
-"""Plain data and tensors: what a fit that is cut off needs to go on."""
+"""State of a fit, as plain data and tensors, from which it is resumed."""
 
 N_CHECKS = 10
-_LEAST_STEPS = 1_000
-"""Steps before patience may end a training that is hardly better than the Gaussian that it began
-with."""
-_LEARNED = 0.05
-"""Held-out log-likelihood over the Gaussian's, in nats per row, that shows that something was
-learned."""
-_CHECKED_PART = 0.3
-"""Largest part of a budget of time that checks may take."""
-_CHECKS_AFTER = 5
-"""Checks whose time is kept for choosing the end time."""
-_TROUBLE_ROWS = 256
+_MIN_STEPS = 1_000
+"""Minimum steps before early stopping, unless the model is better than the Gaussian by
+`_MIN_GAIN`."""
+_MIN_GAIN = 0.05
+"""Held-out log-likelihood over the Gaussian's, in nats per row, that counts as learning."""
+_CHECKS_PART = 0.3
+"""Maximum fraction of a time budget for all checks."""
+_END_TIME_CHECKS = 5
+"""Number of checks whose time is reserved for choosing the end time."""
+_SIZE_ROWS = 256
 _LARGE_ROWS = 100.0
-"""Size of rows, in flow units, at which the scaling is named as the trouble."""
+"""Size of rows, in flow units, above which messages blame the scaling."""
 _LARGE_LOSS = 10.0
-"""Loss, relative to the mean square norm of the rows, at which a training has diverged; an
+"""Loss, relative to the mean square norm of the rows, above which a training has diverged; an
 untrained field has 0."""
 _TIMED_ROWS = 64
-"""Rows by which the time of a check is measured, and the fewest of one."""
-_CHECK_PART, _CALIBRATION_PART = 0.02, 0.25
-"""Largest parts of a limited time for one check, and for the calibration, which is left out if it
+"""Number of rows on which the time of a check is measured, and the minimum of a check."""
+_ONE_CHECK_PART, _CALIBRATION_PART = 0.02, 0.25
+"""Maximum fractions of a time budget for one check, and for the calibration, which is skipped if it
 would take more."""
 _CALIBRATION_ROW_TIMES = 700
-"""Judged rows that take as long as the calibration."""
+"""Number of held-out rows whose scoring takes as long as the calibration."""
 STATISTICS_ROWS = 8_192
 
 
 class Draw(IntEnum):
-    """Numbers of draws that belong to no step, as the numbers of steps are not negative."""
+    """Numbers of the draws outside the training steps: negative, as steps count from 0.
+
+    They are part of the seeds, so that changing one changes every seeded fit.
+    """
 
     SETUP = -1
     STATISTICS = -2
@@ -91,22 +94,28 @@ class Draw(IntEnum):
 
 @dataclass
 class History:
-    """What a fit did: steps, mean loss and held-out log-likelihood (nats per row) per check, and
-    the best of the latter."""
+    """Course of a training.
+
+    Attributes
+    ----------
+    n_iter : int, number of steps
+    steps : list of int, step of each check
+    loss_curve : list of float, mean loss up to each check
+    validation_scores : list of float, held-out log-likelihood at each check, nats per row
+    best_score : float, the best of these
+    before : PathStatistics or None, of the path before it was learned
+    """
 
     n_iter: int = 0
     steps: list[int] = field(default_factory=list)
-    """Number of the step of each check."""
     loss_curve: list[float] = field(default_factory=list)
     validation_scores: list[float] = field(default_factory=list)
     best_score: float = -math.inf
     before: PathStatistics | None = None
-    """Of the path as it was before it was learned."""
 
 
 class Trained(NamedTuple):
-    """What a fit gives: the field, the path and the base that it was trained with, where its flow
-    ends, and how it went."""
+    """Result of a training: the field with its path and base, the end time and the history."""
 
     field: VelocityField
     path: StochasticInterpolant
@@ -116,7 +125,7 @@ class Trained(NamedTuple):
 
 
 class Run:
-    """A fit on its way: the training, the best members so far, and how it went.
+    """A training in progress: its state, the best members so far and the history.
 
     Parameters
     ----------
@@ -125,8 +134,10 @@ class Run:
     folds : sequence of Fold, one for each member
     recipe : Recipe
     seed : int
-    budget : TimeBudget or None, the time that the fit may take
-    whole : Fold or None, all rows in the units of the model, if the folds have other units
+    budget : TimeBudget or None
+        None is no time limit.
+    whole : Fold or None
+        All rows in the units of the model, if the folds have other units.
     """
 
     def __init__(
@@ -168,14 +179,14 @@ class Run:
         return len(self.folds[0].validation.u) > 0
 
     def steps(self) -> Iterator[int]:
-        """Train, and yield the number of each step."""
+        """Train, yielding the number of each step."""
         for step in self._training.steps(self._batches()):
             self._losses.append(step.loss)
             self.history.n_iter = step.number
             yield step.number
 
     def current(self) -> Sequence[PathObjective]:
-        """Copies of the members with averaged weights."""
+        """Return copies of the members with averaged weights."""
         averaged = self._training.averaged
         members = (
             averaged.objectives() if isinstance(averaged, Ensemble) else [copy.deepcopy(averaged)]
@@ -183,12 +194,11 @@ class Run:
         return [cast(PathObjective, member) for member in members]
 
     def part(self) -> float:
-        """Part of the schedule that is over: of the steps, or of the time if that is more."""
+        """Return the completed fraction of the schedule: of steps or of time, whichever is more."""
         return max(self.history.n_iter / cast(int, self.recipe.max_iter), self.budget.part())
 
     def check_is_due(self) -> bool:
-        """Whether the run is to be looked at; checks that would take too much of a limited time are
-        left out."""
+        """Return whether to check now; checks that take too much of a time budget are skipped."""
         steps, passed = check_steps(cast(int, self.recipe.max_iter)), self.budget.part()
         if not self.budget.limited:
             return self.history.n_iter in steps
@@ -196,14 +206,13 @@ class Run:
             self.history.n_iter >= step or passed >= (k / N_CHECKS) ** 2
             for k, step in enumerate(steps, 1)
         )
-        if due <= self._n_checks or self._check_seconds > _CHECKED_PART * self.budget.trained():
+        if due <= self._n_checks or self._check_seconds > _CHECKS_PART * self.budget.trained():
             return False
         self._n_checks = due
         return True
 
     def check(self) -> None:
-        """Look at the members as they are, and keep them if they are the best; see also
-        :attr:`diverged`."""
+        """Score the members, and store them if they are the best; sets :attr:`diverged`."""
         self._check_seconds += timed(self._check)
 
     def _check(self) -> None:
@@ -216,13 +225,13 @@ class Run:
                 if self.has_validation_rows and not self.diverged
                 else None
             )
-        except FloatingPointError:  # weights that are finite, and a flow that is not
+        except FloatingPointError:  # finite weights can still give a flow that is not finite
             self.diverged = True
         if self.diverged:
             return
         early = self.part() <= MAXIMIZED_FROM or not history.steps
         before = self.statistics(members[0]) if self._learned and early else history.before
-        self._note(loss, before)
+        self._record(loss, before)
         if score is None:
             self.best = members
             return
@@ -233,29 +242,47 @@ class Run:
         self.n_no_change = 0 if improved else self.n_no_change + 1
 
     def is_over(self) -> bool:
-        """Whether to stop before the end: after checks without improvement, if something was
-        learned before them.
+        """Return whether to stop early: diverged, or `n_iter_no_change` checks without improvement.
 
-        In the warm-up the score of a field that is still near zero rises and falls by chance.
+        Early in a training the score of a field near zero fluctuates, so that patience counts only
+        after `_MIN_STEPS` steps or a gain of `_MIN_GAIN` over the Gaussian.
         """
         if self.diverged or self.n_no_change < self.recipe.n_iter_no_change:
             return self.diverged
         return (
-            self.history.n_iter >= _LEAST_STEPS
-            or self.history.best_score > self._gaussian_score + _LEARNED
+            self.history.n_iter >= _MIN_STEPS
+            or self.history.best_score > self._gaussian_score + _MIN_GAIN
         )
 
     @cached_property
     def _gaussian_score(self) -> float:
-        """Held-out log-likelihood of the Gaussian that the flow starts from, on the rows that a
-        check looks at."""
+        """Held-out log-likelihood of the Gaussian at time 0, on the rows of a check."""
         n_times = len(end_times_at_check(self.folds, self.recipe))
         return validation_scores(self.best, self.folds, [0.0] * n_times, self._row_times)[0][0]
 
     def reserve_time(self, student_share: float = 0.0) -> None:
-        """Keep time for what follows the training, and look at fewer held-out rows where a check
-        would take much of a short time."""
-        seconds, generators = cast(float, self.budget.seconds), self.generators(Draw.STATISTICS)
+        """Reserve time for what follows the training, and reduce the rows of a check to fit.
+
+        Parameters
+        ----------
+        student_share : float
+            Fraction of the remaining time that is reserved for distillation.
+        """
+        seconds, per_row = cast(float, self.budget.seconds), self._seconds_per_row()
+        affordable = int(_ONE_CHECK_PART * seconds / max(per_row, 1e-9))
+        self._row_times = min(VALIDATION_ROW_TIMES, max(_TIMED_ROWS, affordable))
+        choose = self.has_validation_rows and self.recipe.end_time is None
+        checks = _END_TIME_CHECKS * per_row * self._row_times if choose else 0.0
+        calibration = _CALIBRATION_ROW_TIMES * per_row
+        self.budget.calibrates = calibration < _CALIBRATION_PART * seconds
+        after = student_share * self.budget.left() + (
+            calibration if self.budget.calibrates else 0.0
+        )
+        self.budget.reserved, self.budget.reserved_for_model = checks + after, after
+
+    def _seconds_per_row(self) -> float:
+        """Seconds that a check takes for each row, measured on training rows."""
+        generators = self.generators(Draw.STATISTICS)
         rows = [
             fold.train.batch(0, _TIMED_ROWS // len(self.folds) or 1, generators)
             for fold in self.folds
@@ -266,89 +293,84 @@ class Run:
             )
             for fold, (u, weight) in zip(self.folds, rows, strict=True)
         ]
-        validation_scores(
-            self.best, folds, END_TIMES[:1]
-        )  # what torch loads at its first use is not counted
-        per_row = timed(lambda: validation_scores(self.best, folds, END_TIMES[:1])) / _TIMED_ROWS
-        most = int(_CHECK_PART * seconds / max(per_row, 1e-9))
-        self._row_times = min(VALIDATION_ROW_TIMES, max(_TIMED_ROWS, most))
-        choose = self.has_validation_rows and self.recipe.end_time is None
-        checks = _CHECKS_AFTER * per_row * self._row_times if choose else 0.0
-        calibration = _CALIBRATION_ROW_TIMES * per_row
-        self.budget.calibrates = calibration < _CALIBRATION_PART * seconds
-        after = student_share * self.budget.left() + (
-            calibration if self.budget.calibrates else 0.0
-        )
-        self.budget.reserved, self.budget.kept = checks + after, after
+        # Once without the clock: torch loads libraries at their first use.
+        validation_scores(self.best, folds, END_TIMES[:1])
+        return timed(lambda: validation_scores(self.best, folds, END_TIMES[:1])) / _TIMED_ROWS
 
     def finish(self) -> Trained:
-        """The best members so far as one model, and where its flow ends."""
+        """Return the mean of the best members as the model, with its end time."""
         fields = [member.field for member in self.best]
         mean = fields[0] if len(fields) == 1 else AveragedField(fields)
         end_time = choose_end_time(self.best, self.folds, self.recipe, self.budget, self._row_times)
         return Trained(mean, self.best[0].path, self.best[0].base, end_time, self.history)
 
-    def report_trouble(self, trained: Trained) -> None:
-        """Warn of a training that diverged or came to nothing.
+    def warn_of_failure(self, trained: Trained) -> None:
+        """Warn if the training diverged or learned nothing.
 
         Raises
         ------
         FloatingPointError
-            If it diverged and left no weights that held-out rows prefer to an untrained field.
+            If it diverged before a check found weights better than those of an untrained field.
         """
         history = self.history
         if self.diverged and history.best_score == -math.inf:
-            raise FloatingPointError(f"{self.trouble()} Nothing was learned.")
+            raise FloatingPointError(f"{self.divergence_message()} Nothing was learned.")
         x, loss = self._square_of_rows(), history.loss_curve[-1] if history.loss_curve else 0.0
         if self.diverged or loss > _LARGE_LOSS * self.best[0].field.n_features * x:
-            kept = (
+            outcome = (
                 "The weights of the best check are kept."
                 if self.has_validation_rows
-                else "The density is not to be trusted."
+                else "The density is not reliable."
             )
-            warn(f"{self.trouble()} {kept}", ConvergenceWarning)
+            warn(f"{self.divergence_message()} {outcome}", ConvergenceWarning)
         elif x > _LARGE_ROWS**2:
-            warn(f"The fit came to little: {self._large_rows()}", ConvergenceWarning)
+            warn(f"The fit learned little: {self._large_rows_message()}", ConvergenceWarning)
         elif trained.end_time == 0 and self.recipe.end_time is None:
             warn(
-                "The fit ended at end_time_=0, and the model is a Gaussian in the units of the "
-                f"flow: after {history.n_iter} steps the held-out rows were no likelier under the "
-                "flow.  That is right for data which are Gaussian after the scaling.  Otherwise "
-                f"raise max_iter={self.recipe.max_iter} (or max_time), or give more rows; "
-                "end_time=1.0 keeps the flow.",
+                "The fit ended at end_time_=0, and the model is a Gaussian in flow units: after "
+                f"{history.n_iter} steps the flow did not improve the held-out log-likelihood.  "
+                "That is correct for data that are Gaussian after the scaling.  Otherwise raise "
+                f"max_iter={self.recipe.max_iter} (or max_time), or use more rows; end_time=1.0 "
+                "forces the full flow.",
                 ConvergenceWarning,
             )
 
-    def trouble(self) -> str:
-        """What a training that diverged is to be told: the scaling, or the learning rate."""
+    def divergence_message(self) -> str:
+        """Return a message on a diverged training that names the scaling or the learning rate."""
         n_iter = self.history.n_iter
         loss = (
             f" with a loss of {self.history.loss_curve[-1]:.3g}, where an untrained field has 0"
             if self.history.loss_curve
             else ""
         )
-        said = f"The training diverged by step {n_iter}{loss}: "
+        what = f"The training diverged by step {n_iter}{loss}: "
         if self._square_of_rows() > _LARGE_ROWS**2:
-            return said + self._large_rows()
+            return what + self._large_rows_message()
         rate = self.recipe.learning_rate
-        return f"{said}learning_rate_init={rate:g} is too high for these rows; try {rate / 10:g}, or 'auto'."
+        return (
+            f"{what}learning_rate_init={rate:g} is too high for these rows; try {rate / 10:g}, or "
+            "'auto'."
+        )
 
-    def _large_rows(self) -> str:
+    def _large_rows_message(self) -> str:
         size = math.sqrt(self._square_of_rows())
-        return f"The rows are of size {size:.3g} in the units of the flow, where 1 is right; set scaling='gaussianize' or 'standardize'."
+        return (
+            f"The rows are of size {size:.3g} in flow units, where 1 is right; set "
+            "scaling='gaussianize' or 'standardize'."
+        )
 
     @torch.no_grad()
     def _square_of_rows(self) -> float:
         """Mean square of the entries of training rows, in flow units."""
         fold, generators = self.folds[0], self.generators(Draw.STATISTICS)
         rows = [
-            source.batch(0, _TROUBLE_ROWS, generators)[0].double()
+            source.batch(0, _SIZE_ROWS, generators)[0].double()
             for source in (fold.source, fold.train)
         ]
         return max(float(part.square().mean()) for part in rows)
 
     def state_dict(self) -> State:
-        """All that a fit of the same rows needs to go on from here to the same end."""
+        """Return the state from which :meth:`resume` continues to the same result."""
         return {
             "seed": self._seed,
             "training": self._training.state_dict(),
@@ -362,7 +384,7 @@ class Run:
         }
 
     def resume(self, state: State) -> None:
-        """Go on with the very fit that the state is from."""
+        """Resume the fit that the state was saved from."""
         self._load(state)
         self.n_no_change, self._n_checks = state["n_no_change"], state["checks"]
         self.budget.begin_training(state["seconds"])
@@ -371,10 +393,9 @@ class Run:
             member.load_state_dict(weights)
 
     def warm_start_from(self, state: State | None) -> None:
-        """Go on from an earlier fit, maybe with other rows: its model, the members at first, is the
-        best so far.
+        """Continue an earlier fit, whose model is the initial members, possibly on other rows.
 
-        Without a state the training begins anew from that model.
+        Without a state the training starts over from that model.
         """
         if state is not None:
             self._load(state)
@@ -383,13 +404,13 @@ class Run:
         )
         if self.history.n_iter >= cast(int, self.recipe.max_iter):
             warn(
-                "There is nothing left to train: the fit that this one goes on from has taken "
+                "There is nothing left to train: the earlier fit took "
                 f"n_iter_={self.history.n_iter} steps, and max_iter={self.recipe.max_iter}; raise "
                 "max_iter.",
             )
 
     def stream(self, n_rows: int, state: State | None) -> Trained:
-        """One pass over so many rows, in the steps that follow an earlier state."""
+        """Train for one pass over `n_rows` rows, from an earlier state if there is one."""
         if state is not None:
             self._load(state)
         n_steps = -(-n_rows // self.recipe.batch_size)
@@ -398,10 +419,10 @@ class Run:
             pass
         loss = float(torch.stack(self._losses).mean())
         self.diverged = not math.isfinite(loss)
-        self._note(loss, None)
+        self._record(loss, None)
         self.best = self.current()
         trained = self.finish()
-        self.report_trouble(trained)
+        self.warn_of_failure(trained)
         return trained
 
     def _load(self, state: State) -> None:
@@ -418,31 +439,31 @@ class Run:
             )
         )[0]
 
-    def _note(self, loss: float, before: PathStatistics | None) -> None:
+    def _record(self, loss: float, before: PathStatistics | None) -> None:
+        """Append a check to the history, and start a new mean of the losses."""
         self.history.steps.append(self.history.n_iter)
         self.history.loss_curve.append(loss)
         self.history.before = before
         self._losses.clear()
 
     def generators(self, draw: int) -> Generators:
-        """Random numbers of one draw: of a step by its number, of others by those of
-        :class:`Draw`."""
+        """Return the generators of a training step, or of a :class:`Draw` outside the steps."""
+        # Seeded for each step rather than once: a resumed fit needs no state of a generator.
         return seeded_generators(step_seed(self._seed, draw), self._device)
 
     def statistics(
         self, model: PathObjective | Trained, n_rows: int = STATISTICS_ROWS
     ) -> PathStatistics:
-        """Loss, action and length of the path that training rows travel; the same rows at each
-        call."""
+        """Return loss, action and length of the path, on the same training rows at each call."""
         return statistics_of(
             model, self._whole, self.recipe, self.generators(Draw.STATISTICS), n_rows
         )
 
     def _batches(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-        """Batches ``(x0, x1, t, z), weight`` from the present step on, without `z` on a path
-        without a latent.
+        """Yield batches ``(x0, x1, t, z), weight`` from the current step.
 
-        Rows are of shape (B, D) for one fold, (K, B, D) for K folds.
+        Rows have shape (B, D) for one fold and (K, B, D) for K folds.  There is no `z` on a path
+        without a noise term.
         """
         for number in itertools.count(self.history.n_iter):
             generators = self.generators(number)
@@ -456,30 +477,33 @@ class Run:
             yield (x0, x1, *objective.draw(x1, generators.device)), weight
 
 
-def _never(run: Run) -> bool:
+def _never_stop(run: Run) -> bool:
     return False
 
 
 def fit_field(
     run: Run,
     checkpoint: Checkpoint | None = None,
-    watch: Callable[[Run], bool] = _never,
+    watch: Callable[[Run], bool] = _never_stop,
     interruption: Interruption | None = None,
 ) -> Trained:
     """Train to the end, choosing weights and end time by held-out log-likelihood.
 
     Parameters
     ----------
-    run : Run, at its start or wherever it got to
-    checkpoint : Checkpoint or None, where to note the progress
-    watch : function of the run, asked after every check whether to stop
-    interruption : Interruption or None, where a Ctrl-C that ended the training is noted
+    run : Run, new or resumed
+    checkpoint : Checkpoint or None
+        File to which the state is written from time to time.
+    watch : callable
+        Called with the run after every check; returns whether to stop.
+    interruption : Interruption or None
+        Records a Ctrl-C that ended the training.
 
     Returns
     -------
     Trained
-        The mean of the members' fields as they were at their best check (at the end if nothing is
-        held out), and where its flow ends.
+        The mean of the members' fields at their best check (at the end if nothing is held out),
+        with its end time.
 
     Raises
     ------
@@ -502,12 +526,12 @@ def fit_field(
         if unchecked and not (run.has_validation_rows and run.history.steps):
             run.check()
     trained = interruption.finish(run.finish)
-    run.report_trouble(trained)
+    run.warn_of_failure(trained)
     return trained
 
 
 def _train(run: Run, checkpoint: Checkpoint | None, watch: Callable[[Run], bool]) -> None:
-    """Steps and checks, up to the end of the schedule, or of the patience with it."""
+    """Run steps and checks up to the end of the schedule or to early stopping."""
     started, first = time.monotonic(), run.history.n_iter
     checked = first
     for number in run.steps():
@@ -519,22 +543,21 @@ def _train(run: Run, checkpoint: Checkpoint | None, watch: Callable[[Run], bool]
             if run.diverged or watch(run) or run.is_over():
                 return
         if checkpoint is not None:
-            checkpoint.note(run.state_dict)
-    if run.history.n_iter > checked:  # the time was over between a check and the next step
+            checkpoint.write_if_due(run.state_dict)
+    if run.history.n_iter > checked:  # the time budget ended between a check and the next step
         run.check()
         watch(run)
 
 
 def check_steps(max_iter: int) -> list[int]:
-    """Numbers of the steps after which the fit looks at itself: denser early, because small data
-    overfit soon."""
+    """Return the steps after which there are checks: denser early, as small data overfit soon."""
     return [math.ceil(max_iter * (k / N_CHECKS) ** 2) for k in range(1, N_CHECKS + 1)]
 
 
 def _pairs(
     fold: Fold, number: int, recipe: Recipe, generators: Generators
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs of rows with the products of their weights."""
+    """Coupled pairs of rows, with the products of their weights."""
     (x0, weight0), (x1, weight1) = (
         source.batch(number, recipe.batch_size, generators) for source in (fold.source, fold.train)
     )
@@ -546,7 +569,7 @@ def _pairs(
 def statistics_of(
     model: PathObjective | Trained, fold: Fold, recipe: Recipe, generators: Generators, n_rows: int
 ) -> PathStatistics:
-    """Loss, action and length of the path that training rows travel."""
+    """Return loss, action and length of the path, on `n_rows` training rows."""
     parts = [
         _pairs(fold, number, recipe, generators)
         for number in range(-(-n_rows // recipe.batch_size))

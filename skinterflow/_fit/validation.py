@@ -1,4 +1,4 @@
-"""Held-out rows: which they are, what they say of a model, and where the flow is to end."""
+"""Held-out rows: how they are chosen, how they score a model, and how they set the end time."""
 
 from __future__ import annotations
 
@@ -21,13 +21,21 @@ from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Scaling
 
 CROSS_FIT_BELOW = 2_000
-
-
+"""Number of rows below which "auto" is cross-fitting."""
 _N_FOLDS = 4
-
-
 _MAX_SHUFFLED = 2**20
-"""Limit on row numbers in memory: longer data are drawn from."""
+"""Maximum number of row numbers that are shuffled; longer data are sampled with replacement."""
+
+END_TIMES = (1.0, 0.97, 0.93, 0.88, 0.8, 0.7, 0.6, 0.5, 0.3, 0.0)
+"""End times that "auto" chooses from: the full flow first, the Gaussian last."""
+_CHECKED_END_TIMES = (1.0, 0.93, 0.8, 0.5)
+"""End times that a check of cross-fitting evaluates: on small data, where memorising rows spoils
+the full flow first, the best of a family is the better criterion."""
+VALIDATION_ROW_TIMES = 512
+"""Number of held-out rows times end times that a check evaluates over all members, the bound on its
+cost."""
+_VALIDATION_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
+"""Six steps and an extrapolation: its error is the same at every check, so that scores compare."""
 
 
 def held_out_rows(
@@ -38,10 +46,10 @@ def held_out_rows(
     one_member: bool = False,
     groups: NDArray[np.int64] | None = None,
 ) -> list[Tensor]:
-    """Row numbers that judge each member: a partition for cross-fitting, else one part, empty if
-    nothing is held out.
+    """Return the held-out row numbers of each member.
 
-    Rows with one number in `groups` are held out together.
+    They are a partition of all rows for cross-fitting, else one part, which is empty if nothing is
+    held out.  Rows with the same number in `groups` are held out together.
     """
     if not early_stopping:
         return [torch.empty(0, dtype=torch.int64)]
@@ -64,25 +72,8 @@ def held_out_rows(
     return [order[:n_held_out]]
 
 
-END_TIMES = (1.0, 0.97, 0.93, 0.88, 0.8, 0.7, 0.6, 0.5, 0.3, 0.0)
-"""End times that "auto" chooses from: the full flow first, the Gaussian last."""
-
-
-_CHECKED_END_TIMES = (1.0, 0.93, 0.8, 0.5)
-"""Those that a check looks at when cross-fitting: small data need the family, as memorising rows
-spoils the full flow first."""
-
-
-VALIDATION_ROW_TIMES = 512
-"""Held-out rows, times end times, that one check looks at over all members: the bound on its
-cost."""
-
-
-_VALIDATION_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
-"""Six steps and an extrapolation: an error that stays the same from check to check."""
-
-
 def end_times_at_check(folds: Sequence[Fold], recipe: Recipe) -> Sequence[float]:
+    """Return the end times that a check evaluates."""
     if recipe.end_time is not None:
         return (recipe.end_time,)
     return _CHECKED_END_TIMES if len(folds) > 1 else _CHECKED_END_TIMES[:1]
@@ -95,17 +86,17 @@ def choose_end_time(
     budget: TimeBudget,
     n_row_times: int,
 ) -> float:
-    """The end time asked for or, where "auto", the first maximum of the held-out log-likelihood on
-    the way to the Gaussian.
+    """Return the end time of the recipe or, for "auto", the best one on the held-out rows.
 
-    The Gaussian itself is looked at in any case, so that the flow is not worse than it on the
-    held-out rows. Where the time is limited, the search ends with it.
+    "auto" searches from the full flow towards the Gaussian for the first maximum of the held-out
+    log-likelihood.  The Gaussian itself is always evaluated, so that the model is not worse than it
+    on the held-out rows.  The search stops when the time budget ends.
     """
     if recipe.end_time is not None or not len(folds[0].validation.u):
         return 1.0 if recipe.end_time is None else recipe.end_time
     (best,) = validation_scores(members, folds, END_TIMES[:1], n_row_times)
     for end_time in END_TIMES[1:-1]:
-        if budget.left() <= budget.kept:
+        if budget.left() <= budget.reserved_for_model:
             break
         (candidate,) = validation_scores(members, folds, (end_time,), n_row_times)
         if candidate[0] < best[0]:
@@ -120,9 +111,9 @@ def validation_scores(
     end_times: Sequence[float],
     n_row_times: int = VALIDATION_ROW_TIMES,
 ) -> list[tuple[float, float]]:
-    """Mean held-out log-likelihood, in nats per row, and end time, for each end time.
+    """Return the mean held-out log-likelihood, in nats per row, with its end time, for each.
 
-    Every row is judged by the member that did not see it.
+    Every row is scored by the member that was not trained on it.
     """
     totals, mass = torch.zeros(len(end_times), dtype=torch.float64), 0.0
     for member, fold in zip(members, folds, strict=True):
@@ -136,8 +127,10 @@ def validation_scores(
 def held_out_log_prob(
     density: Pushforward, fold: Fold, end_times: Sequence[float], n_row_times: int
 ) -> tuple[Tensor, float]:
-    """Weighted sums of the log-densities of held-out rows in data units, one for each end time, and
-    the sum of the weights."""
+    """Return the weighted sum of held-out log-densities for each end time, and the total weight.
+
+    Log-densities are in data units.
+    """
     rows, weight, log_det = (
         part[: max(1, n_row_times // len(end_times))] for part in fold.validation
     )
@@ -153,11 +146,20 @@ def held_out_log_prob(
 
 @dataclass(frozen=True)
 class Fold:
-    """Rows that train one member, with what they are paired with, and those that judge it; the
-    latter are empty if nothing is held out."""
+    """Training and validation rows of one member.
+
+    Attributes
+    ----------
+    source : RowSource
+        Rows that the training rows are paired with.
+    train : RowSource
+    validation : FlowRows
+        Empty if nothing is held out.
+    scaling : Scaling or None
+        Scaling of the data, estimated on the training rows; None if it need not be stored.
+    """
 
     source: RowSource
     train: RowSource
     validation: FlowRows
     scaling: Scaling | None = None
-    """That of the data, estimated on the rows that train; None where it is not to be kept."""

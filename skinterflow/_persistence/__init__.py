@@ -1,1 +1,1 @@
-"""What is written to disk: components, models, checkpoints."""
+"""Saved models, checkpoints and the table of components that they can hold."""

@@ -1,8 +1,6 @@
-"""Checkpoints: what a long fit writes down, so that it can go on after it was cut off, to the same
-result.
+"""Checkpoints, from which an interrupted fit is resumed to the same result.
 
-A file belongs to one fit: to its rows, weights, parameters and seed, of which it holds a
-fingerprint.
+A file belongs to one fit: it holds a fingerprint of the rows, weights, parameters and seed.
 """
 
 from __future__ import annotations
@@ -30,73 +28,76 @@ from skinterflow.exceptions import SavedModelError
 from skinterflow.interflow.warn import warn
 
 _SECONDS = 30.0
-"""Time between two writes."""
+"""Minimum time between two writes."""
 _KIND = "checkpoint"
 _MAX_BYTES = 2**36
-"""Size of the largest checkpoint that is read: some ten times that of the largest model, because
-optimisers have a state, too."""
+"""Maximum size of a checkpoint: about ten times that of a model, to hold the optimiser's state."""
 _BLOCK_ROWS = 2**16
-_DO_NOT_MATTER = ("checkpoint", "device", "n_jobs", "verbose")
-"""Parameters with which a fit may go on that differ from those that it began with."""
+_IGNORED_PARAMETERS = ("checkpoint", "device", "n_jobs", "verbose", "random_state")
+"""Parameters that may change before a fit is resumed; of `random_state`, the drawn seed counts."""
 
 
 class Checkpoint:
-    """The file of one fit.
+    """The checkpoint file of one fit.
 
     Parameters
     ----------
     path : str or path-like
-        The file; if there is one, the fit goes on from it.
-    mark : str
-        Fingerprint of the fit.
+        Name of the file; if it exists, the fit is resumed from it.
+    fingerprint : str
+        Fingerprint of the fit, see :func:`fingerprint`.
     seed : int
-        Seed of the fit if it is to begin; one that goes on has that of the file.
+        Seed of a new fit; a resumed one takes the seed from the file.
 
     Attributes
     ----------
     seed : int
-    state : dict or None, what to go on from
+    state : dict or None
+        State to resume from; None for a new fit.
 
     Raises
     ------
     ValueError
-        If the file belongs to another fit, or is no checkpoint; if the path is none.
+        If the file belongs to another fit or is not a checkpoint, or if the path is not valid.
     OSError
         If it cannot be read or written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], mark: str, seed: int) -> None:
+    def __init__(self, path: str | os.PathLike[str], fingerprint: str, seed: int) -> None:
         self.path = Path(checked_path(path, "checkpoint"))
         self.seed, self.state = seed, None
-        self._mark, self._written = mark, time.monotonic()
+        self._fingerprint, self._written = fingerprint, time.monotonic()
         if self.path.is_file():
             self._read()
 
     def _read(self) -> None:
         try:
-            noted: dict[str, Any] = decode(*unpack(read_whole(self.path, _MAX_BYTES), _KIND))
+            content: dict[str, Any] = decode(*unpack(read_whole(self.path, _MAX_BYTES), _KIND))
         except SavedModelError as error:
             raise SavedModelError(
                 f"checkpoint={str(self.path)!r} cannot be resumed: {error} Delete the file to "
-                "begin anew."
+                "start a new fit."
             ) from error
-        if noted["mark"] != self._mark:
+        if content["mark"] != self._fingerprint:  # "mark" is the key of version 0.1
             raise ValueError(
-                f"checkpoint={str(self.path)!r} belongs to another fit: of other rows, weights, "
-                "parameters or random_state. Delete the file to begin anew, or name another one."
+                f"checkpoint={str(self.path)!r} belongs to another fit: the rows, weights, "
+                "parameters or random_state differ. Delete the file to start a new fit, or choose "
+                "another one."
             )
-        self.state = noted["state"]
-        self.seed = noted["state"]["seed"]
+        self.state = content["state"]
+        self.seed = content["state"]["seed"]
 
     def write(self, state: dict[str, Any]) -> None:
-        """Write the state down."""
-        tree, arrays = encode({"mark": self._mark, "state": state})
+        """Write the state to the file."""
+        tree, arrays = encode({"mark": self._fingerprint, "state": state})
         write_atomically(self.path, pack(tree, arrays, _KIND))
         self._written = time.monotonic()
 
-    def note(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Write the state down, if the last time was long ago; a disk that fails costs the
-        checkpoint, not the fit."""
+    def write_if_due(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Write the state to the file if the last write is old enough.
+
+        If the disk fails, warn and let the fit continue.
+        """
         if time.monotonic() - self._written < _SECONDS:
             return
         try:
@@ -104,23 +105,29 @@ class Checkpoint:
         except OSError as error:
             self._written = time.monotonic()
             warn(
-                "The fit goes on, but its progress could not be written to "
+                "The fit continues, but its progress could not be written to "
                 f"checkpoint={str(self.path)!r}: {error}",
             )
 
     def remove(self) -> None:
-        """The fit is done: its file goes."""
+        """Delete the file of a finished fit."""
         self.path.unlink(missing_ok=True)
 
 
 def fingerprint(
     estimator: BaseEstimator, details: Sequence[Any], arrays: Iterable[NDArray[Any]]
 ) -> str:
-    """What tells one fit from another: the class, the parameters, such details as the seed, and the
-    arrays."""
+    """SHA-256 digest that identifies a fit.
+
+    Parameters
+    ----------
+    estimator : estimator, of which the class and the parameters count
+    details : sequence, of values with a stable representation such as the seed
+    arrays : iterable of arrays, the rows and weights
+    """
     sha256 = hashlib.sha256(repr((type(estimator).__name__, list(details))).encode())
     for name, value in sorted(estimator.get_params(deep=False).items()):
-        if name not in (*_DO_NOT_MATTER, "random_state"):
+        if name not in _IGNORED_PARAMETERS:
             sha256.update(repr((name, _plain(value))).encode())
     for array in arrays:
         sha256.update(repr((array.shape, array.dtype.str)).encode())
@@ -130,7 +137,7 @@ def fingerprint(
 
 
 def _plain(value: Any) -> Any:
-    """A value whose representation is the same in another process: of an object, its class."""
+    """A value with the same representation in every process: an object is reduced to its class."""
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     if isinstance(value, np.ndarray):

@@ -1,11 +1,12 @@
-"""Objects as plain data and back: what pickles, skops and saved files of an estimator have in
-common.
+"""Encoding of objects as plain data, for pickles, skops and saved files of an estimator.
 
-The data are a tree, of what JSON has, and arrays that it refers to by name.  Objects of the classes
-in `CLASSES` are built anew by their constructors, from arguments of the declared types, and given
-their weights: no other class can come out of a tree, and nothing else is run.  An object that
-occurs twice is one object after the way there and back, too.  What JSON lacks is a dict of one key,
-which says what it is: ``{"tuple": [...]}``, ``{"tensor": "name of the array"}``.
+The data are a tree of JSON values and the arrays that it refers to by name.  Values that JSON lacks
+are dicts with one key, the name of their type: ``{"tuple": [...]}``,
+``{"tensor": "name of the array"}``.
+
+Objects of the registered classes (:mod:`skinterflow._persistence.registry`) are rebuilt by their
+constructors, from arguments of the declared types, and then get their weights.  No other class can
+come out of a tree, and no other code is run.  An object that occurs twice is decoded as one object.
 """
 
 from __future__ import annotations
@@ -45,30 +46,31 @@ _DTYPES = {
 }
 _TORCH_DTYPES = {str(getattr(torch, name)): getattr(torch, name) for name in (*_DTYPES, "bfloat16")}
 _N_WORDS = 624
-"""Words in the state of a Mersenne twister."""
+"""Number of words in the state of a Mersenne twister."""
 
 
 def encode(value: Any, *, keep_objects: bool = False) -> tuple[Any, dict[str, NDArray[Any]]]:
-    """Tree and arrays of a value.
+    """Encode a value as a tree of plain data and arrays.
 
     Parameters
     ----------
-    value : None
-        Bool, int, float, str, torch.device, torch.dtype, NumPy scalar, RandomState, path, NumPy
-        array of numbers or strings,. tensor, object of a registered class; lists and tuples of them,
-        and dicts with str or int keys
+    value : object
+        None, bool, int, float, str, torch.device, torch.dtype, NumPy scalar, RandomState, path,
+        NumPy array of numbers or strings, tensor, or object of a registered class; lists and tuples
+        of these, and dicts of them with str or int keys.
     keep_objects : bool, default=False
         Leave other objects in the tree as they are, for pickle.
 
     Returns
     -------
-    tree : what JSON has, and the objects that were kept
+    tree : JSON values, and objects that were left as they are
     arrays : dict of arrays, which may share memory with `value`
 
     Raises
     ------
     TypeError
-        If an object is of another class and not to be kept, with its place in `value`.
+        If `value` contains an object of another class and `keep_objects` is False; the message
+        names its place.
     """
     encoder = _Encoder(keep_objects)
     return encoder.encode(value, ""), encoder.arrays
@@ -92,30 +94,30 @@ def check_can_be_saved(components: Mapping[str, Any]) -> None:
         except TypeError as error:
             raise TypeError(
                 f"{parameter}={reprlib.repr(value)} cannot be written to a checkpoint, because "
-                f"{type(value).__qualname__} is not, or holds what is not, one of skinterflow's "
-                "own classes; use one of those, or set checkpoint=None."
+                f"{type(value).__qualname__}, or a part of it, is not a class of skinterflow; use "
+                "a class of skinterflow, or set checkpoint=None."
             ) from error
 
 
 def decode(tree: Any, arrays: Mapping[str, NDArray[Any]], *, keep_objects: bool = False) -> Any:
-    """What :func:`encode` was given, with memory of its own, on the CPU.
+    """Rebuild the value that :func:`encode` was given, on the CPU and without shared memory.
 
     Parameters
     ----------
-    tree, arrays : from :func:`encode`, or from somebody who means no good
+    tree, arrays : as returned by :func:`encode`, or from an untrusted source
     keep_objects : bool, default=False
-        Take objects in the tree as they are; never for a tree from a file.
+        Accept objects in the tree; never for a tree from a file.
 
     Raises
     ------
     SavedModelError
-        If that is not what :func:`encode` gives.
+        If :func:`encode` cannot have returned them.
     """
     try:
         return _Decoder(arrays, keep_objects).decode(tree)
     except SavedModelError:
         raise
-    except Exception as error:  # whatever a hostile tree meets
+    except Exception as error:  # a hostile tree can raise anything from a constructor
         raise SavedModelError(
             f"An object cannot be built from the data ({type(error).__name__}: {error}); do not "
             "trust them."
@@ -129,7 +131,7 @@ class _Encoder:
         self.numbers: dict[int, int] = {}
 
     def encode(self, value: Any, name: str) -> Any:
-        """Tree of what is at the place `name`."""
+        """Tree of a value, whose place in the whole is `name`, such as ``"field.depth"``."""
         kind = type(value)
         if value is None or kind in (bool, int, str):
             return value
@@ -160,8 +162,7 @@ class _Encoder:
         return self._array(value, name) or self._other(value, name)
 
     def _array(self, value: Any, name: str) -> Any:
-        """Reference to an array, a scalar or a tensor, or None if it is none of those or cannot be
-        written."""
+        """Reference to an array, scalar or tensor; None if the value cannot be stored as one."""
         if isinstance(value, torch.Tensor):
             storable = (
                 str(value.dtype).removeprefix("torch.") in _DTYPES and value.layout == torch.strided
@@ -185,7 +186,7 @@ class _Encoder:
         return None
 
     def _stored(self, array: NDArray[Any], name: str) -> str:
-        """Name under which an array was stored: that of its place, unless another has it."""
+        """Store an array and return its name: that of its place, made unique."""
         while name in self.arrays or name in ("", "__metadata__"):
             name += "+"
         self.arrays[name] = array
@@ -200,8 +201,8 @@ class _Encoder:
             "arguments": {
                 key: self.encode(getattr(value, key), f"{name}.{key}") for key in _hints(cls)
             },
-            # They are not computed anew, because a path that was learned after it was looked at may
-            # have others.
+            # Cached properties are stored, not recomputed: a path may have been trained further
+            # since they were computed, and a loaded model must give the same results.
             "cached": {
                 key: self.encode(vars(value)[key], f"{name}.{key}")
                 for key in _cached(cls)
@@ -223,9 +224,9 @@ class _Encoder:
         if not self.keep_objects:
             raise TypeError(
                 f"{name or 'This'} is {value!r}, of the class "
-                f"{type(value).__module__}.{type(value).__qualname__}. A file holds plain data and "
-                "skinterflow's own objects alone, so that loading it runs no other code; use "
-                "joblib.dump, and joblib.load where you trust the file."
+                f"{type(value).__module__}.{type(value).__qualname__}. A file holds only plain "
+                "data and skinterflow's own objects, so that loading it runs no other code; use "
+                "joblib.dump, and joblib.load if you trust the file."
             )
         return {"kept": value}
 
@@ -264,7 +265,9 @@ class _Decoder:
     def _dict(self, pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
         content = {key: self.decode(item) for key, item in pairs}
         if len(content) < len(pairs) or not all(type(key) in (str, int) for key in content):
-            raise ValueError(f"the keys {list(content)[:10]} are no keys of a dict, or occur twice")
+            raise ValueError(
+                f"the keys {list(content)[:10]} are not strings or integers, or occur twice"
+            )
         return content
 
     def _tensor(self, name: str) -> torch.Tensor:
@@ -281,8 +284,8 @@ class _Decoder:
     ) -> Any:
         if name not in BY_CLASS_NAME:
             raise SavedModelError(
-                f"The data hold an object of the class {name!r}, which is none that skinterflow "
-                f"{__version__} can load."
+                f"The data hold an object of the class {name!r}, which skinterflow {__version__} "
+                "cannot load."
             )
         cls, _, has_weights = BY_CLASS_NAME[name]
         given = {key: self.decode(tree) for key, tree in arguments.items()}
@@ -315,8 +318,10 @@ def _with_weights(
     weights: Mapping[str, torch.Tensor],
     fixed: Sequence[str],
 ) -> nn.Module:
-    """A module with these weights, those in `fixed` not to be learned: built without memory first,
-    so that no size makes it take any."""
+    """Build a module with these weights; those in `fixed` do not require a gradient.
+
+    It is built on the meta device, so that hostile sizes in `arguments` allocate no memory.
+    """
     if any(
         len(value) > len(weights) for value in arguments.values() if isinstance(value, list | tuple)
     ):
@@ -336,7 +341,7 @@ def _strings(values: Sequence[str], shape: Sequence[int]) -> NDArray[Any]:
 
 
 def _code_points(strings: NDArray[Any]) -> NDArray[np.uint32]:
-    """Code points of strings of N characters at most, shape ``(*shape, N)``."""
+    """Code points of strings of up to N characters, shape ``(*shape, N)``: safetensors has none."""
     points = np.frombuffer(strings.astype(strings.dtype.newbyteorder("<")).tobytes(), dtype="<u4")
     return points.reshape(*strings.shape, strings.dtype.itemsize // 4)
 
@@ -347,13 +352,13 @@ def _from_code_points(points: NDArray[Any]) -> NDArray[Any]:
         .reshape(points.shape[:-1])
         .copy()
     )
-    strings.tolist()  # raises for what is no character
+    strings.tolist()  # raises if a code point is not valid
     return strings
 
 
 def _random_state(state: dict[str, Any]) -> np.random.RandomState:
     words, place = state["state"]["key"], state["state"]["pos"]
-    # NumPy would read outside of the words.
+    # NumPy does not check the position and would read out of bounds.
     if words.shape != (_N_WORDS,) or words.dtype != np.uint32 or not 0 <= place <= _N_WORDS:
         raise ValueError(f"a random state of {words.shape} words is at place {place}")
     random = np.random.RandomState(0)
@@ -362,7 +367,7 @@ def _random_state(state: dict[str, Any]) -> np.random.RandomState:
 
 
 def check_types(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
-    """Raise unless each value has a type hint that it fits.
+    """Raise unless each value matches its type hint.
 
     Raises
     ------
@@ -391,8 +396,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 @cache
 def _hints(cls: Any) -> dict[str, Any]:
-    """Types of the arguments of a constructor, but for a generator: it drew weights that are
-    stored."""
+    """Type hints of a constructor's arguments, except `generator`: drawn weights are stored."""
     return {
         name: hint
         for name, hint in typing.get_type_hints(cls.__init__).items()

@@ -1,8 +1,9 @@
-"""Files of models: safetensors with a digest over every byte, written whole or not at all.
+"""File format of saved models: safetensors with a digest over every byte, written atomically.
 
-A file is a tree of plain data, as JSON in the header, and the arrays that it names.  Nothing in it
-is ever run.  The header holds the SHA-256 digest of the whole file, with zeros in the digest's own
-place, so that no byte can change unseen.  Any reader of safetensors opens such a file, too.
+A file holds a tree of plain data, as JSON in the header, and the arrays that the tree refers to.
+None of it is executed.  The header also holds the SHA-256 digest of the whole file, computed with
+zeros in place of the digest itself, so that any change is detected.  Any reader of safetensors can
+open such a file.
 """
 
 from __future__ import annotations
@@ -34,16 +35,14 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 FORMAT_VERSION = 1
-"""Version of what `pack` writes, and the last that `unpack` reads; raise it when older releases
-could not read a new file."""
+"""Version that `pack` writes and the latest that `unpack` reads; raise it when older releases
+cannot read new files."""
 
 MAX_BYTES = 2**32
-"""Size of the largest file that is read unless a larger one is asked for: 4 GiB, where models of
-the default widths take a megabyte."""
+"""Default maximum size of a file: 4 GiB, where models of the default widths take a megabyte."""
 
 _STALE_SECONDS = 10.0
-"""Age from which on an unlocked temporary file was left behind, and is not just about to be
-locked."""
+"""Age above which an unlocked temporary file is stale; a younger one may be about to be locked."""
 _FORMAT = "skinterflow"
 _LENGTH_BYTES = 8
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
@@ -51,13 +50,13 @@ _NO_DIGEST = "0" * 64
 
 
 def pack(tree: Any, arrays: Mapping[str, NDArray[Any]], kind: str) -> bytes:
-    """Content of a file.
+    """Build the content of a file.
 
     Parameters
     ----------
     tree : None, bool, int, finite float, str, and lists of these and dicts of them with str keys
-    arrays : mapping of name to array, of a dtype that safetensors has
-    kind : str, what the file holds; :func:`unpack` must ask for the same
+    arrays : mapping of name to array, of a dtype that safetensors supports
+    kind : str, what the file holds, which :func:`unpack` checks
 
     Returns
     -------
@@ -82,56 +81,56 @@ def pack(tree: Any, arrays: Mapping[str, NDArray[Any]], kind: str) -> bytes:
         {"__metadata__": metadata, **json.loads(tensors[_LENGTH_BYTES:start])},
         separators=(",", ":"),
     ).encode()
-    header += b" " * (-len(header) % _LENGTH_BYTES)
+    header += b" " * (-len(header) % _LENGTH_BYTES)  # safetensors wants the arrays aligned
     data = len(header).to_bytes(_LENGTH_BYTES, "little") + header + tensors[start:]
     place = _place_of_digest(data)
     return data[: place.start] + _digest(data, place) + data[place.stop :]
 
 
 def unpack(data: bytes, kind: str) -> tuple[Any, dict[str, NDArray[Any]]]:
-    """Tree and arrays of a file, once every byte has been checked.
+    """Return the tree and the arrays of a file, after checking every byte.
 
     Parameters
     ----------
-    data : bytes, as :func:`pack` gives them
+    data : bytes, as returned by :func:`pack`
     kind : str, what the file should hold
 
     Returns
     -------
-    tree, arrays : what :func:`pack` was given; the arrays may be read-only
+    tree, arrays : the arguments of :func:`pack`; the arrays may be read-only
 
     Raises
     ------
     SavedModelError
-        If it is not such a file, holds something else, or was written by a newer release.
+        If the file is damaged or of another kind, or was written by a newer release.
     """
     place = _place_of_digest(data)
     if data[place] != _digest(data, place):
         raise SavedModelError(
-            "The file is damaged or was altered: its content does not have the digest that it "
-            "names; take another copy."
+            "The file is damaged or was altered: its content does not match its digest; use "
+            "another copy."
         )
     try:
         metadata = _checked_metadata(_parsed(_header(data))["__metadata__"], kind)
         return _parsed(metadata["tree"]), safetensors.numpy.load(data)
     except SavedModelError:
         raise
-    except Exception as error:  # whatever a hostile header meets
+    except Exception as error:  # a hostile header can raise anything from a parser
         raise SavedModelError(
-            f"The content of the file makes no sense ({type(error).__name__}: {error}); do not "
+            f"The content of the file is not valid ({type(error).__name__}: {error}); do not "
             "trust it."
         ) from error
 
 
 def checked_path(path: Any, name: str) -> str:
-    """A path as a string.
+    """Return a path as a string.
 
     Raises
     ------
     TypeError
-        If it is no string and no path-like object that gives one.
+        If it is neither a string nor a path-like object of one.
     ValueError
-        If it is empty, or has a null character.
+        If it is empty or contains a null character.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str):
@@ -139,17 +138,17 @@ def checked_path(path: Any, name: str) -> str:
             f"{name} must be a string or a path, such as 'model.safetensors', got {path!r}."
         )
     if not text or "\0" in text:
-        raise ValueError(f"{name} must not be empty, nor have a null character, got {text!r}.")
+        raise ValueError(f"{name} must not be empty or contain a null character, got {text!r}.")
     return text
 
 
 def read_whole(path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    """Content of a regular file; nothing else is waited for, or read.
+    """Read a regular file; a pipe or a device is refused without waiting for it.
 
     Parameters
     ----------
     path : path of a file
-    max_bytes : int, largest size that is read
+    max_bytes : int, maximum size of the file
 
     Raises
     ------
@@ -162,10 +161,9 @@ def read_whole(path: str | os.PathLike[str], max_bytes: int) -> bytes:
         If it cannot be read, such as FileNotFoundError.
     """
     text = checked_path(path, "path")
-    _check_regular(
-        os.stat(text), text
-    )  # before it is opened, because opening a device may do something
-    # A pipe that took its place since then would not be waited for, and is refused, too.
+    # Checked before it is opened, because opening a device can have side effects, and again after:
+    # a pipe may have replaced the file in between, which O_NONBLOCK opens without waiting.
+    _check_regular(os.stat(text), text)
     descriptor = os.open(
         text,
         os.O_RDONLY
@@ -178,8 +176,8 @@ def read_whole(path: str | os.PathLike[str], max_bytes: int) -> bytes:
         _check_regular(status, text)
         if status.st_size > max_bytes:
             raise SavedModelError(
-                f"{text!r} has {status.st_size:,} bytes, and was not read, because the most are "
-                f"{max_bytes:,}; raise max_bytes if it is a model that you expect to be so large."
+                f"{text!r} has {status.st_size:,} bytes, and was not read, because the maximum is "
+                f"{max_bytes:,}; raise max_bytes if you expect a model of this size."
             )
         return file.read(status.st_size)
 
@@ -187,7 +185,7 @@ def read_whole(path: str | os.PathLike[str], max_bytes: int) -> bytes:
 def _check_regular(status: os.stat_result, path: str) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(
-            f"{path!r} is a directory; name the file in it that the model was saved to."
+            f"{path!r} is a directory; give the file in it that the model was saved to."
         )
     if not stat.S_ISREG(status.st_mode):
         raise SavedModelError(
@@ -197,12 +195,12 @@ def _check_regular(status: os.stat_result, path: str) -> None:
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole, or leave what was there: by a temporary file beside it that takes its
-    name when all is on the disk.
+    """Write a file completely or not at all.
 
-    The file has the permissions of the one that it replaces, or those of any new file.  What
-    earlier writes of the same file left, because their processes were killed, is removed; a
-    temporary file is locked for as long as its process lives.
+    The data go to a temporary file in the same directory, which is renamed when it is on the disk.
+    The file has the permissions of the one that it replaces, or those of any new file.  Temporary
+    files that killed processes left behind are removed; a temporary file is locked while its
+    process is alive.
 
     Parameters
     ----------
@@ -212,9 +210,9 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Raises
     ------
     TypeError, ValueError
-        If the path is none.
+        If the path is not valid.
     IsADirectoryError, FileExistsError
-        If there is something else than a file.
+        If the path exists and is not a file.
     FileNotFoundError
         If the directory does not exist.
     OSError
@@ -224,19 +222,23 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(
-            f"{path!r} is a directory; name a file in it, such as "
+            f"{path!r} is a directory; give a file in it, such as "
             f"{str(target / 'model.safetensors')!r}."
         )
     if target.exists() and not target.is_file():
         raise FileExistsError(
-            f"{path!r} is neither a file nor a directory, and is not replaced by a file; choose "
-            "another name."
+            f"{path!r} is neither a file nor a directory, and is not replaced; choose another name."
         )
     if not target.parent.is_dir():
         raise FileNotFoundError(
             f"The directory of {path!r} does not exist; create {str(target.parent)!r} first."
         )
     _remove_stale(target)
+    _replace(target, data, path)
+
+
+def _replace(target: Path, data: bytes, path: str) -> None:
+    """Write the data to a locked temporary file, then rename it; `path` is for messages."""
     temporary = target.with_name(f"{_temporary_prefix(target)}{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -245,42 +247,44 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
                 os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
             file.write(data)
             file.flush()
+            # The data must be on the disk before the rename, or a power failure could leave an
+            # empty file under the name.
             os.fsync(file.fileno())
             temporary.replace(target)
     except OSError as error:
-        reason = f"Nothing was written, and an older file of that name is as it was: {error.strerror or error}"
+        reason = (
+            "Nothing was written, and an existing file of that name is unchanged: "
+            f"{error.strerror or error}"
+        )
         raise OSError(error.errno, reason, path) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _temporary_prefix(target: Path) -> str:
-    """How the names of temporary files of a target begin: of equal length for all, because names of
-    files must not be long."""
+    """Prefix of a target's temporary files: a hash, because file names have a maximum length."""
     return f".skinterflow-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}-"
 
 
 def _lock(file: BinaryIO) -> None:
-    """Lock a temporary file until it is closed, by its process or with it."""
+    """Lock a temporary file until it is closed or its process ends."""
     if fcntl is not None:
-        with contextlib.suppress(
-            OSError
-        ):  # file systems without locks, where nothing is removed, either
+        # A file system without locks raises, here and in `_remove_stale`, which removes nothing.
+        with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _remove_stale(target: Path) -> None:
-    """Remove temporary files of a target that no living process holds; what cannot be removed is no
-    cause to fail."""
+    """Remove the temporary files of a target that no live process holds, ignoring errors."""
     if fcntl is None:
         return
-    for left in target.parent.glob(f"{_temporary_prefix(target)}*.tmp"):
-        with contextlib.suppress(OSError), left.open("rb") as file:
-            if (
-                time.time() - os.fstat(file.fileno()).st_mtime > _STALE_SECONDS
-            ):  # older than the moment before a new one is locked
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its process lives
-                left.unlink()
+    for stale in target.parent.glob(f"{_temporary_prefix(target)}*.tmp"):
+        with contextlib.suppress(OSError), stale.open("rb") as file:
+            # A new file is unlocked for a moment after it is created, so its age counts as well.
+            if time.time() - os.fstat(file.fileno()).st_mtime > _STALE_SECONDS:
+                # Raises while the process that wrote the file is alive.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stale.unlink()
 
 
 def _header(data: bytes) -> bytes:
@@ -288,19 +292,18 @@ def _header(data: bytes) -> bytes:
 
 
 def _place_of_digest(data: bytes) -> slice:
-    """Where the header names the digest, counted from the first byte."""
+    """Position of the digest, in bytes of the file."""
     found = list(_DIGEST.finditer(_header(data)))
     if len(found) != 1:
         raise SavedModelError(
-            "The file is not one that skinterflow saved, or it is damaged: its header has no "
-            "digest."
+            "The file was not saved by skinterflow, or it is damaged: its header has no digest."
         )
     start, stop = found[0].span(1)
     return slice(_LENGTH_BYTES + start, _LENGTH_BYTES + stop)
 
 
 def _digest(data: bytes, place: slice) -> bytes:
-    """SHA-256 of all bytes, with zeros in the place of the digest."""
+    """SHA-256 of all bytes, with zeros in place of the digest."""
     view, sha256 = memoryview(data), hashlib.sha256()
     for part in (view[: place.start], _NO_DIGEST.encode(), view[place.stop :]):
         sha256.update(part)
@@ -309,22 +312,22 @@ def _digest(data: bytes, place: slice) -> bytes:
 
 def _checked_metadata(metadata: dict[str, str], kind: str) -> dict[str, str]:
     if metadata["format"] != _FORMAT:
-        raise SavedModelError(f"The file is of the format {metadata['format']!r}, not {_FORMAT!r}.")
+        raise SavedModelError(f"The file has the format {metadata['format']!r}, not {_FORMAT!r}.")
     if int(metadata["format_version"]) > FORMAT_VERSION:
         raise SavedModelError(
             f"The file was written by skinterflow {metadata['skinterflow']} in version "
-            f"{metadata['format_version']} of the format, and this is skinterflow {__version__}, "
-            f"which reads versions up to {FORMAT_VERSION}; upgrade skinterflow."
+            f"{metadata['format_version']} of the format, but skinterflow {__version__} reads "
+            f"versions up to {FORMAT_VERSION}; upgrade skinterflow."
         )
     if metadata["kind"] != kind:
         raise SavedModelError(
-            f"The file holds {metadata['kind']}, not {kind}; load it as what it is."
+            f"The file holds {metadata['kind']}, not {kind}; load it with the class that saved it."
         )
     return metadata
 
 
 def _parsed(text: str | bytes) -> Any:
-    """JSON without duplicate keys and without numbers that are no numbers."""
+    """Parse JSON, refusing duplicate keys, NaN and infinity."""
     return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
@@ -336,4 +339,4 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a finite number")

@@ -1,5 +1,4 @@
-"""Saving and loading of estimators: the state that they are pickled by, and files that no code
-hides in."""
+"""Pickling, saving and loading of estimators, as plain data without code."""
 
 from __future__ import annotations
 
@@ -34,18 +33,18 @@ _NOT_WRITTEN = {
     "_callback_fit_ctx",
     "_parent_callback_ctx",
 }
-"""What scikit-learn keeps in an estimator that concerns one program: requests for metadata and
-callbacks."""
+"""Attributes that are not saved: cached models, and metadata requests and callbacks of
+scikit-learn, which belong to one program."""
 _STATE_KEYS = {"format_version", "tree", "arrays"}
 
 
 class SerializableMixin(BaseEstimator):
-    """An estimator that is pickled as plain data, and saved to files that hold nothing else."""
+    """Mixin for estimators that are pickled and saved as plain data."""
 
     _fitted_parts: ClassVar[frozenset[str]]
-    """Private attributes, with declared types, that a fitted estimator has."""
+    """Private attributes, with declared types, that every fitted estimator has."""
     _other_parts: ClassVar[frozenset[str]] = frozenset({"_sklearn_output_config"})
-    """Private attributes that it may have."""
+    """Private attributes that a fitted estimator may have."""
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in super().__getstate__().items() if name != "_models"}
@@ -59,19 +58,19 @@ class SerializableMixin(BaseEstimator):
             or type(state["format_version"]) is not int
         ):
             raise SavedModelError(
-                f"That is not the state of a pickled {type(self).__name__}, which __getstate__ "
-                "gives; pickle it anew."
+                f"This is not the state of a pickled {type(self).__name__} that __getstate__ "
+                "returns; pickle the estimator again."
             )
         if state["format_version"] > FORMAT_VERSION:
             raise SavedModelError(
                 f"This {type(self).__name__} was pickled by a newer release of skinterflow, in "
-                f"version {state['format_version']} of the state; this one reads versions up to "
-                f"{FORMAT_VERSION}; upgrade skinterflow."
+                f"version {state['format_version']} of the state, but this release reads versions "
+                f"up to {FORMAT_VERSION}; upgrade skinterflow."
             )
         attributes = decode(state["tree"], state["arrays"], keep_objects=True)
         if not isinstance(attributes, dict):
             raise SavedModelError(
-                f"The pickled state holds no attributes of a {type(self).__name__}, but "
+                f"The pickled state holds no attributes of a {type(self).__name__}, got "
                 f"{reprlib.repr(attributes)}."
             )
         super().__setstate__(attributes)
@@ -79,25 +78,25 @@ class SerializableMixin(BaseEstimator):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to a file that holds no code.
 
-        The file is one of safetensors with a JSON header: parameters, fitted attributes and
-        weights.  Two things that scikit-learn keeps in an estimator are not written: requests for
-        metadata (``set_fit_request``) and callbacks.
+        The file has the safetensors format, with parameters, fitted attributes and weights.
+        Metadata requests (``set_fit_request``) and callbacks of scikit-learn are not saved.
 
         Parameters
         ----------
-        path : str or path
-            Name of the file; an older one is replaced when the new one is whole, and its
+        path : str or path-like
+            Name of the file.  An existing file is replaced once the new one is complete, and its
             permissions are kept.
 
         Raises
         ------
         TypeError
-            If a parameter is an object of a class that is not skinterflow's own: joblib can store
-            that.  If the path is none.
+            If a parameter is an object whose class is not part of skinterflow (use joblib for such
+            an estimator), or if the path is not valid.
         ValueError
-            If the estimator has an attribute that is not its own.
+            If the estimator has an attribute that its class does not define, or if the path is
+            empty.
         OSError
-            If the file cannot be written; an older one is then as it was.
+            If the file cannot be written; an existing file is then unchanged.
 
         See Also
         --------
@@ -107,11 +106,11 @@ class SerializableMixin(BaseEstimator):
         path = checked_path(path, "path")
         self._validate_params()
         attributes = {name: value for name, value in vars(self).items() if name not in _NOT_WRITTEN}
-        strange = [name for name in attributes if not self._may_have(name)]
-        if strange:
+        unknown = [name for name in attributes if not self._may_have(name)]
+        if unknown:
             raise ValueError(
-                f"{type(self).__name__} has no attribute {strange[0]!r} of its own to be saved; "
-                "delete it, or use joblib.dump."
+                f"{type(self).__name__} defines no attribute {unknown[0]!r}, so that it cannot be "
+                "saved; delete it, or use joblib.dump."
             )
         write_atomically(path, pack(*encode(attributes), type(self).__name__))
 
@@ -123,31 +122,32 @@ class SerializableMixin(BaseEstimator):
         device: str | torch.device | None = None,
         max_bytes: int = MAX_BYTES,
     ) -> Self:
-        """Read a model that :meth:`save` wrote, on this machine or another.
+        """Load a model that :meth:`save` wrote, on this or another machine.
 
-        No code in the file is run, because there is none; every byte is checked first.
+        The file holds no code, and every byte of it is checked before it is used.
 
         Parameters
         ----------
-        path : str or path
+        path : str or path-like
+            Name of the file.
         device : str, torch.device or None, default=None
-            Where the model is to be used; None is the `device` that it was saved with.
+            Value of the `device` parameter; None is the value that was saved.
         max_bytes : int, default=2**32
-            Size of the largest file that is read: 4 GiB.
+            Maximum size of the file: 4 GiB.
 
         Returns
         -------
-        estimator : fitted, with equal parameters, attributes and results
+        estimator : fitted, with the same parameters, attributes and results
 
         Raises
         ------
         SavedModelError
-            If the file is damaged, was altered, holds another estimator or values that no fit
-            gives, comes from a newer release, is larger than `max_bytes`, or is no regular file.
+            If the file is damaged or altered, holds another estimator or invalid values, was
+            written by a newer release, is larger than `max_bytes`, or is not a regular file.
         TypeError, ValueError
-            If the path or the device is none.
+            If the path or the device is not valid.
         OSError
-            If it cannot be read, such as FileNotFoundError.
+            If the file cannot be read, such as FileNotFoundError.
         """
         if device is not None:
             named_device(device)
@@ -161,15 +161,14 @@ class SerializableMixin(BaseEstimator):
 
     @classmethod
     def _rebuilt(cls, attributes: Mapping[str, Any]) -> Self:
-        """A fitted estimator with these parameters and fitted attributes, once they have been
-        checked."""
+        """Return a fitted estimator with these parameters and attributes, after checking them."""
         try:
             names = cls._get_param_names()
             estimator = cls(**{name: value for name, value in attributes.items() if name in names})
             estimator._validate_params()
             fitted = {name: value for name, value in attributes.items() if name not in names}
             cls._check_fitted(fitted)
-        except Exception as error:  # whatever hostile attributes meet
+        except Exception as error:  # hostile attributes can raise anything from a check
             raise SavedModelError(
                 f"The data are not those of a fitted {cls.__name__} ({error}); do not trust them."
             ) from error
@@ -178,11 +177,11 @@ class SerializableMixin(BaseEstimator):
 
     @classmethod
     def _check_fitted(cls, fitted: Mapping[str, Any]) -> None:
-        strange = [name for name in fitted if not cls._may_have(name)]
+        unknown = [name for name in fitted if not cls._may_have(name)]
         missing = cls._fitted_parts - fitted.keys()
-        if strange or missing:
+        if unknown or missing:
             raise ValueError(
-                f"the attributes {sorted(map(str, strange))} are strange, and {sorted(missing)} "
+                f"the attributes {sorted(map(str, unknown))} are unknown, and {sorted(missing)} "
                 "are missing"
             )
         hints = typing.get_type_hints(cls)
@@ -190,8 +189,7 @@ class SerializableMixin(BaseEstimator):
 
     @classmethod
     def _may_have(cls, name: str) -> bool:
-        """Whether an attribute is a parameter, a private one that is declared, or a public fitted
-        one."""
+        """Whether a name is a parameter, a declared private attribute or a public fitted one."""
         public = name.isidentifier() and name.endswith("_") and not name.startswith("_")
         return (
             public

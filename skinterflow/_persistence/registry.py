@@ -1,6 +1,7 @@
-"""The one table of components: their names for users, their classes, and how they are saved.
+"""Table of components: their classes, their names as parameters, and how they are saved.
 
-A component that is not in the table fits, but cannot be saved.  A new one needs one line here.
+An object of any other class can be used in a fit, but the model cannot be saved.  A new component
+needs one line here.
 """
 
 from __future__ import annotations
@@ -41,9 +42,12 @@ class Component(NamedTuple):
 
     Attributes
     ----------
-    cls : type, which keeps the arguments of its constructor as attributes of the same names
-    name : str or None, the value of the parameter that means a default object of the class
-    has_weights : bool, whether the constructor makes parameters that its arguments do not hold
+    cls : type
+        It stores the arguments of its constructor as attributes of the same names.
+    name : str or None
+        Value of an estimator's parameter that means an object with default arguments.
+    has_weights : bool
+        Whether the constructor creates parameters that are not among its arguments.
     """
 
     cls: Any
@@ -88,7 +92,7 @@ COMPONENTS = (
 
 
 def named(base: type) -> dict[str, Any]:
-    """Classes derived from `base` by their names for users."""
+    """Subclasses of `base` that have a name, by that name."""
     return {c.name: c.cls for c in COMPONENTS if c.name is not None and issubclass(c.cls, base)}
 
 
@@ -97,10 +101,11 @@ GAMMAS: dict[str, type[Gamma]] = named(Gamma)
 COUPLINGS: dict[str, type[Coupling]] = named(Coupling)
 
 BY_CLASS_NAME = {component.cls.__name__: component for component in COMPONENTS}
-"""Components by the names of their classes, as files hold them."""
+"""Components by class name, which is how files refer to them: renaming a class breaks old files."""
 
 
 def component_of(cls: type) -> Component | None:
-    """Entry of a class, and of no other class of the same name; None where it has none."""
+    """Return the entry of a class, or None."""
     component = BY_CLASS_NAME.get(cls.__name__)
+    # A user's class may have the same name as a component.
     return component if component is not None and component.cls is cls else None

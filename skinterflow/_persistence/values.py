@@ -1,7 +1,7 @@
-"""Values of fitted attributes: those that a fit can give, checked when a model is loaded.
+"""Validation of the fitted attributes of a loaded model.
 
-A file whose digest is right may still have been written by somebody else, with an end time of -1 or
-weights that are no numbers.
+A file with a correct digest may still have been crafted, with an end time of -1 or weights that are
+NaN.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from skinterflow.interflow.ode import Calibration, Solver
 from skinterflow.interflow.scaling import Compose, Scaling
 
 _PROBES = (-1.0, 0.0, 1.0)
-"""Points, in units of the flow, at which every part of a model is a finite number."""
+"""Points, in flow units, at which every part of a valid model is finite."""
 
 
 def check_fitted_values(fitted: Mapping[str, Any]) -> None:
-    """Raise unless the fitted attributes of a flow have values that a fit can give.
+    """Raise unless a fit can have produced these attributes.
 
     Parameters
     ----------
-    fitted : mapping of name to value, of the types that are declared
+    fitted : mapping of name to value, of the declared types
 
     Raises
     ------
     ValueError
-        With the name and the value of the first that has not.
+        With the name and the value of the first invalid attribute.
     """
     n_features = fitted["n_features_in_"]
     _require(
@@ -68,7 +68,7 @@ def _require(holds: bool, name: str, value: Any) -> None:
 
 
 def _check_columns(bounds: Any, whole: Any, target: Scaling, n_features: int) -> None:
-    """Bounds and whole numbers, on which the map to the flow must agree."""
+    """Check the bounds and the whole numbers, also against the map of the target's scaling."""
     shapes = (
         isinstance(bounds, np.ndarray)
         and isinstance(whole, np.ndarray)
@@ -102,13 +102,13 @@ def _check_tensors(name: str, module: nn.Module) -> None:
 
 
 def _check_scaling(name: str, scaling: Scaling, n_features: int) -> None:
-    """Points of the flow go to finite rows and come back, within what rounding of the rows makes of
-    them."""
+    """Check that the scaling maps the probes to finite rows and back, up to rounding."""
     with torch.no_grad():
         u = _probes(n_features, torch.float64)
         scaling = copy.deepcopy(scaling).double()
         x = scaling.inverse(u)
         back, log_det = scaling(x), scaling.log_abs_det(x)
+        # How far rounding of the rows moves a point of the flow; much, for a column far from zero.
         rounding = (scaling(x * (1.0 + 1e-12)) - back).abs()
     _require(
         x.shape == u.shape and back.shape == u.shape and log_det.shape == (len(u),),
@@ -146,6 +146,7 @@ def _check_calibration(calibration: Calibration) -> None:
     _require(
         shapes and calibration.sizes.ndim == 1, "_calibration", tuple(calibration.errors.shape)
     )
+    # Both raise for a method or nodes that a solver cannot have.
     Solver(calibration.method, nodes=calibration.nodes)
     calibration.solver(1e-3, 1e-3)
 

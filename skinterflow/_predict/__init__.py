@@ -1,1 +1,1 @@
-"""What a fitted model is asked."""
+"""Predictions of a fitted model."""

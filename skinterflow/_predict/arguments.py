@@ -1,4 +1,4 @@
-"""Arguments of predictions: times on the path, noise levels, numbers of steps and of samples."""
+"""Validation of the arguments of predictions: times, noise levels, numbers of steps and samples."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from skinterflow._runtime import as_float
 from skinterflow.interflow.sde import NOISE_LEVELS, NoiseLevel, StochasticSolver, check_noise_levels
 
 _STEPS_PER_NOISE = 200
-_MOST_STEPS = 10**6
-_LOOKED_AT = 101
+"""Steps of the stochastic solver per unit of the noise level."""
+_MAX_STEPS = 10**6
+_N_CHECKED_TIMES = 101
 _SHORTEST_TIME = 1e-9
-"""Between times that are closer, the steps of a solver would not differ in float64."""
-_MOST_NUMBERS = 2**32
-"""Numbers in one array of samples: 32 GiB."""
+"""Minimum distance of times: in less, the steps of a solver would not differ in float64."""
+_MAX_ENTRIES = 2**32
+"""Maximum number of entries in one array of samples: 32 GiB."""
 
 
 def checked_time(t: Any, default: float | None = None, latest: float = 1.0) -> float:
-    """A time on the path; None is the default, where there is one.
+    """Validate a time on the path; None is the default, if there is one.
 
     Raises
     ------
     ValueError
-        If it is not a number in [0, 1], or is after the `latest` that the model knows.
+        If it is not a number in [0, 1], or is after `latest`, up to which the field was trained.
     """
     if t is None and default is not None:
         return default
@@ -42,20 +43,20 @@ def checked_time(t: Any, default: float | None = None, latest: float = 1.0) -> f
         return 0.0
     if float(t) > latest:
         raise ValueError(
-            f"t={float(t):g} is after end_time_={latest:g}, up to which the student was taught; "
-            "use an earlier t, or no student."
+            f"t={float(t):g} is after end_time_={latest:g}, up to which the student was trained; "
+            "use an earlier t, or fit with student_layer_sizes=None."
         )
     return float(t)
 
 
 def checked_times(times: Sequence[Any], latest: float = 1.0) -> list[float]:
-    """Times on the path, in increasing or in decreasing order.
+    """Validate times on the path, in increasing or in decreasing order.
 
     Raises
     ------
     ValueError
-        If they are no sequence, there is none, one is not in [0, 1], or they are out of order or as
-        good as equal.
+        If they are not a sequence or empty, if one is not in [0, 1], or if they are not sorted or
+        closer than rounding.
     """
     if isinstance(times, str) or np.ndim(times) != 1:
         raise ValueError(
@@ -69,41 +70,42 @@ def checked_times(times: Sequence[Any], latest: float = 1.0) -> list[float]:
         or all(step <= -_SHORTEST_TIME for step in steps)
     ):
         raise ValueError(
-            "times must be one or more numbers that increase, or that decrease, got "
+            "times must be one or more numbers in increasing or decreasing order, got "
             f"{reprlib.repr(checked)}; sort them, and keep them {_SHORTEST_TIME:g} apart."
         )
     return checked
 
 
 def checked_n_samples(n_samples: Any, n_features: int) -> int:
-    """A number of rows to draw.
+    """Validate a number of samples.
 
     Raises
     ------
     ValueError
-        If it is not an integer of at least 1, or asks for more numbers than one array should have.
+        If it is not an integer of at least 1, or if the samples would take more than 32 GiB.
     """
     if not isinstance(n_samples, Integral) or n_samples < 1:
         raise ValueError(
             f"n_samples must be an integer of at least 1, got {reprlib.repr(n_samples)}."
         )
     n = int(n_samples)
-    most = _MOST_NUMBERS // n_features
-    if n > most:
+    largest = _MAX_ENTRIES // n_features
+    if n > largest:
         raise ValueError(
-            f"n_samples must be at most {most:,}, which with {n_features} columns take 32 GiB, got "
-            f"{_shown(n)}; draw them in several calls."
+            f"n_samples must be at most {largest:,}, which with {n_features} columns take 32 GiB, "
+            f"got {_abbreviated(n)}; draw them in several calls."
         )
     return n
 
 
 def checked_noise(epsilon: Any) -> NoiseLevel:
-    """Noise level as a function of time.
+    """Return the noise level as a function of time.
 
     Raises
     ------
     ValueError
-        If it is negative or not finite somewhere, or not a number, a function or a name of one.
+        If it is not a number, a function or the name of one, or if a value is negative or not
+        finite.
     """
     if isinstance(epsilon, str) and epsilon in NOISE_LEVELS:
         level = NOISE_LEVELS[epsilon]
@@ -122,28 +124,27 @@ def checked_noise(epsilon: Any) -> NoiseLevel:
 
 
 def stochastic_solver(n_steps: Any, level: NoiseLevel) -> StochasticSolver:
-    """Solver with the number of steps asked for or, for None, with more of them the more noise
-    there is.
+    """Return a solver with `n_steps` steps; None is a number proportional to the largest noise.
 
     Raises
     ------
     ValueError
-        If it is not a positive integer, or if there would be too many steps.
+        If `n_steps` is not a positive integer, or if there would be too many steps.
     """
     if n_steps is None:
         largest = max(1.0, *map(level, _inner_times()))
-        if largest * _STEPS_PER_NOISE > _MOST_STEPS:
+        if largest * _STEPS_PER_NOISE > _MAX_STEPS:
             raise ValueError(
-                f"epsilon reaches {largest:g}, for which {largest * _STEPS_PER_NOISE:g} steps are "
-                f"wanted, more than {_MOST_STEPS:g}; lower epsilon, or give n_steps."
+                f"epsilon reaches {largest:g}, which needs {largest * _STEPS_PER_NOISE:g} steps, "
+                f"more than {_MAX_STEPS:g}; lower epsilon, or give n_steps."
             )
         n_steps = math.ceil(_STEPS_PER_NOISE * largest)
     if not isinstance(n_steps, Integral) or n_steps < 1:
         raise ValueError(
             f"n_steps must be an integer of at least 1, or None, got {reprlib.repr(n_steps)}."
         )
-    if int(n_steps) > _MOST_STEPS:
-        raise ValueError(f"n_steps must be at most {_MOST_STEPS:g}, got {_shown(n_steps)}.")
+    if int(n_steps) > _MAX_STEPS:
+        raise ValueError(f"n_steps must be at most {_MAX_STEPS:g}, got {_abbreviated(n_steps)}.")
     return StochasticSolver(n_steps=int(n_steps))
 
 
@@ -152,28 +153,28 @@ def _constant(value: float) -> Callable[[float], float]:
 
 
 def _checked_level(epsilon: Callable[[float], Any]) -> NoiseLevel:
-    """A function of the user's that must give a real number."""
+    """Wrap a user's function, and raise if it does not return a single real number."""
 
     def level(t: float) -> float:
         given = epsilon(t)
         value = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given)
         if value.ndim or value.dtype.kind not in "iufb":
             raise ValueError(
-                f"epsilon must give a single number for a time, but gives {reprlib.repr(given)} of "
-                f"the shape {value.shape} at t={t:.4g}."
+                "epsilon must return a single number for a time, but returns "
+                f"{reprlib.repr(given)} of shape {value.shape} at t={t:.4g}."
             )
         return float(value)
 
     return level
 
 
-def _shown(value: Any) -> str:
-    """An integer, in short where it is long."""
+def _abbreviated(value: Any) -> str:
+    """An integer as a string, or its number of bits if it is very long."""
     return (
         str(value) if abs(int(value)) < 10**12 else f"an integer of {int(value).bit_length()} bits"
     )
 
 
 def _inner_times() -> list[float]:
-    """Times at which a noise level is looked at; at the end itself there is no noise."""
-    return [k / _LOOKED_AT for k in range(_LOOKED_AT)]
+    """Times at which a noise level is checked, without t = 1, where there is no noise."""
+    return [k / _N_CHECKED_TIMES for k in range(_N_CHECKED_TIMES)]

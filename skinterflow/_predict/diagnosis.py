@@ -1,4 +1,4 @@
-"""Diagnosis of a fitted density: is the field learned, are the latents normal?"""
+"""Diagnosis of a fitted density: how well the field is learned, and how normal the latents are."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ def diagnose_density(
     latent: NDArray[Any],
     batch_size: int,
 ) -> Bunch:
-    """See :meth:`InterpolantFlowDensity.diagnose`.
+    """Compute the diagnostics of :meth:`InterpolantFlowDensity.diagnose`.
 
     Parameters
     ----------
     model : FlowModel
     rows : array of shape (n, D)
     noise : array of shape (2, n, D)
-        Standard normal, to make base points and latents of the path from.
-    latent : array of shape (n, D), what the flow carries the rows to
-    batch_size : int, number of rows within which the fit coupled them with base points
+        Standard normal numbers for the base points and for the noise term of the path.
+    latent : array of shape (n, D)
+        Latents of the rows.
+    batch_size : int
+        Number of rows within which the fit coupled rows and base points.
     """
     x, start, z = (
         torch.from_numpy(np.array(part[:_MAX_ROWS], dtype=np.float64)).to(model.device)
@@ -70,8 +72,9 @@ def diagnose_density(
 
 
 def energy_distance_to_normal(z: NDArray[np.float64]) -> float:
-    """Energy distance ``2 E|Z - Y| - E|Z - Z'| - E|Y - Y'|`` of rows to ``Y ~ N(0, I)``, whose
-    expectations are known.
+    """Energy distance ``2 E|Z - Y| - E|Z - Z'| - E|Y - Y'|`` of rows to ``Y ~ N(0, I)``.
+
+    The expectations over `Y` are known in closed form.
 
     References
     ----------

@@ -1,7 +1,7 @@
-"""FlowModel: a fitted model on one device and in one precision, which answers every prediction.
+"""FlowModel: a fitted model on one device and in one precision, which computes all predictions.
 
-Rows enter and leave as float64, in the units of the user; the flow between the two scalings works
-in its own precision.  Many rows are answered in blocks, so that memory is bounded.
+Rows enter and leave as float64, in data units; the flow between the two scalings has its own
+precision.  Rows are processed in blocks, so that memory is bounded.
 """
 
 from __future__ import annotations
@@ -26,32 +26,35 @@ from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.sde import NoiseLevel, StochasticSolver
 
 Question = Callable[..., Measured]
-"""A method of :class:`FlowModel` that takes rows, and maybe a time."""
+"""A method of :class:`FlowModel` that takes rows and further arguments such as a time."""
 
 _BLOCK_ROWS = 2**14
-"""Rows that are answered together: the bound on memory.  Many, because the few rows that need many
-steps hold up the others of their block."""
+"""Rows in a block, the bound on memory.  Large, because all rows of a block wait for the few that
+need many steps."""
 
 _FARTHEST = {torch.float64: 1e100, torch.float32: 1e12}
-"""Distance from the centre, in units of the flow, beyond which the arithmetic of a flow of that
-precision may overflow."""
+"""Distance from the centre, in flow units, beyond which a flow of that precision may overflow."""
 
 
 @dataclass(frozen=True)
 class FlowModel:
-    """A flow between the units of its source, at time 0, and those of its target.
+    """A flow from the source, at time 0, to the target, with scalings to data units at both ends.
 
     Parameters
     ----------
     columns : Columns of the target
     flow : Flow
-    quantities : LearnedQuantities of the path that the field was trained on
-        Its base is None where the source is no Gaussian.
-    source : Scaling, float64, from rows of the source, or standard normal latents, to flow units
-    target : Scaling, float64, from rows of the target to flow units
+    quantities : LearnedQuantities
+        Quantities of the path that the field was trained on; the base is None if the source is not
+        Gaussian.
+    source : Scaling, float64
+        From rows of the source, or from standard normal latents, to flow units.
+    target : Scaling, float64
+        From rows of the target to flow units.
     device : torch.device
     dtype : torch.dtype of the flow
-    n_jobs : int or None, number of threads that answer blocks of rows
+    n_jobs : int or None
+        Number of threads that process blocks of rows.
     """
 
     columns: Columns
@@ -71,24 +74,26 @@ class FlowModel:
         side: str = "target",
         refuse_far: bool = True,
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Answers to a question about each row, and their errors, in the dtype of the rows.
+        """Evaluate a method of this class for each row, and return values and errors.
 
-        One warning counts all rows whose error is above the tolerance.
+        Both have the dtype of the rows.  One warning counts all rows whose error is above the
+        tolerance.
 
         Parameters
         ----------
         question : method of this class
         X : array of shape (n, D)
         *arguments : further arguments of the question
-        side : {"source", "target"}, whose units the rows are in
+        side : {"source", "target"}
+            Whose units the rows are in.
         refuse_far : bool
-            Raise for rows that are so far outside that the arithmetic overflows.  Otherwise their
+            Whether to raise for rows so far outside that the arithmetic overflows.  Otherwise their
             value is minus infinity, with an infinite error.
 
         Raises
         ------
         ValueError
-            With the number of such rows.
+            If there are such rows and `refuse_far` is true.
         """
         blocks = [X[start : start + _BLOCK_ROWS] for start in range(0, len(X), _BLOCK_ROWS)]
         n_threads = min(effective_n_jobs(self.n_jobs), len(blocks))
@@ -116,14 +121,16 @@ class FlowModel:
         *arguments: Any,
         side: str = "source",
     ) -> NDArray[np.float64]:
-        """Rows that a diffusion carries: :meth:`diffuse` or :meth:`diffuse_back`.
+        """Carry rows by a diffusion: :meth:`diffuse` or :meth:`diffuse_back`.
 
         Parameters
         ----------
         question : method of this class
         X : array of shape (n, D)
-        *arguments : time, noise level, solver and generator, which draws for one block after another
-        side : {"source", "target"}, whose units the rows are in
+        *arguments : time, noise level, solver, generator
+            The generator draws for one block after the other.
+        side : {"source", "target"}
+            Whose units the rows are in.
 
         Raises
         ------
@@ -144,13 +151,14 @@ class FlowModel:
     def _answer(
         self, question: Question, X: NDArray[Any], arguments: Sequence[Any], side: str
     ) -> Measured:
-        """Answers for one block; rows that are too far outside are not asked about."""
-        with torch.no_grad():  # which each thread sets for itself
+        """Evaluate one block; rows that are too far outside get minus infinity."""
+        with torch.no_grad():  # gradient mode is local to a thread, so each one sets it
             x = self._tensor(X)
             far = self._are_far(x, side)
             if not far.any():
                 return question(self, x, *arguments)
-            # A point in the middle of the data takes their place, with numbers that can be used.
+            # Replaced by a point in the middle of the data, because one row that overflows would
+            # make the adaptive steps of its whole block useless.
             middle = self._scaling(side).inverse(torch.zeros_like(x))
             near = torch.where(far[:, None], middle, x)
             value, error, unresolved = question(self, near, *arguments)
@@ -164,22 +172,22 @@ class FlowModel:
         return self.target if side == "target" else self.source
 
     def _are_far(self, x: Tensor, side: str) -> Tensor:
-        """Rows too far outside for a flow of this precision, or without a place in its units."""
+        """Rows that are too far outside for this precision, or not finite in flow units."""
+        # "Not below" instead of "above": NaN must count as far.
         return ~(self._scaling(side)(x).norm(dim=1) < _FARTHEST[self.dtype])
 
     def push(self, z: Tensor, t: float) -> Measured:
-        """Rows of the source, carried to time `t`, in units of the target; the error is in flow
-        units."""
+        """Carry rows of the source to time `t`, in target units; errors are in flow units."""
         u, error, unresolved = self.flow.transport(self.source(z).to(self.dtype), 0.0, t)
         return Measured(self.target.inverse(u.double()), error, unresolved)
 
     def pull(self, x: Tensor, t: float) -> Measured:
-        """Rows in units of the target at time `t`, carried to the source."""
+        """Carry rows at time `t`, in target units, to the source."""
         u, error, unresolved = self.flow.transport(self.target(x).to(self.dtype), t, 0.0)
         return Measured(self.source.inverse(u.double()), error, unresolved)
 
     def push_log_det(self, z: Tensor, t: float) -> Measured:
-        """``log |det|`` of the map from rows of the source to those at time `t`."""
+        """Return ``log |det|`` of the map from the source to time `t`, at rows of the source."""
         u, log_det = self._split(
             self.flow.transport_with_logdet(self.source(z).to(self.dtype), 0.0, t)
         )
@@ -189,7 +197,7 @@ class FlowModel:
         )
 
     def pull_log_det(self, x: Tensor, t: float) -> Measured:
-        """``log |det|`` of the map from rows at time `t` to those of the source."""
+        """Return ``log |det|`` of the map from time `t` to the source, at rows at time `t`."""
         u, log_det = self._split(
             self.flow.transport_with_logdet(self.target(x).to(self.dtype), t, 0.0)
         )
@@ -199,22 +207,20 @@ class FlowModel:
         )
 
     def log_mass(self, x: Tensor, t: float) -> Measured:
-        """:meth:`log_prob`, integrated over the cells of columns of whole numbers."""
+        """Return :meth:`log_prob` integrated over the cells of columns of whole numbers."""
         return self.columns.log_mass(lambda x: self.log_prob(x, t), x, self.flow.solver.tolerance)
 
     def log_prob(self, x: Tensor, t: float) -> Measured:
-        """Log-density at time `t`, per unit of the target, where the source is standard normal."""
+        """Return the log-density at time `t`, in target units, for a Gaussian source."""
         measured = self._density().measured_log_prob(self.target(x).to(self.dtype), t)
         return measured._replace(value=measured.value + self.target.log_abs_det(x))
 
     def score(self, x: Tensor, t: float) -> Measured:
-        """Gradient of :meth:`log_prob` at time `t`, per unit of the target, carried along the
-        flow."""
+        """Return the gradient of :meth:`log_prob` at time `t`, carried along the flow."""
         return self._in_units(x, self._density().score(self.target(x).to(self.dtype), t))
 
     def path_score(self, x: Tensor, t: float) -> Measured:
-        """Score of the path at time `t`, per unit of the target: the learned one, or that which
-        follows from the drift."""
+        """Return the score of the path at time `t`: learned, or computed from the drift."""
         self.quantities.check_score()
         self.quantities.check_gain(t)
         u = self.target(x).to(self.dtype)
@@ -226,7 +232,10 @@ class FlowModel:
         )
 
     def _in_units(self, x: Tensor, measured: Measured) -> Measured:
-        """Scores at rows `x` in units of the target, from those in flow units."""
+        """Convert scores at rows `x` from flow units to target units.
+
+        The chain rule: the gradient of ``target(x) @ score + log_abs_det(x)`` with fixed score.
+        """
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             total = (self.target(x) * measured.value.double()).sum() + self.target.log_abs_det(
@@ -235,19 +244,18 @@ class FlowModel:
             return measured._replace(value=torch.autograd.grad(total, x)[0])
 
     def velocity(self, x: Tensor, t: float) -> Measured:
-        """Velocity of the flow, the drift, at time `t`, in units of the target per unit of time."""
+        """Return the velocity at time `t`, in target units per unit of time."""
         u = self.target(x)
         v = self.flow.field(torch.tensor(t, dtype=self.dtype, device=u.device), u.to(self.dtype))
         return without_error(directional_derivative(self.target.inverse, u, v.double())[1])
 
     def trajectory(self, x: Tensor, times: Sequence[float]) -> Measured:
-        """Positions, shape (B, len(times), D), of rows that are at `x` at ``times[0]``, in units of
-        the target; errors add up."""
-        u, error, unresolved = (
-            self.target(x).to(self.dtype),
-            x.new_zeros(len(x)),
-            torch.zeros(len(x), dtype=torch.bool, device=x.device),
-        )
+        """Return the positions of rows at all times, in target units, shape (B, len(times), D).
+
+        The rows are at `x` at ``times[0]``; the error is the sum over the intervals.
+        """
+        u, error = self.target(x).to(self.dtype), x.new_zeros(len(x))
+        unresolved = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         positions = [x]
         for t0, t1 in itertools.pairwise(times):
             step = self.flow.transport(u, t0, t1)
@@ -263,8 +271,7 @@ class FlowModel:
         solver: StochasticSolver,
         generator: torch.Generator,
     ) -> Tensor:
-        """Rows of the source, carried to time `t` by the diffusion of noise level `epsilon`, in
-        units of the target."""
+        """Carry rows of the source to time `t` by a diffusion, in target units."""
         u = Diffusion(self.quantities, epsilon).push(
             self.source(z).to(self.dtype), 0.0, t, solver, generator
         )
@@ -278,8 +285,7 @@ class FlowModel:
         solver: StochasticSolver,
         generator: torch.Generator,
     ) -> Tensor:
-        """Rows in units of the target at time `t`, carried to the source by the backward
-        diffusion."""
+        """Carry rows at time `t`, in target units, to the source by the backward diffusion."""
         u = Diffusion(self.quantities, epsilon).push(
             self.target(x).to(self.dtype), t, 0.0, solver, generator
         )
@@ -294,7 +300,7 @@ class FlowModel:
 
 
 def without_error(value: Tensor) -> Measured:
-    """What needs no solve, shape (B, ...)."""
+    """Wrap values of shape (B, ...) that need no ODE solve, with an error of zero."""
     return Measured(
         value,
         value.new_zeros(len(value)),
@@ -303,13 +309,13 @@ def without_error(value: Tensor) -> Measured:
 
 
 def _with_one_thread(work: Callable[..., Measured], *arguments: Any) -> Measured:
-    """Run `work` with one thread of torch in this worker thread, which ends with the call."""
+    """Run `work` with one torch thread in this worker thread, which ends with the call."""
     torch.set_num_threads(1)
     return work(*arguments)
 
 
 def _refuse_far(finite: NDArray[np.bool_]) -> None:
-    """Raise a ValueError with the count of rows, of shape (n, ...), that are not all finite."""
+    """Raise a ValueError with the number of rows, of shape (n, ...), that are not finite."""
     n_far = int((~finite.reshape(len(finite), -1).all(axis=1)).sum())
     if n_far:
         raise ValueError(

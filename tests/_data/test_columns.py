@@ -118,7 +118,10 @@ def test_rows_outside_do_not_disturb_the_others(mixed, mixed_density):
 def test_what_needs_a_latent_names_the_columns_of_rows_outside(mixed, mixed_density, use):
     rows = mixed[:10].copy()
     rows[:3, 0], rows[4, 1] = 2.0, -1.0
-    message = r"bounds does not allow in column 0 \(3 of 10 rows outside \[0, 1\]\), column 1 \(1 of 10 rows outside \[-0.5, inf\]\); drop"
+    message = (
+        r"bounds does not allow in column 0 \(3 of 10 rows outside \[0, 1\]\), "
+        r"column 1 \(1 of 10 rows outside \[-0.5, inf\]\); drop"
+    )
     with pytest.raises(ValueError, match=message):
         use(mixed_density, rows)
 
@@ -373,7 +376,7 @@ def test_names_and_numbers_and_masks_mean_the_same(mixed):
         ({"bounds": {-1: (0, 1)}}, "bounds names -1, but"),
         (
             {"bounds": {0: (0, 1), "column 0": (0, 2)}},
-            r"bounds name a column twice, by name and by number: \[0, 'column 0'\]",
+            r"bounds name a column twice, by name and by number, got keys \[0, 'column 0'\]",
         ),
         (
             {"bounds": [(0, 1)]},
@@ -394,7 +397,7 @@ def test_names_and_numbers_and_masks_mean_the_same(mixed):
         ({"bounds": {1: "ab"}}, "must be a pair .* got 'ab'"),
         (
             {"bounds": {1: (0.2, 0.8)}, "integer_features": [1]},
-            r"bounds of column 1 hold no whole number, got \(0.2, 0.8\); widen",
+            r"bounds of column 1 contain no whole number, got \(0.2, 0.8\); widen",
         ),
         ({"bounds": "unit"}, "'bounds' parameter.*Got 'unit'"),
         ({"integer_features": ["n"]}, "integer_features names 'n', but the columns"),

@@ -48,7 +48,7 @@ def test_folds_of_groups_are_balanced():
         ([0, 1], r"one label for each of the 150 rows of X, got an array of shape \(2,\)"),
         (np.zeros((150, 1)), r"got an array of shape \(150, 1\)"),
         (np.r_[np.nan, np.arange(149.0)], "NaN for 1 of 150 rows"),
-        (["one"] * 150, "one label for all rows, which cannot be held out and train"),
+        (["one"] * 150, "one label for all rows, which leaves none to train on if they are held"),
     ],
 )
 def test_groups_that_cannot_be_used(iris, groups, message):

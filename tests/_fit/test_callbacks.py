@@ -150,7 +150,7 @@ def test_weights_of_the_rows_that_judge(iris):
         (
             {},
             {"sample_weight_val": np.ones(5)},
-            "sample_weight_val was given without X_val; give the held-out rows, too",
+            "sample_weight_val was given without X_val; pass the held-out rows as X_val",
         ),
         ({}, {"X_val": np.ones((5, 4)), "sample_weight_val": np.zeros(5)}, "zero"),
         (

@@ -79,7 +79,8 @@ def test_bad_student_leaves_the_teacher_with_a_warning(trouble, iris, monkeypatc
     reason = {"loses": r"lost \d.* nats per row", "diverges": "diverged"}[trouble]
     with pytest.warns(
         DistillationWarning,
-        match=rf"The student {reason}.* so the trained field stays the model.*student_layer_sizes=None",
+        match=rf"The student {reason}.* so that the trained field is the model.*"
+        r"student_layer_sizes=None",
     ):
         density = InterpolantFlowDensity(
             **QUICK, end_time=1.0, early_stopping=True, student_layer_sizes=(8, 8)

@@ -168,7 +168,8 @@ def test_checkpoint_of_another_fit(iris, tmp_path, monkeypatch, change, rows):
     other = InterpolantFlowDensity(**LONGER | change, checkpoint=tmp_path / "fit")
     with pytest.raises(
         ValueError,
-        match=r"fit' belongs to another fit: .* Delete the file to begin anew, or name another one",
+        match=r"fit' belongs to another fit: .* Delete the file to start a new fit, or choose "
+        r"another one",
     ):
         other.fit(iris[rows])
     assert (tmp_path / "fit").exists()
@@ -177,7 +178,7 @@ def test_checkpoint_of_another_fit(iris, tmp_path, monkeypatch, change, rows):
 def test_checkpoint_that_was_damaged(iris, tmp_path):
     (tmp_path / "fit").write_bytes(b"not a checkpoint")
     with pytest.raises(
-        SavedModelError, match="fit' cannot be resumed: The file is not one that skinterflow saved"
+        SavedModelError, match="fit' cannot be resumed: The file was not saved by skinterflow"
     ):
         InterpolantFlowDensity(**QUICK, checkpoint=tmp_path / "fit").fit(iris)
 
@@ -185,7 +186,7 @@ def test_checkpoint_that_was_damaged(iris, tmp_path):
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("", IsADirectoryError, "is a directory; name a file in it"),
+        ("", IsADirectoryError, "is a directory; give a file in it"),
         ("absent/fit", FileNotFoundError, r"The directory of .* does not exist"),
     ],
 )
@@ -208,7 +209,8 @@ def test_disk_that_fails_later_costs_the_checkpoint_not_the_fit(iris, tmp_path, 
     monkeypatch.setattr(checkpoint, "write_atomically", full)
     with pytest.warns(
         UserWarning,
-        match=r"The fit goes on, but its progress could not be written to checkpoint=.*No space left",
+        match=r"The fit continues, but its progress could not be written to checkpoint=.*"
+        r"No space left",
     ):
         density = InterpolantFlowDensity(**QUICK, checkpoint=tmp_path / "fit").fit(iris)
     assert torch.equal(weights(density), weights(InterpolantFlowDensity(**QUICK).fit(iris)))
@@ -218,7 +220,7 @@ def test_interrupted_fit_keeps_its_checkpoint(iris, tmp_path, monkeypatch):
     """Ctrl-C leaves a model, and the same call goes on where it stopped."""
     monkeypatch.setattr(checkpoint, "_SECONDS", 0.0)
     density = InterpolantFlowDensity(**LONGER, checkpoint=tmp_path / "fit")
-    note, noted = checkpoint.Checkpoint.note, []
+    note, noted = checkpoint.Checkpoint.write_if_due, []
 
     def interrupted(self, state):
         note(self, state)
@@ -226,7 +228,7 @@ def test_interrupted_fit_keeps_its_checkpoint(iris, tmp_path, monkeypatch):
         if len(noted) == 40:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint.Checkpoint, "note", interrupted)
+    monkeypatch.setattr(checkpoint.Checkpoint, "write_if_due", interrupted)
     with pytest.raises(KeyboardInterrupt, match="interrupted after 40 of 100 steps"):
         density.fit(iris)
     assert density.n_iter_ == 40
@@ -368,7 +370,7 @@ def test_stream_neither_holds_out_nor_distils(iris, choice):
     density = InterpolantFlowDensity(**QUICK, **choice)
     with pytest.raises(AttributeError, match="has no attribute 'partial_fit'") as caught:
         density.partial_fit(iris)
-    assert "partial_fit holds nothing out and distils nothing" in str(caught.value.__cause__)
+    assert "partial_fit cannot hold out rows or distil a student" in str(caught.value.__cause__)
     assert "set early_stopping=False and student_layer_sizes=None" in str(caught.value.__cause__)
 
 

@@ -119,7 +119,7 @@ def test_interrupt_while_the_student_is_distilled_keeps_the_teacher(iris, monkey
     monkeypatch.setattr(distillation, "distil", interrupted)
     density = InterpolantFlowDensity(**PLAIN, student_layer_sizes=(8, 8))
     with pytest.raises(
-        KeyboardInterrupt, match="while it distilled the student; the trained field is the model"
+        KeyboardInterrupt, match="during the distillation; the trained field is the model"
     ):
         density.fit(iris)
     assert density._field is density._trained
@@ -168,7 +168,9 @@ def test_signal_ends_a_search_in_a_process(search):
             print("trained")
             return trained
 
-    density = Loud(hidden_layer_sizes=(8,), max_iter=20_000, early_stopping=False, random_state=0, verbose=True)
+    density = Loud(
+        hidden_layer_sizes=(8,), max_iter=20_000, early_stopping=False, random_state=0, verbose=True
+    )
     X = np.random.default_rng(0).normal(size=(60, 2))
     {search}
     """

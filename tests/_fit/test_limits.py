@@ -164,13 +164,16 @@ def test_learning_rate_that_is_too_high_is_named(iris, early_stopping):
 
 
 def test_training_that_ends_with_a_large_loss_keeps_the_best_weights(iris, monkeypatch):
-    note = fitting.Run._note
+    note = fitting.Run._record
 
     def large(self, loss, before):
         note(self, 1.7e6 if self.history.steps else loss, before)
 
-    monkeypatch.setattr(fitting.Run, "_note", large)
-    message = r"loss of 1\.7e\+06, where an untrained field has 0: learning_rate_init=0.3 .* best check are kept"
+    monkeypatch.setattr(fitting.Run, "_record", large)
+    message = (
+        r"loss of 1\.7e\+06, where an untrained field has 0: learning_rate_init=0.3 .* "
+        r"best check are kept"
+    )
     with pytest.warns(ConvergenceWarning, match=message):
         density = InterpolantFlowDensity(
             **QUICK | {"early_stopping": True, "learning_rate_init": 0.3}
@@ -183,7 +186,7 @@ def test_rows_that_are_large_for_want_of_a_scaling(early_stopping):
     X = 1e6 * np.random.default_rng(0).normal(size=(100, 2))
     with pytest.warns(
         ConvergenceWarning,
-        match=r"size \S+ in the units of the flow, where 1 is right; set scaling='gaussianize'",
+        match=r"size \S+ in flow units, where 1 is right; set scaling='gaussianize'",
     ):
         InterpolantFlowDensity(**QUICK | {"early_stopping": early_stopping}, scaling=None).fit(X)
 

@@ -65,7 +65,7 @@ def test_objects_of_unknown_classes_cannot_be_saved():
     assert component_of(Unregistered) is None
     check_can_be_saved({"interpolant": Linear(), "gamma": None, "scaling": "power"})
     for path in (Unregistered(), interflow.StochasticInterpolant(Unregistered())):
-        with pytest.raises(TypeError, match="interpolant=.*set checkpoint=None"):
+        with pytest.raises(TypeError, match=r"interpolant=.*set checkpoint=None"):
             check_can_be_saved({"interpolant": path})
 
 
@@ -73,7 +73,7 @@ def test_a_checkpoint_refuses_what_it_cannot_hold_before_the_training(iris, tmp_
     density = InterpolantFlowDensity(
         **QUICK, interpolant=Unregistered(), checkpoint=tmp_path / "checkpoint"
     )
-    with pytest.raises(TypeError, match="interpolant=.*Unregistered.*set checkpoint=None"):
+    with pytest.raises(TypeError, match=r"interpolant=.*Unregistered.*set checkpoint=None"):
         density.fit(iris)
     assert not hasattr(density, "end_time_")
     assert not (tmp_path / "checkpoint").exists()

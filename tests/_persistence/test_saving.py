@@ -244,7 +244,7 @@ def test_attributes_that_are_not_the_models_own(models, tmp_path):
     model._skl_callbacks = [print]
     assert not hasattr(by_file(model, tmp_path / "model"), "_skl_callbacks")
     model.note = "mine"
-    with pytest.raises(ValueError, match="has no attribute 'note' of its own"):
+    with pytest.raises(ValueError, match="defines no attribute 'note', so that it cannot be saved"):
         model.save(tmp_path / "model")
 
 
@@ -302,17 +302,15 @@ def test_other_files(models, saved, tmp_path):
     for content in (b"", b"a", pickle.dumps(1), b"\xff" * 100, bytes(100)):
         path = tmp_path / "model"
         path.write_bytes(content)
-        with pytest.raises(
-            SavedModelError, match="not one that skinterflow saved, or it is damaged"
-        ):
+        with pytest.raises(SavedModelError, match="was not saved by skinterflow, or it is damaged"):
             InterpolantFlowDensity.load(path)
     with pytest.raises(FileNotFoundError, match="nothing"):
         InterpolantFlowDensity.load(tmp_path / "nothing")
     with pytest.raises(
-        IsADirectoryError, match="is a directory; name the file in it that the model was saved to"
+        IsADirectoryError, match="is a directory; give the file in it that the model was saved to"
     ):
         InterpolantFlowDensity.load(tmp_path)
-    with pytest.raises(IsADirectoryError, match="is a directory; name a file in it"):
+    with pytest.raises(IsADirectoryError, match="is a directory; give a file in it"):
         models("mirror").save(tmp_path)
 
 
@@ -430,7 +428,7 @@ def test_states_that_are_none(models, state):
     model = copy.deepcopy(models("mirror"))
     before = dict(vars(model))
     with pytest.raises(
-        SavedModelError, match="That is not the state of a pickled InterpolantTransport"
+        SavedModelError, match="This is not the state of a pickled InterpolantTransport"
     ):
         model.__setstate__(state)
     with pytest.raises(SavedModelError, match="holds no attributes"):
@@ -443,7 +441,7 @@ def test_devices_and_sizes_of_loading(saved):
         InterpolantFlowDensity.load(saved, device="moon")
     size = saved.stat().st_size
     assert InterpolantFlowDensity.load(saved, max_bytes=size).end_time_ == 1.0
-    with pytest.raises(SavedModelError, match="was not read, because the most are"):
+    with pytest.raises(SavedModelError, match="was not read, because the maximum is"):
         InterpolantFlowDensity.load(saved, max_bytes=size - 1)
 
 

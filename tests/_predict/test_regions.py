@@ -135,7 +135,8 @@ def test_a_level_that_no_samples_reach(normal):
 def test_rows_are_in_one_region_at_a_time(normal):
     with pytest.raises(
         ValueError,
-        match=r"contains tells of one region at a time; level must be one number in \(0, 1\), got \[0.5, 0.9\]",
+        match=r"contains accepts one level at a time; level must be a single number in \(0, 1\), "
+        r"got \[0.5, 0.9\]",
     ):
         normal.contains([[0.0, 0.0]], [0.5, 0.9])
 
