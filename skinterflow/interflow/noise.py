@@ -492,7 +492,7 @@ def check_gamma(gamma: Gamma) -> None:
         if not square[end].abs() <= 1e-8:
             raise ValueError(
                 f"gamma must be zero at t={float(t[end]):g}, but the square of {gamma!r} is "
-                f"{float(square[end]):.3g}; multiply it by t (1 - t), for example."
+                f"{float(square[end]):.3g} there; multiply it by t (1 - t), for example."
             )
     inside = square[1:-1]
     if not ((inside > 0) & torch.isfinite(inside)).all():

@@ -199,6 +199,11 @@ class PathObjective(nn.Module):
         Returns
         -------
         Tensor of shape (B,)
+
+        Raises
+        ------
+        ValueError
+            If the rows are not of the same shape (B, D).
         """
         if x0.ndim != 2 or x0.shape != x1.shape:
             raise ValueError(
