@@ -230,7 +230,10 @@ class ModulatedMLP(nn.Module):
         nn.init.ones_(modulations.bias[: sum(hidden_layer_sizes)])  # the scales
 
     def extra_repr(self) -> str:
-        return f"n_features={self.n_features}, hidden_layer_sizes={self.hidden_layer_sizes}, activation={self.activation!r}"
+        return (
+            f"n_features={self.n_features}, hidden_layer_sizes={self.hidden_layer_sizes}, "
+            f"activation={self.activation!r}"
+        )
 
     def hidden_weights(self) -> list[nn.Parameter]:
         return [cast(nn.Parameter, self._weight(index)) for index in range(len(self.layers))]

@@ -3,7 +3,10 @@ r"""The flow ``X_t`` of a velocity field and the density that it pushes forward.
 ``dX_t/dt = v_t(X_t)`` carries ``rho_0`` to ``rho_t`` (paper 1, equation 2), and along it (appendix
 A)
 
-.. math:: \log\rho_t(x) = \log\rho_0(X_{t\to 0}(x)) - \int_0^t \nabla\cdot v_\tau(X_{t\to\tau}(x))\, d\tau .
+.. math::
+
+    \log\rho_t(x) = \log\rho_0(X_{t\to 0}(x))
+        - \int_0^t \nabla\cdot v_\tau(X_{t\to\tau}(x))\, d\tau .
 
 A flow may stop before ``t = 1``: its end time plays the part of a bandwidth, from the base at 0 to
 the full flow at 1.
@@ -427,7 +430,10 @@ class Diffusion:
         With the forward drift ``f = b + epsilon s`` it is the logarithm of a mean over the paths of
         ``dY = f dt + sqrt(2 epsilon) dW``, which are run backward in time from ``Y_t = x``:
 
-        .. math:: \rho_t(x) = E\left[\exp\left(-\int_0^t \nabla\cdot f_\tau(Y_\tau)\, d\tau\right) \rho_0(Y_0)\right] .
+        .. math::
+
+            \rho_t(x) = E\left[\exp\left(-\int_0^t \nabla\cdot f_\tau(Y_\tau)\, d\tau\right)
+                \rho_0(Y_0)\right] .
 
         The mean of the logarithms is a lower bound of it (Jensen), and so bounds the cross-entropy
         from above.  For exact quantities it is the density of the flow; for learned ones it is the
