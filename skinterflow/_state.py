@@ -26,6 +26,7 @@ from skinterflow._files import SavedModelError
 from skinterflow._version import __version__
 from skinterflow.interflow.couplings import Independent, OptimalTransport
 from skinterflow.interflow.fields import AveragedField, ResidualMLP
+from skinterflow.interflow.grading import Grading
 from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import EncodingDecoding, Fourier, Linear, Mirror, Trigonometric, VariancePreserving
 from skinterflow.interflow.latent import Brownian, LearnedGamma, Normalized, Quadratic, Sigmoid, SineSquared, StochasticInterpolant
@@ -46,6 +47,7 @@ _GIVEN: tuple[type, ...] = (
     Compose,
     EncodingDecoding,
     Gaussianize,
+    Grading,
     HeadedDrift,
     Independent,
     Linear,

@@ -41,7 +41,7 @@ from skinterflow._estimator import (
 )
 from skinterflow._fitted import FittedFlow, without_error
 from skinterflow._fitting import N_CHECKS, STATISTICS_ROWS, Draw, Fold, History, Recipe, Run
-from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
+from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting, resolve_atol
 from skinterflow._groups import checked_groups, copies, warn_copies
 from skinterflow._limits import TimeBudget
 from skinterflow._regions import checked_levels, density_thresholds
@@ -305,7 +305,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         random_state: RandomStateLike = None,
         verbose: bool = False,
         solver: str = "rk4",
-        atol: float = 5e-3,
+        atol: str | float = "auto",
         rtol: float = 1e-5,
         divergence: str | int = "exact",
         device: str | torch.device = "cpu",
@@ -401,7 +401,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
             judging = self._judging_rows(X_val, sample_weight_val)
             device = resolve_device(self.device)
-            Solver(self.solver, float(self.atol), float(self.rtol))
+            Solver(self.solver, resolve_atol(self.atol), float(self.rtol))
             columns = self._fit_columns(warm, rows, *(rows for rows, _ in judging))
             codes = None if groups is None else self._group_codes(groups, rows, sample_weight)
             labels = [] if codes is None else [codes]

@@ -30,7 +30,7 @@ from skinterflow._estimator import (
     weighted_rows,
 )
 from skinterflow._fitting import N_CHECKS, Draw, Fold
-from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
+from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting, resolve_atol
 from skinterflow._limits import TimeBudget
 from skinterflow._rows import NOBODY, Reader, training_rows
 from skinterflow.interflow.couplings import Coupling
@@ -177,7 +177,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         random_state: RandomStateLike = None,
         verbose: bool = False,
         solver: str = "rk4",
-        atol: float = 5e-3,
+        atol: str | float = "auto",
         rtol: float = 1e-5,
         divergence: str | int = "exact",
         device: str | torch.device = "cpu",
@@ -273,7 +273,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
                 )
             sides = [weighted_rows(rows0, sample_weight), weighted_rows(rows1, target_sample_weight, "target_sample_weight")]
             device = resolve_device(self.device)
-            Solver(self.solver, float(self.atol), float(self.rtol))
+            Solver(self.solver, resolve_atol(self.atol), float(self.rtol))
             sitting = self._sitting(warm, events, budget, *(part for side in sides for part in side))
             setup = seeded_generators(step_seed(sitting.seed, Draw.SETUP), device).cpu
             given = [self._source, self._target] if warm else [None, None]

@@ -9,11 +9,11 @@ import skinterflow
 
 ROOT = Path(skinterflow.__file__).parent
 ORDER = [
-    ["interflow.derivatives", "interflow.quadrature"],
+    ["interflow.derivatives", "interflow.quadrature", "interflow.snapshots"],
     ["interflow.interpolants", "interflow.times", "interflow.scaling", "interflow.fields", "interflow.ode", "interflow.muon"],
-    ["interflow.couplings", "interflow.divergence", "interflow.latent", "interflow.marginals", "interflow.training", "interflow.sde"],
-    ["interflow.heads", "interflow.diagnostics", "interflow.bridges"],
-    ["interflow.objectives", "interflow.quantities"],
+    ["interflow.couplings", "interflow.divergence", "interflow.latent", "interflow.marginals", "interflow.training", "interflow.sde", "interflow.trajectories"],
+    ["interflow.heads", "interflow.diagnostics", "interflow.bridges", "interflow.grading"],
+    ["interflow.objectives", "interflow.quantities", "interflow.nested"],
     ["interflow.flows", "interflow.mixtures"],
     ["interflow"],
     ["_version"],

@@ -49,6 +49,7 @@ from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
 from skinterflow.interflow.mixtures import MixtureField, NormalMixture
 from skinterflow.interflow.muon import Muon
 from skinterflow.interflow.objectives import BridgeObjective, DistillationObjective, Ensemble, PathObjective, path_loss
+from skinterflow.interflow.grading import GradedSolver, Grading, grade
 from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
 from skinterflow.interflow.quantities import LearnedQuantities, Quantities
 from skinterflow.interflow.scaling import Compose, LearnedGaussian, Scaling, Standardize, Whiten
@@ -76,6 +77,8 @@ __all__ = [
     "Fourier",
     "Gamma",
     "Gaussianize",
+    "GradedSolver",
+    "Grading",
     "HeadedDrift",
     "Heads",
     "Hutchinson",
@@ -119,6 +122,7 @@ __all__ = [
     "best_epsilon",
     "bridge_defect",
     "calibrate",
+    "grade",
     "kl_bound",
     "kl_bound_by_velocity",
     "lipschitz_constant",
