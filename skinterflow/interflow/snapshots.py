@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -120,10 +121,15 @@ class NetworkSnapshot:
 
     def velocity(self, x: Tensor) -> Tensor:
         h = x
-        for weight, bias, residual in zip(self.weights, self.biases, self.residual, strict=True):
-            a = self.value(torch.addmm(bias, h, weight.T))
+        for weight, bias, residual in self._layers:
+            a = self.value(torch.addmm(bias, h, weight))
             h = a.add_(h) if residual else a
         return self._read_out(h, x)
+
+    @cached_property
+    def _layers(self) -> list[tuple[Tensor, Tensor, bool]]:
+        """Transposed weights, biases, and whether the layer is residual."""
+        return list(zip([weight.T for weight in self.weights], self.biases, self.residual, strict=True))
 
     def _read_out(self, h: Tensor, x: Tensor) -> Tensor:
         return torch.addmm(self.out_bias, h, self.out.T).add_(x, alpha=self.gain)
@@ -131,8 +137,8 @@ class NetworkSnapshot:
     def _with_slopes(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Velocities, (B, D), and the slopes of the activation in every layer, (B, H_l)."""
         h, slopes = x, []
-        for weight, bias, residual in zip(self.weights, self.biases, self.residual, strict=True):
-            a, slope = self.with_slope(torch.addmm(bias, h, weight.T))
+        for weight, bias, residual in self._layers:
+            a, slope = self.with_slope(torch.addmm(bias, h, weight))
             h = a.add_(h) if residual else a
             slopes.append(slope)
         return self._read_out(h, x), slopes
@@ -159,20 +165,23 @@ class NetworkSnapshot:
         n_features, width = self.out.shape[0], max(weight.shape[0] for weight in self.weights)
         # A power of two divides the blocks of rows evenly, so that each row meets the same kernels.
         most = 2 ** max(0, (_TANGENT_ELEMENTS // (n_features * width)).bit_length() - 1)
-        first = self.weights[0].T.contiguous()[:, :, None]
+        first = self.weights[0].T.contiguous()[:, None, :]
+        backward = list(zip(self.weights, self.residual, strict=True))[:0:-1]
 
         def divergence(slopes: Sequence[Tensor]) -> Tensor:
             n_rows = len(slopes[0])
+            shape = (n_features * n_rows, -1)
             carried = self.out[:, None, :].expand(-1, n_rows, -1)
-            for weight, slope, residual in zip(self.weights[:0:-1], slopes[:0:-1], self.residual[:0:-1], strict=True):
-                passed = (carried * slope).view(n_features * n_rows, -1)
+            for (weight, residual), slope in zip(backward, slopes[:0:-1], strict=True):
+                passed = (carried * slope).view(shape)
                 if residual:
                     carried = carried.contiguous()
-                    carried.view(n_features * n_rows, -1).addmm_(passed, weight)
+                    carried.view(shape).addmm_(passed, weight)
                 else:
                     carried = torch.mm(passed, weight).view(n_features, n_rows, -1)
-            trace = torch.bmm(carried * slopes[0], first).sum(dim=(0, 2))
-            return trace.add_(self.gain * n_features)
+            # Only what has been through a product is a tensor of its own.
+            met = carried.mul_(first) if backward else carried * first
+            return met.sum(dim=0).mul_(slopes[0]).sum(dim=1).add_(self.gain * n_features)
 
         def with_divergence(x: Tensor) -> tuple[Tensor, Tensor]:
             v, slopes = self._with_slopes(x)
