@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skinterflow.interflow.marginals import Bounds
 from skinterflow.interflow.grading import KINDS, LEVELS, Grading
+from skinterflow.interflow.marginals import Bounds
 from skinterflow.interflow.ode import Calibration, Solver
 from skinterflow.interflow.scaling import Compose, Scaling
 

@@ -11,7 +11,15 @@ ROOT = Path(skinterflow.__file__).parent
 ORDER = [
     ["interflow.derivatives", "interflow.quadrature", "interflow.snapshots"],
     ["interflow.interpolants", "interflow.times", "interflow.scaling", "interflow.fields", "interflow.ode", "interflow.muon"],
-    ["interflow.couplings", "interflow.divergence", "interflow.latent", "interflow.marginals", "interflow.training", "interflow.sde", "interflow.trajectories"],
+    [
+        "interflow.couplings",
+        "interflow.divergence",
+        "interflow.latent",
+        "interflow.marginals",
+        "interflow.training",
+        "interflow.sde",
+        "interflow.trajectories",
+    ],
     ["interflow.heads", "interflow.diagnostics", "interflow.bridges", "interflow.grading"],
     ["interflow.objectives", "interflow.quantities", "interflow.nested"],
     ["interflow.flows", "interflow.mixtures"],

@@ -20,7 +20,7 @@ from .test_trajectories import Counted
 
 def network(*widths, d=3, seed=0):
     with torch.random.fork_rng():
-        return perturbed(ResidualMLP(d, widths, generator=torch.Generator().manual_seed(seed)), size=0.3)
+        return perturbed(ResidualMLP(d, widths, generator=torch.Generator().manual_seed(seed)), size=0.2)
 
 
 def draws(field, n, seed=0):
@@ -64,19 +64,19 @@ def test_calibration_of_a_field_starts_where_its_rows_are_accurate(graded):
     assert grading.solver(10.0, 0.0).first("points").m == LEVELS[0]
 
 
-@pytest.mark.parametrize("widths", [(8, 8, 8), (8, 8), (32,) * 6], ids=str)
-@pytest.mark.parametrize("atol", [1e-2, 1e-6], ids=["float32", "float64"])
+@pytest.mark.parametrize("widths", [(8, 8, 8), (8, 8), (32,) * 4], ids=str)
+@pytest.mark.parametrize("atol", [1e-1, 1e-4], ids=["float32", "float64"])
 def test_a_row_is_the_same_to_the_last_bit_beside_any_others(widths, atol):
-    field, x = network(*widths), 2.0 * points(1_000, 3)
+    field, x = network(*widths), 1.5 * points(300, 3)
     density = Pushforward(Flow(field, UNGRADED.solver(atol, 0.0)))
     whole = density.measured_log_prob(x)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     permuted = density.measured_log_prob(x[order])
-    parts = [density.measured_log_prob(part) for part in x[:70].split(7)]
+    parts = [density.measured_log_prob(part) for part in x[:35].split(7)]
     for column in range(2):
         assert torch.equal(permuted[column], whole[column][order])
-        assert torch.equal(torch.cat([part[column] for part in parts]), whole[column][:70])
-        for row in (0, 63, 999):
+        assert torch.equal(torch.cat([part[column] for part in parts]), whole[column][:35])
+        for row in (0, 63, 299):
             assert torch.equal(density.measured_log_prob(x[row : row + 1])[column][0], whole[column][row])
 
 
@@ -86,6 +86,7 @@ def test_a_row_is_the_same_to_the_last_bit_among_many(monkeypatch):
     flow = Flow(field, UNGRADED.solver(0.1, 0.0))
     whole = flow.pull_and_logdet(x)[1]
     assert torch.equal(flow.pull_and_logdet(x[-1_000:])[1], whole[-1_000:])
+    assert torch.equal(flow.pull_and_logdet(x[-1:])[1], whole[-1:])
     monkeypatch.setattr("skinterflow.interflow.nested._CHUNK_NUMBERS", 2**14)
     assert torch.equal(flow.pull_and_logdet(x[-1_000:])[1], whole[-1_000:])
 

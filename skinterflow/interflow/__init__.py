@@ -24,6 +24,7 @@ from skinterflow.interflow.diagnostics import (
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
 from skinterflow.interflow.flows import AccuracyWarning, Diffusion, Flow, PathEstimate, Pushforward
+from skinterflow.interflow.grading import GradedSolver, Grading, grade
 from skinterflow.interflow.heads import HeadedDrift, Heads, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import (
     AffineInterpolant,
@@ -49,7 +50,6 @@ from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
 from skinterflow.interflow.mixtures import MixtureField, NormalMixture
 from skinterflow.interflow.muon import Muon
 from skinterflow.interflow.objectives import BridgeObjective, DistillationObjective, Ensemble, PathObjective, path_loss
-from skinterflow.interflow.grading import GradedSolver, Grading, grade
 from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
 from skinterflow.interflow.quantities import LearnedQuantities, Quantities
 from skinterflow.interflow.scaling import Compose, LearnedGaussian, Scaling, Standardize, Whiten

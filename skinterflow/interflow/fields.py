@@ -221,7 +221,7 @@ class ModulatedMLP(nn.Module):
     @torch.no_grad()
     def _snapshot(self, t: Tensor, dtype: torch.dtype, mix: Tensor) -> Snapshot:
         """The sum of the heads at a time, with the weights `mix`, shape (n_heads,)."""
-        scales, shifts, gains = (part for part in self._modulations(t))
+        scales, shifts, gains = self._modulations(t)
         weights, biases = [], []
         for index, (scale, shift) in enumerate(zip(scales, shifts, strict=True)):
             weights.append((self._weight(index) * scale[:, None]).to(dtype))

@@ -232,12 +232,12 @@ class Flow:
     def calibrate(
         self, x1: Tensor, method: str = "rk4", outside: Sequence[Tensor] | None = None, base: Scaling | None = None
     ) -> Calibration | Grading:
-        """Learn from representative points at the end time how to solve for others: see :func:`grade` and, for other methods, :func:`calibrate`.
+        """Learn from representative points at the end time how to solve for others: see :func:`grade`, and :func:`calibrate`.
 
         Parameters
         ----------
         x1 : Tensor of shape (B, D)
-        method : key of `FIXED_GRID_ORDERS`
+        method : key of `FIXED_GRID_ORDERS`; "rk4" is graded, others are calibrated
         outside : sequence of Tensors of shape (C, D), points that are unlike those, for the estimates to hold there
             None is points that are stretched about the mean, and uniform ones in a box around all.
         base : Scaling, see `Pushforward`

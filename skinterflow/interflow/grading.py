@@ -19,8 +19,7 @@ from torch import Tensor
 
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.ode import Solver
-from skinterflow.interflow.quadrature import clenshaw_curtis
-from skinterflow.interflow.trajectories import Clock, Trajectories, interpolation, roughness, travel
+from skinterflow.interflow.trajectories import Clock, Trajectories, integral, interpolation, roughness, travel
 
 LEVELS = (7, 13, 25)
 """Nodes of the trajectories and rules whose factors are measured; those of the last hold for finer ones, too."""
@@ -30,7 +29,8 @@ STARTS = ((13, 13), (25, 13), (25, 25))
 """Nodes of trajectory and rule that rows may start with; each is refined by doubling."""
 _USUAL = 13
 FINEST = 385
-"""Nodes of the finest trajectory that a graded solver goes on to."""
+"""Nodes of the finest trajectory that a graded solver goes on to; four times as many for tight tolerances."""
+_TIGHT = 1e-4
 _REFERENCE = 49
 """Nodes of the trajectories that errors are measured by."""
 _COVERAGE = 0.97
@@ -93,7 +93,8 @@ class Grading:
 
     def solver(self, atol: float, rtol: float, points_atol: float | None = None) -> GradedSolver:
         """The solver for these tolerances; see `GradedSolver`."""
-        return GradedSolver("rk4", atol, rtol, grading=self, points_atol=points_atol)
+        finest = FINEST if atol >= _TIGHT else 4 * (FINEST - 1) + 1
+        return GradedSolver("rk4", atol, rtol, grading=self, finest=finest, points_atol=points_atol)
 
     def factor(self, pairs: tuple[Pair, ...], n: int, distance: Tensor) -> Tensor:
         """The factors of `n` nodes for rows at these distances from the centre of the base: shape (B,)."""
@@ -221,7 +222,7 @@ def grade(
     for n in LEVELS:
         divergences = _at_nodes(exact, n)
         sign = roughness(divergences)
-        quadrature.append(pair(_ratio((_integral(divergences) - exact.log_det()).mean(dim=1).abs(), sign)))
+        quadrature.append(pair(_ratio((integral(divergences) - exact.log_det()).mean(dim=1).abs(), sign)))
         run = travel(field, x, clock, n, n, torch.float64)
         signs, errors = _state_signs(run, weights), _state_errors(run, exact, base_log_prob)
         state.append([pair(_ratio(error, sign)) for error, sign in zip(errors, signs, strict=True)])
@@ -229,10 +230,13 @@ def grade(
         state_errors.append(torch.stack([p[0] * s[: len(rows)] for p, s in zip(state[-1], signs, strict=True)]))
         if n == _USUAL:
             rounding = _rounding(travel(field, x, clock, n, n, torch.float32), run, base_log_prob, weights)
+    on_points, on_log_det, on_density = zip(*state, strict=True)
     return Grading(
         reach,
         tuple(quadrature),
-        *zip(*state, strict=True),
+        on_points,
+        on_log_det,
+        on_density,
         rounding,
         field.at(torch.zeros((), dtype=torch.float64), torch.float32).cost,
         torch.stack(rule_errors).cpu(),
@@ -249,12 +253,15 @@ def _state_errors(run: Trajectories, exact: Trajectories, base_log_prob: Callabl
     """Errors that come from the positions, for each of `KINDS`."""
     divergences = _at_nodes(exact, len(run.divergences))
     points = (run.end - exact.end).norm(dim=1)
-    log_det = (run.log_det() - _integral(divergences)).mean(dim=1)
+    log_det = (run.log_det() - integral(divergences)).mean(dim=1)
     density = base_log_prob(run.end) - base_log_prob(exact.end) + log_det
     return [points, torch.hypot(points, log_det), density.abs()]
 
 
-def _rounding(single: Trajectories, double: Trajectories, base_log_prob: Callable[[Tensor], Tensor], weights: Callable[[Tensor], Tensor]) -> float:
+def _rounding(
+    single: Trajectories, double: Trajectories, base_log_prob: Callable[[Tensor], Tensor], weights: Callable[[Tensor], Tensor]
+) -> float:
+    """Factor on the precision of float32 that bounds what it costs."""
     error = base_log_prob(single.end) - base_log_prob(double.end) + (single.log_det() - double.log_det()).mean(dim=1)
     size = torch.finfo(torch.float32).eps * (1.0 + double.end.norm(dim=1)) * weights(double.end)
     return max(1.0, float((error.abs() / size).quantile(_COVERAGE)))
@@ -263,10 +270,6 @@ def _rounding(single: Trajectories, double: Trajectories, base_log_prob: Callabl
 def _at_nodes(exact: Trajectories, n: int) -> Tensor:
     """Divergences at the nodes of a coarser rule."""
     return torch.einsum("nm,mbk->nbk", interpolation(_REFERENCE, n).to(exact.divergences), exact.divergences)
-
-
-def _integral(divergences: Tensor) -> Tensor:
-    return torch.einsum("n,nbk->bk", clenshaw_curtis(len(divergences))[1].to(divergences), divergences)
 
 
 def _ratio(error: Tensor, sign: Tensor) -> Tensor:

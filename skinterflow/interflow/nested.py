@@ -112,9 +112,7 @@ class Carrier:
         return Carried(*map(torch.cat, zip(*(self._carry(part, first) for part in x.split(n_rows)), strict=True)))
 
     def _carry(self, x: Tensor, first: Level) -> Carried:
-        waiting = {
-            level: [_Group(torch.nonzero(rows)[:, 0], None, None)] for level, rows in self._starting(x, first) if rows.any()
-        }
+        waiting = {level: [_Group(torch.nonzero(rows)[:, 0], None, None)] for level, rows in self._starting(x, first) if rows.any()}
         result: Carried | None = None
         while waiting:
             level = min(waiting)
@@ -133,9 +131,9 @@ class Carrier:
         """Which rows start at which level: those far outside in float64, as float32 could not hold them."""
         size = x.norm(dim=1)
         rounding = self.solver.grading.rounding * _eps(torch.float32) * (1.0 + size) ** 2
-        far = (rounding > self.solver.tolerance(x)) & (x.dtype == torch.float64)
-        yield first, ~far
+        far = (rounding > self.solver.tolerance(x)) & (x.dtype == torch.float64 and first.precision == 0)
         yield first._replace(precision=1), far
+        yield first, ~far
 
     def _worked(self, level: Level, groups: list[_Group], x: Tensor) -> _Group:
         """The groups as one, once they have what the level asks for."""
@@ -152,15 +150,20 @@ class Carrier:
     def _graded(self, level: Level, group: _Group, x: Tensor) -> _Graded:
         assert group.known is not None
         assert group.state is not None
-        known, grading = group.known, self.solver.grading
-        end, rule = known.end, torch.zeros_like(group.state)
-        log_det = end.new_zeros(len(end), 0) if self.kind == "points" else known.log_det()
-        if self.kind != "points":
-            rule = grading.factor(grading.quadrature, level.n, self._distance(known)) * known.roughness()
-        rounding = self._rounding(end, _eps(self._dtype(level, x.dtype)))
+        eps = _eps(self._dtype(level, x.dtype))
+        parts = [self._signs(level, block, eps) for block in group.known.blocks()]
+        log_det, rule, rounding, tolerance = (torch.cat(part)[: len(group.rows)] for part in zip(*parts, strict=True))
         error = group.state + rule + rounding
-        tolerance = self.solver.tolerance(torch.cat([end, log_det.mean(dim=1, keepdim=True)] if log_det.shape[1] else [end], dim=1))
-        return _Graded(Carried(end, log_det, error, error > tolerance), group.state, rule, rounding, tolerance)
+        return _Graded(Carried(group.known.end, log_det, error, error > tolerance), group.state, rule, rounding, tolerance)
+
+    def _signs(self, level: Level, known: Trajectories, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log-determinants of a block, what rule and rounding may cost, and the tolerances."""
+        grading, end, rounding = self.solver.grading, known.end, self._rounding(known.end, eps)
+        if self.kind == "points":
+            return end.new_zeros(len(end), 0), torch.zeros_like(rounding), rounding, self.solver.tolerance(end)
+        log_det = known.log_det()
+        rule = grading.factor(grading.quadrature, level.n, self._distance(known)) * known.roughness()
+        return log_det, rule, rounding, self.solver.tolerance(torch.cat([end, log_det.mean(dim=1, keepdim=True)], dim=1))
 
     def _sent_on(self, level: Level, group: _Group, graded: _Graded, rows: torch.dtype) -> Iterator[tuple[Level, _Group]]:
         """The rows above their tolerances, with the levels that they go on to; none where all is done that may help."""
@@ -189,8 +192,11 @@ class Carrier:
     def _state(self, level: Level, known: Trajectories) -> Tensor:
         """Estimated error of the positions, as it counts."""
         grading = self.solver.grading
-        factor = grading.factor(getattr(grading, self.kind), level.m, self._distance(known))
-        return factor * known.defect() * self._weight(known.end)
+        parts = [
+            grading.factor(getattr(grading, self.kind), level.m, self._distance(block)) * block.defect() * self._weight(block.end)
+            for block in known.blocks()
+        ]
+        return torch.cat(parts)[: known.positions.shape[1]]
 
     def _rounding(self, end: Tensor, eps: float) -> Tensor:
         return self.solver.grading.rounding * eps * (1.0 + end.norm(dim=1)) * self._weight(end)

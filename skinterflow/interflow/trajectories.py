@@ -1,8 +1,8 @@
 r"""Trajectories of many rows, on the nodes of Clenshaw and Curtis's rules in ``u``, with ``t = 1 - u^2``.
 
-The steps of Runge and Kutta's method of fourth order run from node to node and need velocities only.  Along a trajectory the divergence is
-a smooth function of `u`, so that a rule of few nodes gives its integral, which is the log-determinant.  What is known at the nodes also says
-how accurate both are, row by row and at no cost:
+The steps of Runge and Kutta's method of fourth order run from node to node and need velocities only.  Along a trajectory the divergence
+is a smooth function of `u`, so that a rule of few nodes gives its integral, which is the log-determinant.  What is known at the nodes
+also says how accurate both are, row by row and at no cost:
 
 * the *defect* ``|x_1 - x_0 - int v|``, where the rule integrates the velocities at the nodes: of the positions;
 * the *roughness*, the size of the last third of the Chebyshev coefficients of the divergence: of the rule.  It is more reliable than the
@@ -15,7 +15,7 @@ depend on the rows beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -106,8 +106,7 @@ class Trajectories:
 
     def log_det(self) -> Tensor:
         """``log |det dx_1/dx_0|``, in K estimates: shape (B, K)."""
-        weights = clenshaw_curtis(len(self.divergences))[1].to(self.divergences)
-        return torch.einsum("n,nbk->bk", weights, self.divergences)
+        return integral(self.divergences)
 
     def roughness(self) -> Tensor:
         """Size of the last third of the Chebyshev coefficients of the divergence: shape (B,)."""
@@ -115,8 +114,12 @@ class Trajectories:
 
     def defect(self) -> Tensor:
         """Euclidean size of ``x_1 - x_0 - int v``: shape (B,)."""
-        weights = clenshaw_curtis(len(self.velocities))[1].to(self.velocities)
-        return (self.positions[-1] - self.positions[0] - torch.einsum("m,mbd->bd", weights, self.velocities)).norm(dim=1)
+        return (self.positions[-1] - self.positions[0] - integral(self.velocities)).norm(dim=1)
+
+    def blocks(self) -> Iterator[Trajectories]:
+        """The rows in blocks of one shape, as :func:`travel` takes them: sums over a block's numbers round alike wherever a row stands."""
+        parts = (_row_blocks(part) for part in (self.positions, self.velocities, self.divergences))
+        yield from (Trajectories(*block) for block in zip(*parts, strict=True))
 
     def rows(self, which: Tensor) -> Trajectories:
         return Trajectories(*(part[:, which] for part in (self.positions, self.velocities, self.divergences)))
@@ -135,7 +138,19 @@ def roughness(divergences: Tensor) -> Tensor:
     """
     n = len(divergences)
     last = chebyshev(n)[-(n // 3) :].to(divergences)
-    return torch.einsum("cn,nb->cb", last, divergences.mean(dim=2)).norm(dim=0)
+    # A sum over the last axis, for the same reason as in `integral`.
+    return (divergences.mean(dim=2).T.contiguous()[:, None, :] * last).sum(dim=2).norm(dim=1)
+
+
+def integral(values: Tensor) -> Tensor:
+    """Integral over `s` by the rule whose nodes the values, shape (n, B, K), are at: shape (B, K).
+
+    One node after the other, because a matrix product adds them up in an order that depends on the place of a row.
+    """
+    total = torch.zeros_like(values[0])
+    for weight, value in zip(clenshaw_curtis(len(values))[1].tolist(), values, strict=True):
+        total.add_(value, alpha=weight)
+    return total
 
 
 def joined(parts: Sequence[Trajectories]) -> Trajectories:
@@ -235,7 +250,9 @@ def refined(known: Trajectories, field: VelocityField, clock: Clock, n: int, dty
         positions = positions.new_empty(n, *positions.shape[1:])
         velocities = torch.empty_like(positions)
         positions[::2], velocities[::2] = known.positions, known.velocities
-        positions[1::2] = torch.einsum("nm,mbd->nbd", interpolation(m, n)[1::2].to(positions), known.positions)
+        matrix = interpolation(m, n)[1::2].to(positions)
+        found = [torch.einsum("nm,mbd->nbd", matrix, block) for block in _row_blocks(known.positions)]
+        positions[1::2] = torch.cat(found, dim=1)[:, : positions.shape[1]]
     nodes, every = clenshaw_curtis(n)[0].tolist(), (len(positions) - 1) // (n - 1)
     divergences = positions.new_empty(n, *known.divergences.shape[1:])
     divergences[::2] = known.divergences
@@ -251,7 +268,7 @@ def refined(known: Trajectories, field: VelocityField, clock: Clock, n: int, dty
 
 
 def interpolation(m: int, n: int) -> Tensor:
-    """The matrix that turns values at `m` nodes of :func:`clenshaw_curtis` into those of the polynomial through them at `n`: shape (n, m)."""
+    """The matrix from values at `m` nodes of :func:`clenshaw_curtis` to those of the polynomial through them at `n`: shape (n, m)."""
     angles = torch.arccos((2.0 * clenshaw_curtis(n)[0]).clamp(-1.0, 1.0))
     degrees = torch.arange(m, dtype=torch.float64)
     return torch.cos(torch.outer(angles, degrees)) @ chebyshev(m)
@@ -275,6 +292,13 @@ def _blocks(x: Tensor) -> Tensor:
     n_rows = _BLOCK_ROWS.get(x.device.type, _BLOCK_ROWS_ELSEWHERE)
     missing = -len(x) % n_rows
     return torch.cat([x, x[-1:].expand(missing, -1)]).view(-1, n_rows, x.shape[1])
+
+
+def _row_blocks(part: Tensor) -> Iterator[Tensor]:
+    """Parts of shape (n, R, K) of a tensor of shape (n, B, K), the last of which is filled with its last row."""
+    n_rows = _BLOCK_ROWS.get(part.device.type, _BLOCK_ROWS_ELSEWHERE)
+    for block in part.split(n_rows, dim=1):
+        yield torch.cat([block, block[:, -1:].expand(-1, n_rows - block.shape[1], -1)], dim=1)
 
 
 def _check(v: Tensor, t: float) -> None:
