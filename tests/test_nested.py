@@ -94,12 +94,12 @@ def test_a_row_is_the_same_to_the_last_bit_among_many(monkeypatch):
 def test_only_rows_above_the_tolerance_go_on():
     """Near the middle of a narrow mode the field is steep; far from it nothing happens."""
     field = Counted(mixture(2))
-    easy = Carrier(field, Clock(0.3, 0.0), UNGRADED.solver(1.0, 0.0), "density").carry(points(64, 2))
-    assert field.divergences == 13 * 64
+    easy = Carrier(field, Clock(0.3, 0.0), UNGRADED.solver(1.0, 0.0), "density").carry(points(128, 2))
+    assert field.divergences == 13 * 128
     assert not easy.unresolved.any()
     field.divergences = 0
-    Carrier(field, Clock(1.0, 0.0), UNGRADED.solver(1e-3, 0.0), "density").carry(points(64, 2))
-    assert field.divergences > 25 * 64
+    Carrier(field, Clock(1.0, 0.0), UNGRADED.solver(1e-3, 0.0), "density").carry(points(128, 2))
+    assert field.divergences > 25 * 128
 
 
 def test_rows_whose_rules_never_agree_have_a_large_error_and_are_counted():
@@ -118,7 +118,7 @@ def test_rows_whose_rules_never_agree_have_a_large_error_and_are_counted():
     assert carried.unresolved.tolist() == [True, False]
     assert float(carried.error[0]) > 10.0
     assert float(carried.log_det[1, 0]) == pytest.approx(1.0, abs=1e-3)
-    assert field.divergences <= 64 * (13 + 12 + 24 + 48)
+    assert field.divergences <= 128 * (13 + 12 + 24 + 48)
 
 
 def test_rows_far_outside_are_carried_in_float64():

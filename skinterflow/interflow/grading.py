@@ -107,7 +107,7 @@ class Grading:
             return _USUAL, _USUAL
         state = dict(zip(LEVELS, self.state_errors[KINDS.index(kind)], strict=True))
         if kind == "points":
-            m = min(LEVELS, key=lambda m: _STAGES * (m - 1) * (1.0 + 2.0 * float((state[m] > atol).double().mean())))
+            m = min(LEVELS, key=lambda m: _expected_steps(m, state, atol))
             return m, m
         rule = dict(zip(LEVELS, self.rule_errors, strict=True))
 
@@ -120,6 +120,15 @@ class Grading:
             return _STAGES * (m - 1) + m - n + self.cost * n + float(more.mean())
 
         return min(STARTS, key=work)
+
+
+def _expected_steps(m: int, errors: dict[int, Tensor], atol: float) -> float:
+    """Steps of a row that starts with `m` nodes, with those of its refinements as far as they are known."""
+    total, share = 0.0, 1.0
+    while m in errors:
+        total += share * (m - 1)
+        share, m = float((errors[m] > atol).double().mean()), 2 * m - 1
+    return total + share * (m - 1)
 
 
 _NO_ROWS = torch.empty(len(KINDS), len(LEVELS), 0, dtype=torch.float64)

@@ -27,7 +27,7 @@ from skinterflow.interflow.quadrature import chebyshev, clenshaw_curtis
 from skinterflow.interflow.snapshots import Value, WithSlope
 
 _BEND = 0.25
-_BLOCK_ROWS = {"cpu": 64}
+_BLOCK_ROWS = {"cpu": 128}
 _BLOCK_ROWS_ELSEWHERE = 4_096
 """Rows of a block: few, so that one row costs little and all numbers of a block stay in the cache; many where a device needs them."""
 
