@@ -172,8 +172,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         How the ODE is solved.  The first four work row by row.  "dopri5" ([1]_) takes the steps that the most difficult
         of the rows needs which are scored together, so that a row's result depends on its neighbours, within the tolerance.
     atol : "auto" or float, default="auto"
-        Accuracy wanted of a row: the estimated error of a log-density or log-determinant in nats, and of coordinates in flow units, is to be
-        at most ``atol + rtol * size`` with the norm of both as the size.  "auto" is 0.05 nats, for which the mean error is a few
+        Accuracy wanted of a row: the estimated error of a log-density or log-determinant in nats, and of coordinates in flow units, is to
+        be at most ``atol + rtol * size`` with the norm of both as the size.  "auto" is 0.05 nats, for which the mean error is a few
         thousandths, and 0.005 for coordinates.  Tolerances that float32 can keep are kept in float32, whatever the dtype of the rows.
     rtol : float, default=1e-5
         Part of the tolerance that grows with the size.

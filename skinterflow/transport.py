@@ -98,8 +98,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     solver : {"rk4", "heun3", "midpoint", "euler", "dopri5"}, default="rk4"
         How the ODE is solved, see `InterpolantFlowDensity`.
     atol : "auto" or float, default="auto"
-        Accuracy wanted of a row: the estimated error of a log-density or log-determinant in nats, and of coordinates in flow units, is to be
-        at most ``atol + rtol * size`` with the norm of both as the size.  "auto" is 0.05 nats, for which the mean error is a few
+        Accuracy wanted of a row: the estimated error of a log-density or log-determinant in nats, and of coordinates in flow units, is to
+        be at most ``atol + rtol * size`` with the norm of both as the size.  "auto" is 0.05 nats, for which the mean error is a few
         thousandths, and 0.005 for coordinates.  Tolerances that float32 can keep are kept in float32, whatever the dtype of the rows.
     rtol : float, default=1e-5
         Part of the tolerance that grows with the size.
