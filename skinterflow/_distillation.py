@@ -12,6 +12,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -23,9 +24,9 @@ from skinterflow._limits import Interruption, TimeBudget, timed
 from skinterflow._rows import FlowRows, RowSource, ShuffledPasses, drawn_seed
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.flows import Flow, Pushforward
+from skinterflow.interflow.grading import UNGRADED
 from skinterflow.interflow.latent import StochasticInterpolant
 from skinterflow.interflow.objectives import DistillationObjective
-from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.times import TimeLaw, stratified_uniform
 from skinterflow.interflow.training import train
@@ -40,14 +41,15 @@ _LEARNING_RATE = 5e-3
 _DIVERGENCE_WEIGHT = 0.25
 """Weight of the error of the divergence, where both errors are relative to the mean squares of
 their targets."""
-_SAMPLING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
+_SAMPLING_SOLVER = UNGRADED.solver(atol=math.inf, rtol=0.0)
 _JUDGED_ROWS = 512
 _TIMED_ROWS, _TIMED_TARGETS = 32, 512
 """By which the time of judging and of a target is measured, and the fewest of each."""
 _JUDGING_PART = 0.25
 """Part of a limited time for judging the student."""
 _LEAST_SECONDS = 1e-3
-_JUDGING_SOLVER = Solver(n_steps=6, max_refinements=1, atol=math.inf)
+_JUDGING_SOLVER = replace(UNGRADED.solver(atol=math.inf, rtol=0.0), start=(25, 25))
+"""Fine enough to compare two fields."""
 
 MAX_LOST = 1.0
 """Held-out log-likelihood, in nats per row, that a student may lose; the teacher stays where it

@@ -37,10 +37,10 @@ from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.diagnostics import PathStatistics, path_statistics
 from skinterflow.interflow.fields import AveragedField, VelocityField
 from skinterflow.interflow.flows import Flow, Pushforward
+from skinterflow.interflow.grading import UNGRADED
 from skinterflow.interflow.interpolants import learned_parameters
 from skinterflow.interflow.latent import StochasticInterpolant
 from skinterflow.interflow.objectives import Ensemble, PathObjective
-from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.training import OPPONENT_START, Training
 
@@ -79,11 +79,11 @@ _TIMED_ROWS = 64
 _CHECK_PART, _CALIBRATION_PART = 0.02, 0.25
 """Largest parts of a limited time for one check, and for the calibration, which is left out if it
 would take more."""
-_CALIBRATION_ROW_TIMES = 700
+_CALIBRATION_ROW_TIMES = 2_000
 """Judged rows that take as long as the calibration."""
 STATISTICS_ROWS = 8_192
-_JUDGING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
-"""Six steps and an extrapolation: an error that stays the same from check to check."""
+_JUDGING_SOLVER = UNGRADED.solver(atol=math.inf, rtol=0.0)
+"""Twelve steps and as many divergences: an error that stays the same from check to check."""
 
 
 class Draw(IntEnum):

@@ -64,7 +64,8 @@ from skinterflow._scaling import constant_widths, warn_degenerate
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ACTIVATIONS, VelocityField
-from skinterflow.interflow.flows import Flow, Measured, warn_unresolved
+from skinterflow.interflow.flows import NESTED, Flow, Measured, points_outside, warn_unresolved
+from skinterflow.interflow.grading import UNGRADED, Grading
 from skinterflow.interflow.heads import HeadedDrift
 from skinterflow.interflow.interpolants import Interpolant
 from skinterflow.interflow.latent import QUANTITIES, Gamma, StochasticInterpolant
@@ -73,7 +74,9 @@ from skinterflow.interflow.ode import ADAPTIVE_METHODS, FIXED_GRID_ORDERS, Calib
 from skinterflow.interflow.quantities import LearnedQuantities
 from skinterflow.interflow.scaling import Compose, Scaling
 
-_CALIBRATION_ROWS = 64
+_CALIBRATION_ROWS = 96
+_AUTO_ATOL, _AUTO_POINTS_ATOL = 0.05, 5e-3
+"""What atol="auto" is for densities, in nats, and for coordinates, in flow units."""
 
 Work = Callable[[torch.Tensor, FittedFlow], Measured]
 
@@ -95,7 +98,7 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "random_state": ["random_state"],
     "verbose": ["verbose"],
     "solver": [StrOptions({*FIXED_GRID_ORDERS, *ADAPTIVE_METHODS})],
-    "atol": [Interval(Real, 0, 1e300, closed="right")],
+    "atol": [StrOptions({"auto"}), Interval(Real, 0, 1e300, closed="right")],
     "rtol": [Interval(Real, 0, 1e300, closed="both")],
     "divergence": [StrOptions({"exact"}), Interval(Integral, 1, 1_024, closed="both")],
     "device": [str, torch.device],
@@ -155,7 +158,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
     activation: str
     random_state: RandomStateLike
     solver: str
-    atol: float
+    atol: str | float
     rtol: float
     divergence: str | int
     device: str | torch.device
@@ -174,7 +177,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
     _path: StochasticInterpolant
     _trained: VelocityField
     _field: VelocityField
-    _calibration: Calibration | None
+    _calibration: Calibration | Grading | None
     _progress: State | None
     _n_features_out: int
 
@@ -363,7 +366,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         """Set the attributes of the fitted model; `field` is the trained one or its student."""
         calibrates = sitting.budget.calibrates
         calibration = (
-            self._calibrated(field, fold, trained.end_time, sitting.seed) if calibrates else None
+            self._calibrated(field, trained, fold, ends, sitting.seed) if calibrates else None
         )
         self.__dict__.update(self._model_attributes(trained, field, ends, calibration))
 
@@ -393,7 +396,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         trained: Trained,
         field: VelocityField,
         ends: Ends,
-        calibration: Calibration | None = None,
+        calibration: Calibration | Grading | None = None,
     ) -> dict[str, Any]:
         """The fitted model, on the CPU; `field` is the trained one or its student."""
         return {
@@ -408,18 +411,22 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         }
 
     def _calibrated(
-        self, field: VelocityField, fold: Fold, end_time: float, seed: int
-    ) -> Calibration | None:
-        """Steps that tolerances need on rows of the data, or None where no steps are to be
+        self, field: VelocityField, trained: Trained, fold: Fold, ends: Ends, seed: int
+    ) -> Calibration | Grading | None:
+        """What tolerances need on rows of the data, and outside, or None where no steps are to be
         chosen."""
-        if end_time == 0 or self.solver in ADAPTIVE_METHODS:
+        if trained.end_time == 0 or self.solver in ADAPTIVE_METHODS:
             return None
         device = next(field.parameters()).device
         generators = seeded_generators(step_seed(seed, Draw.CALIBRATION), device)
-        rows = fold.train.batch(0, _CALIBRATION_ROWS, generators)[0]
-        flow = Flow(on_device(field, rows.device, torch.float64), end_time=end_time)
+        rows = fold.train.batch(0, _CALIBRATION_ROWS, generators)[0].double()
+        flow = Flow(on_device(field, rows.device, torch.float64), end_time=trained.end_time)
+        outside = _rows_outside(rows, on_device(ends.target, rows.device, torch.float64))
+        base = (
+            on_device(trained.base, rows.device, torch.float64) if self._gaussian_source else None
+        )
         try:
-            return flow.calibrate(rows.double(), self.solver)
+            return flow.calibrate(rows, self.solver, outside, base)
         except (
             FloatingPointError,
             ValueError,
@@ -505,12 +512,12 @@ class FlowEstimator(CallbackSupportMixin, Storable):
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """As :meth:`_by_blocks`, but rows that are too far outside may have a value of minus
         infinity, and an error of infinity."""
-        device, dtype = resolve_device_or_cpu(self.device), _flow_dtype(X)
+        device, dtype = resolve_device_or_cpu(self.device), _flow_dtype(X, self.solver)
         model = self._fitted_flow(device, dtype)
         scaling = getattr(model, side)
 
         def at_near_ones(x: torch.Tensor) -> Measured:
-            far = _are_far(scaling, x, dtype)
+            far = _are_far(scaling(x), dtype)
             if not far.any():
                 return work(x, model)
             # A point in the middle of the data takes their place, so that the flow meets numbers
@@ -549,7 +556,7 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         model = self._fitted_flow(device, torch.float64)
         model.quantities.check_score()
         scaling = getattr(model, side)
-        far = map_blocks(lambda x: _are_far(scaling, x, torch.float64), rows, device, n_jobs=1)
+        far = map_blocks(lambda x: _are_far(scaling(x), torch.float64), rows, device, n_jobs=1)
         _refuse_far(~torch.cat(far).cpu().numpy())
         # One generator draws for all blocks, one after the other.
         parts = map_blocks(
@@ -581,16 +588,31 @@ class FlowEstimator(CallbackSupportMixin, Storable):
         return self._coupling if hasattr(self, "_coupling") else resolve_coupling(self.coupling)
 
     def _solver(self) -> Solver:
-        atol, rtol = float(self.atol), float(self.rtol)
+        atol, rtol = resolve_atol(self.atol), float(self.rtol)
+        if self.solver == NESTED:
+            grading = self._calibration if isinstance(self._calibration, Grading) else UNGRADED
+            return grading.solver(atol, rtol, _AUTO_POINTS_ATOL if self.atol == "auto" else atol)
         if self._calibration is not None and self._calibration.method == self.solver:
             return self._calibration.solver(atol, rtol)
         return Solver(self.solver, atol, rtol)
 
 
-def _are_far(scaling: Scaling, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Which rows are too far outside for a flow of this precision, or have no place in its units:
-    shape (B,)."""
-    return ~(scaling(x).norm(dim=1) < _FARTHEST[dtype])
+def resolve_atol(atol: str | float) -> float:
+    """The tolerance of densities that is meant, in nats."""
+    return _AUTO_ATOL if isinstance(atol, str) else float(atol)
+
+
+def _rows_outside(rows: torch.Tensor, target: Scaling) -> list[torch.Tensor]:
+    """Rows in flow units that lie outside of those given, as data units have it: stretched about
+    the mean, and uniform in a wider box."""
+    found = [target(part) for part in points_outside(target.inverse(rows))]
+    return [part[~_are_far(part, torch.float32)][: len(rows) // 2] for part in found]
+
+
+def _are_far(u: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Which rows, in flow units, are too far outside for a flow of this precision, or have no place
+    in its units: shape (B,)."""
+    return ~(u.norm(dim=1) < _FARTHEST[dtype])
 
 
 def _refuse_far(finite: NDArray[np.bool_]) -> None:
@@ -604,6 +626,7 @@ def _refuse_far(finite: NDArray[np.bool_]) -> None:
         )
 
 
-def _flow_dtype(X: NDArray[Any]) -> torch.dtype:
-    """Precision of the flow: that of the rows."""
-    return torch.float32 if X.dtype == np.float32 else torch.float64
+def _flow_dtype(X: NDArray[Any], solver: str) -> torch.dtype:
+    """Precision of the flow: that of the rows, where the solver does not choose what its tolerance
+    needs."""
+    return torch.float32 if X.dtype == np.float32 and solver != NESTED else torch.float64

@@ -28,6 +28,7 @@ from skinterflow._files import SavedModelError
 from skinterflow._version import __version__
 from skinterflow.interflow.couplings import Independent, OptimalTransport
 from skinterflow.interflow.fields import AveragedField, ResidualMLP
+from skinterflow.interflow.grading import Grading
 from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import (
     EncodingDecoding,
@@ -69,6 +70,7 @@ _GIVEN: tuple[type, ...] = (
     Compose,
     EncodingDecoding,
     Gaussianize,
+    Grading,
     HeadedDrift,
     Independent,
     Linear,

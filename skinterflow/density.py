@@ -41,7 +41,13 @@ from skinterflow._estimator import (
 )
 from skinterflow._fitted import FittedFlow, without_error
 from skinterflow._fitting import N_CHECKS, STATISTICS_ROWS, Draw, Fold, History, Recipe, Run
-from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
+from skinterflow._flow_estimator import (
+    PARAMETER_CONSTRAINTS,
+    Ends,
+    FlowEstimator,
+    Sitting,
+    resolve_atol,
+)
 from skinterflow._groups import checked_groups, copies, warn_copies
 from skinterflow._limits import TimeBudget
 from skinterflow._regions import checked_levels, density_thresholds
@@ -191,10 +197,14 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         How the ODE is solved.  The first four work row by row.  "dopri5" ([1]_) takes the steps
         that the most difficult of the rows needs which are scored together, so that a row's result
         depends on its neighbours, within the tolerance.
-    atol, rtol : float, default=5e-3 and 1e-5
-        Accuracy wanted of a row: the estimated error of its log-density in nats, and of its
-        coordinates in flow units, is to be at most ``atol + rtol * size`` with the norm of both as
-        the size.  The estimate is cautious: most errors are far smaller.
+    atol : "auto" or float, default="auto"
+        Accuracy wanted of a row: the estimated error of a log-density or log-determinant in nats,
+        and of coordinates in flow units, is to be at most ``atol + rtol * size`` with the norm of
+        both as the size.  "auto" is 0.05 nats, for which the mean error is a few thousandths, and
+        0.005 for coordinates.  Tolerances that float32 can keep are kept in float32, whatever the
+        dtype of the rows.
+    rtol : float, default=1e-5
+        Part of the tolerance that grows with the size.
     divergence : "exact" or int, default="exact"
         "exact", or the number of Rademacher probes of a Hutchinson estimate, shared by all rows,
         for scoring very wide data.
@@ -333,7 +343,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         random_state: RandomStateLike = None,
         verbose: bool = False,
         solver: str = "rk4",
-        atol: float = 5e-3,
+        atol: str | float = "auto",
         rtol: float = 1e-5,
         divergence: str | int = "exact",
         device: str | torch.device = "cpu",
@@ -435,7 +445,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
             judging = self._judging_rows(X_val, sample_weight_val)
             device = resolve_device(self.device)
-            Solver(self.solver, float(self.atol), float(self.rtol))
+            Solver(self.solver, resolve_atol(self.atol), float(self.rtol))
             columns = self._fit_columns(warm, rows, *(rows for rows, _ in judging))
             codes = None if groups is None else self._group_codes(groups, rows, sample_weight)
             labels = [] if codes is None else [codes]
@@ -736,8 +746,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            float32 input is scored in float32, faster; anything else in float64.  A
-            ``numpy.memmap`` is read in blocks.
+            Results come in its dtype; what precision the flow works in follows from
+            `atol`. A ``numpy.memmap`` is read in blocks.
         return_error : bool, default=False
             Return the estimated errors, too.
         t : float in [0, 1] or None, default=None

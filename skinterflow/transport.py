@@ -35,7 +35,13 @@ from skinterflow._estimator import (
     weighted_rows,
 )
 from skinterflow._fitting import N_CHECKS, Draw, Fold
-from skinterflow._flow_estimator import PARAMETER_CONSTRAINTS, Ends, FlowEstimator, Sitting
+from skinterflow._flow_estimator import (
+    PARAMETER_CONSTRAINTS,
+    Ends,
+    FlowEstimator,
+    Sitting,
+    resolve_atol,
+)
 from skinterflow._limits import TimeBudget
 from skinterflow._rows import NOBODY, Reader, training_rows
 from skinterflow.interflow.couplings import Coupling
@@ -112,8 +118,14 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         Print the loss ten times.
     solver : {"rk4", "heun3", "midpoint", "euler", "dopri5"}, default="rk4"
         How the ODE is solved, see `InterpolantFlowDensity`.
-    atol, rtol : float, default=5e-3 and 1e-5
-        Accuracy wanted of a row, in flow units and nats.
+    atol : "auto" or float, default="auto"
+        Accuracy wanted of a row: the estimated error of a log-density or log-determinant in nats,
+        and of coordinates in flow units, is to be at most ``atol + rtol * size`` with the norm of
+        both as the size.  "auto" is 0.05 nats, for which the mean error is a few thousandths, and
+        0.005 for coordinates.  Tolerances that float32 can keep are kept in float32, whatever the
+        dtype of the rows.
+    rtol : float, default=1e-5
+        Part of the tolerance that grows with the size.
     divergence : "exact" or int, default="exact"
         "exact", or the number of probes of a Hutchinson estimate.
     device : {"cpu", "cuda", "cuda:1", "auto", ...} or torch.device, default="cpu"
@@ -197,7 +209,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         random_state: RandomStateLike = None,
         verbose: bool = False,
         solver: str = "rk4",
-        atol: float = 5e-3,
+        atol: str | float = "auto",
         rtol: float = 1e-5,
         divergence: str | int = "exact",
         device: str | torch.device = "cpu",
@@ -306,7 +318,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
                 weighted_rows(rows1, target_sample_weight, "target_sample_weight"),
             ]
             device = resolve_device(self.device)
-            Solver(self.solver, float(self.atol), float(self.rtol))
+            Solver(self.solver, resolve_atol(self.atol), float(self.rtol))
             sitting = self._sitting(
                 warm, events, budget, *(part for side in sides for part in side)
             )

@@ -10,7 +10,7 @@ import skinterflow
 
 ROOT = Path(skinterflow.__file__).parent
 ORDER = [
-    ["interflow.derivatives", "interflow.quadrature"],
+    ["interflow.derivatives", "interflow.quadrature", "interflow.snapshots"],
     [
         "interflow.interpolants",
         "interflow.times",
@@ -26,9 +26,10 @@ ORDER = [
         "interflow.marginals",
         "interflow.training",
         "interflow.sde",
+        "interflow.trajectories",
     ],
-    ["interflow.heads", "interflow.diagnostics", "interflow.bridges"],
-    ["interflow.objectives", "interflow.quantities"],
+    ["interflow.heads", "interflow.diagnostics", "interflow.bridges", "interflow.grading"],
+    ["interflow.objectives", "interflow.quantities", "interflow.nested"],
     ["interflow.flows", "interflow.mixtures"],
     ["interflow"],
     ["_version"],
