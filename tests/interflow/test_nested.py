@@ -13,10 +13,8 @@ from skinterflow.interflow.flows import Flow, Pushforward, points_outside
 from skinterflow.interflow.grading import LEVELS, UNGRADED
 from skinterflow.interflow.nested import Carrier
 from skinterflow.interflow.trajectories import Clock
-
-from .oracles import mixture
-from .test_fields import perturbed, points
-from .test_trajectories import Counted
+from tests.helpers import Counted, perturbed, points
+from tests.oracles import mixture
 
 
 def network(*widths, d=3, seed=0):

@@ -2,15 +2,14 @@
 
 import pytest
 import torch
-from skinterflow.interflow.latent import Brownian, StochasticInterpolant
 
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import AveragedField, ResidualMLP
 from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import Linear, Trigonometric
-
-from .oracles import mixture
-from .test_fields import perturbed, points
+from skinterflow.interflow.noise import Brownian, StochasticInterpolant
+from tests.helpers import perturbed, points
+from tests.oracles import mixture
 
 
 def network(*widths, activation="silu", d=3, seed=0):

@@ -11,28 +11,10 @@ from hypothesis import strategies as st
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.quadrature import clenshaw_curtis
 from skinterflow.interflow.trajectories import Clock, interpolation, refined, travel
-
-from .oracles import mixture
-from .test_fields import points
+from tests.helpers import Counted, points
+from tests.oracles import mixture
 
 DOUBLE = torch.float64
-
-
-class Counted(VelocityField):
-    """A field that counts velocities and divergences, of each row."""
-
-    def __init__(self, field):
-        super().__init__()
-        self.field, self.n_features = field, field.n_features
-        self.velocities, self.divergences = 0, 0
-
-    def forward(self, t, x):
-        self.velocities += len(x)
-        return self.field(t, x)
-
-    def value_and_divergence(self, t, x):
-        self.divergences += len(x)
-        return self.field.value_and_divergence(t, x)
 
 
 def log_density(found):
