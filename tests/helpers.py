@@ -18,6 +18,7 @@ from skinterflow.interflow import (
     Brownian,
     Calibration,
     Compose,
+    CustomField,
     EncodingDecoding,
     Fourier,
     Gaussianize,
@@ -115,6 +116,7 @@ EXAMPLES = {
     "Compose": lambda: Compose(
         [YeoJohnson(torch.ones(2)), Compose([]), Standardize(torch.zeros(2), torch.ones(2))]
     ),
+    "CustomField": lambda: CustomField(two_fields()[0], 3),
     "EncodingDecoding": EncodingDecoding,
     "Fourier": lambda: with_weights(Fourier(3)),
     "Gaussianize": lambda: Gaussianize(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skinterflow.interflow.derivatives import directional_slopes
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import VelocityField
 
@@ -75,9 +76,8 @@ class CustomField(VelocityField):
         if isinstance(self.function, VelocityField):
             return self.function.value_and_divergence(t, x)
         if self.n_estimates is not None:
-            # The probes have a fixed seed, so that they are the same in every call.
-            estimate = Hutchinson(_Forward(self), self.n_estimates).to(x)
-            return estimate.value_and_divergence(t, x)
+            probes = Hutchinson(self, self.n_estimates).probes.to(x)
+            return directional_slopes(lambda y: self(t, y), x, probes)
         n_rows = max(1, _SLOPE_NUMBERS // self.n_features**2)
         times = t.expand(len(x)).split(n_rows) if len(x) > n_rows else [t]
         parts = [self._with_slopes(*part) for part in zip(times, x.split(n_rows), strict=True)]
@@ -103,22 +103,6 @@ class CustomField(VelocityField):
                     )
                     divergence = divergence + slopes[:, j]
         return (value, divergence) if differentiable else (value.detach(), divergence.detach())
-
-
-class _Forward(VelocityField):
-    """A field without a divergence."""
-
-    def __init__(self, field: VelocityField) -> None:
-        super().__init__()
-        self.field = field
-        self.n_features = field.n_features
-
-    def forward(self, t: Tensor, x: Tensor) -> Tensor:
-        value: Tensor = self.field(t, x)
-        return value
-
-    def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
 
 
 def check_function(function: Callable[[Tensor, Tensor], Any], n_features: int) -> None:
