@@ -119,11 +119,10 @@ class Carrier:
         if x.dtype == torch.float32:  # it was asked for
             first = first._replace(precision=0)
         n_rows = max(1, _CHUNK_NUMBERS // (first.m * x.shape[1]))
-        return Carried(
-            *map(
-                torch.cat, zip(*(self._carry(part, first) for part in x.split(n_rows)), strict=True)
-            )
-        )
+        parts = []
+        for part in x.split(n_rows):
+            parts.append(self._carry(part, first))
+        return Carried(*map(torch.cat, zip(*parts, strict=True)))
 
     def _carry(self, x: Tensor, first: Level) -> Carried:
         waiting = {
@@ -161,12 +160,12 @@ class Carrier:
     def _worked(self, level: Level, groups: list[_Group], x: Tensor) -> _Group:
         """The groups as one, once they have what the level asks for."""
         dtype, n = _DTYPES[level.precision], None if self.kind == "points" else level.n
-        known = [
-            travel(self.field, x[rows], self.clock, level.m, n, dtype)
-            if trajectories is None
-            else refined(trajectories, self.field, self.clock, level.n, dtype, x.dtype)
-            for rows, trajectories, _ in groups
-        ]
+        known = []
+        for rows, trajectories, _ in groups:
+            if trajectories is None:
+                known.append(travel(self.field, x[rows], self.clock, level.m, n, dtype))
+            else:
+                known.append(refined(trajectories, self.field, self.clock, level.n, dtype, x.dtype))
         states = [
             self._state(level, one) if group.state is None else group.state
             for one, group in zip(known, groups, strict=True)
