@@ -1,10 +1,9 @@
 r"""What the signs of an error are worth, measured once on representative rows.
 
-A trajectory shows how far off it is by its defect, and its log-determinant by the roughness of the
-divergence (see
-:mod:`~skinterflow.interflow.trajectories`).  How large an error they stand for differs between fields, between numbers of nodes, and
-between rows like the data, along which everything is smooth, and rows far outside.  :func:`grade`
-compares both with accurate trajectories, for rows of all kinds, and takes the factors that bound
+The error of a trajectory shows in its defect, and that of its log-determinant in the roughness of
+the divergence (see :mod:`~skinterflow.interflow.trajectories`).  How large an error they stand for
+differs between fields, between numbers of nodes, and between rows like the data, along which
+everything is smooth, and rows far outside.  :func:`grade` compares both with accurate trajectories, for rows of all kinds, and takes the factors that bound
 the error of 97 rows in 100 of each kind.  Which of the two factors holds for a row follows from how
 far from the centre of the base it lies: rows outside of the data come to lie farther than any row
 of the data.

@@ -40,7 +40,10 @@ many where a device needs them."""
 class Clock:
     r"""Times from `t0` to `t1`, both in [0, 1] and in either order, at ``s`` from -1/2 to 1/2.
 
-    .. math:: t = 1 - u^2, \qquad u = (\tfrac12 - g) u_0 + (\tfrac12 + g) u_1, \qquad g = s - \frac{\sin 2\pi s}{8\pi}
+    .. math::
+
+        t = 1 - u^2, \qquad u = (\tfrac12 - g) u_0 + (\tfrac12 + g) u_1, \qquad
+        g = s - \frac{\sin 2\pi s}{8\pi}
 
     The map `g` takes some of the nodes, which Clenshaw and Curtis's rules crowd at the ends, to the
     middle, where divergences vary no less: measured, it halves the error of a rule of 13 nodes.
