@@ -33,6 +33,7 @@ COMMANDS = {
         "python benchmarks/cost.py solver --data-dir DIR --rows 100 --dtypes float64 --atols 0.1 "
         "0.01 0.001 0.0001"
     ),
+    "rates": "python benchmarks/rates.py --data-dir DIR --old DIR",
     "error_bars": "python benchmarks/error_bars.py",
     "paths": "python benchmarks/paths.py --targets checkerboard",
     "latent-checkerboard": "python benchmarks/latent.py checkerboard",
@@ -47,11 +48,12 @@ KEYS = {
     "defaults-large": ("data", "method"),
     "equal_time": ("data", "method", "precision"),
     "rnade": ("data", "method"),
+    "rates": ("data",),
     "paths": ("target", "choice"),
 }
 """Columns that say which row of an earlier run a new one replaces; files that are not listed are
 replaced whole."""
-_PLACES = {"data_dir", "directory", "plot", "timeout"}
+_PLACES = {"data_dir", "directory", "models", "old", "plot", "timeout"}
 """Options that change no figure."""
 _CHOICES = {"sets", "methods", "choices"}
 """Options that leave out rows."""

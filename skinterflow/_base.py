@@ -51,7 +51,7 @@ from skinterflow._persistence.mixin import SerializableMixin
 from skinterflow._persistence.registry import COUPLINGS, GAMMAS, INTERPOLANTS
 from skinterflow._persistence.values import check_fitted_values
 from skinterflow._predict.arguments import checked_noise, stochastic_solver
-from skinterflow._predict.model import FlowModel
+from skinterflow._predict.model import FlowModel, are_far
 from skinterflow._runtime import (
     RandomStateLike,
     all_or_nothing,
@@ -67,7 +67,8 @@ from skinterflow._runtime import (
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ACTIVATIONS, VelocityField
-from skinterflow.interflow.flows import Flow
+from skinterflow.interflow.flows import NESTED, Flow, points_outside
+from skinterflow.interflow.grading import UNGRADED, Grading
 from skinterflow.interflow.interpolants import Interpolant
 from skinterflow.interflow.noise import QUANTITIES, Gamma, StochasticInterpolant
 from skinterflow.interflow.objectives import PathObjective
@@ -75,7 +76,9 @@ from skinterflow.interflow.ode import ADAPTIVE_METHODS, FIXED_GRID_ORDERS, Calib
 from skinterflow.interflow.quantities import LearnedQuantities
 from skinterflow.interflow.scaling import Identity, Scaling
 
-_CALIBRATION_ROWS = 64
+_CALIBRATION_ROWS = 96
+_AUTO_ATOL, _AUTO_POINTS_ATOL = 0.05, 5e-3
+"""Meaning of ``atol="auto"``: nats for a log-density, flow units for coordinates."""
 _STUDENT_SHARE = 0.35
 """Fraction of `max_time` that is reserved for the distillation of a student."""
 _MOST_MODELS = 4
@@ -100,7 +103,7 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "random_state": ["random_state"],
     "verbose": ["verbose"],
     "solver": [StrOptions({*FIXED_GRID_ORDERS, *ADAPTIVE_METHODS}), Solver],
-    "atol": [Interval(Real, 0, 1e300, closed="right")],
+    "atol": [StrOptions({"auto"}), Interval(Real, 0, 1e300, closed="right")],
     "rtol": [Interval(Real, 0, 1e300, closed="both")],
     "divergence": [StrOptions({"exact"}), Interval(Integral, 1, 1_024, closed="both")],
     "device": [str, torch.device],
@@ -132,7 +135,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     activation: str
     random_state: RandomStateLike
     solver: str | Solver
-    atol: float
+    atol: str | float
     rtol: float
     divergence: str | int
     device: str | torch.device
@@ -151,7 +154,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     _path: StochasticInterpolant
     _trained: VelocityField
     _field: VelocityField
-    _calibration: Calibration | None
+    _calibration: Calibration | Grading | None
     _progress: State | None
     _n_features_out: int
     _models: dict[Any, FlowModel]
@@ -422,7 +425,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         trained: Trained,
         field: VelocityField,
         plan: Plan,
-        calibration: Calibration | None = None,
+        calibration: Calibration | Grading | None = None,
     ) -> None:
         """Set the attributes of the fitted model, on the CPU.
 
@@ -442,8 +445,8 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
 
     def _calibrated(
         self, field: VelocityField, trained: Trained, plan: Plan, context: FitContext
-    ) -> Calibration | None:
-        """Calibrate the steps of the solver on rows of the data.
+    ) -> Calibration | Grading | None:
+        """Calibrate the solver on rows of the data and on rows outside.
 
         Returns None if the flow ends at 0, the solver chooses its own steps, or there is no time.
         """
@@ -451,10 +454,14 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         if trained.end_time == 0 or own_steps or not context.budget.calibrates:
             return None
         generators = seeded_generators(step_seed(context.seed, Draw.CALIBRATION), context.device)
-        rows = plan.whole.train.batch(0, _CALIBRATION_ROWS, generators)[0]
+        rows = plan.whole.train.batch(0, _CALIBRATION_ROWS, generators)[0].double()
         flow = Flow(on_device(field, rows.device, torch.float64), end_time=trained.end_time)
+        outside = _rows_outside(rows, on_device(plan.target_scaling, rows.device, torch.float64))
+        base = on_device(trained.base, rows.device, torch.float64)
         try:
-            return flow.calibrate(rows.double(), cast(str, self.solver))
+            return flow.calibrate(
+                rows, cast(str, self.solver), outside, base if self._gaussian_source else None
+            )
         except (FloatingPointError, ValueError) as error:
             raise FloatingPointError(
                 "The training diverged: the trained field, or its divergence, is too large for the "
@@ -523,7 +530,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         Models are cached by device, precision and solver settings.
         """
         device = resolve_device_or_cpu(self.device)
-        dtype = dtype or (torch.float32 if rows.dtype == np.float32 else torch.float64)
+        dtype = dtype or self._flow_dtype(rows)
         key = (device, dtype, self.solver, self.atol, self.rtol, self.divergence)
         model = self._models.get(key)
         if model is None:
@@ -568,12 +575,32 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         # Models of release 0.1 saved only the parameter.
         return self._coupling if hasattr(self, "_coupling") else resolve_coupling(self.coupling)
 
+    def _flow_dtype(self, rows: NDArray[Any]) -> torch.dtype:
+        """Precision of the rows, unless the solver chooses the one that its tolerance needs."""
+        chosen = self._solver_of_parameters().method == NESTED
+        return torch.float32 if rows.dtype == np.float32 and not chosen else torch.float64
+
     def _solver(self) -> Solver:
-        if self._calibration is not None and self._calibration.method == self.solver:
-            return self._calibration.solver(float(self.atol), float(self.rtol))
-        return self._solver_of_parameters()
+        solver, calibration = self._solver_of_parameters(), self._calibration
+        if self.solver == NESTED:
+            grading = calibration if isinstance(calibration, Grading) else UNGRADED
+            points = _AUTO_POINTS_ATOL if self.atol == "auto" else solver.atol
+            return grading.solver(solver.atol, solver.rtol, points)
+        if isinstance(calibration, Calibration) and calibration.method == self.solver:
+            return calibration.solver(solver.atol, solver.rtol)
+        return solver
 
     def _solver_of_parameters(self) -> Solver:
         if isinstance(self.solver, Solver):
             return self.solver
-        return Solver(self.solver, float(self.atol), float(self.rtol))
+        atol = _AUTO_ATOL if isinstance(self.atol, str) else float(self.atol)
+        return Solver(self.solver, atol, float(self.rtol))
+
+
+def _rows_outside(rows: torch.Tensor, target: Scaling) -> list[torch.Tensor]:
+    """Rows in flow units that lie outside those of the data, in two ways.
+
+    In the units of the data they are stretched about the mean, and uniform in a wider box.
+    """
+    outside = [target(part) for part in points_outside(target.inverse(rows))]
+    return [part[~are_far(part, torch.float32)][: len(rows) // 2] for part in outside]

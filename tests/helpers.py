@@ -1,5 +1,6 @@
 """What tests of several files share."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -43,9 +44,11 @@ from skinterflow.interflow import (
     StochasticInterpolant,
     Trigonometric,
     VariancePreserving,
+    VelocityField,
     Whiten,
     YeoJohnson,
 )
+from skinterflow.interflow.grading import UNGRADED
 
 QUICK = {"hidden_layer_sizes": (16, 16), "max_iter": 30, "batch_size": 32, "random_state": 0}
 """Parameters of a fit that takes a fraction of a second."""
@@ -121,6 +124,12 @@ EXAMPLES = {
     "Fourier": lambda: with_weights(Fourier(3)),
     "Gaussianize": lambda: Gaussianize(
         torch.tensor([1]), torch.full((1, 2), 0.5), torch.tensor([[-1.0, 1.0]]), torch.ones(1, 2)
+    ),
+    "Grading": lambda: dataclasses.replace(
+        UNGRADED,
+        reach=3.0,
+        rule_errors=torch.ones(3, 2, dtype=torch.float64),
+        state_errors=torch.ones(3, 3, 2, dtype=torch.float64),
     ),
     "HeadedDrift": lambda: HeadedDrift(
         with_weights(SharedTrunk(2, 2, (4, 4))), ("b", "eta"), noisy_path()
@@ -264,3 +273,20 @@ def learned_gaussian():
 
 def draws_of_mixture(field, n):
     return field.target.sample(n, torch.default_generator)
+
+
+class Counted(VelocityField):
+    """A field that counts velocities and divergences, of each row."""
+
+    def __init__(self, field):
+        super().__init__()
+        self.field, self.n_features = field, field.n_features
+        self.velocities, self.divergences = 0, 0
+
+    def forward(self, t, x):
+        self.velocities += len(x)
+        return self.field(t, x)
+
+    def value_and_divergence(self, t, x):
+        self.divergences += len(x)
+        return self.field.value_and_divergence(t, x)

@@ -10,7 +10,7 @@ import skinterflow
 
 ROOT = Path(skinterflow.__file__).parent
 ORDER = [
-    ["interflow.derivatives", "interflow.quadrature", "interflow.warn"],
+    ["interflow.derivatives", "interflow.quadrature", "interflow.snapshots", "interflow.warn"],
     [
         "interflow.interpolants",
         "interflow.times",
@@ -26,9 +26,16 @@ ORDER = [
         "interflow.noise",
         "interflow.training",
         "interflow.sde",
+        "interflow.trajectories",
     ],
-    ["interflow.heads", "interflow.diagnostics", "interflow.bridges", "interflow.custom"],
-    ["interflow.quantities"],
+    [
+        "interflow.heads",
+        "interflow.diagnostics",
+        "interflow.bridges",
+        "interflow.custom",
+        "interflow.grading",
+    ],
+    ["interflow.quantities", "interflow.nested"],
     ["interflow.flows", "interflow.mixtures"],
     ["interflow.objectives"],
     ["interflow"],

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -24,9 +25,9 @@ from skinterflow._runtime import Generators, seeded_generators
 from skinterflow.exceptions import DistillationWarning
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.flows import Flow, Pushforward
+from skinterflow.interflow.grading import UNGRADED
 from skinterflow.interflow.noise import StochasticInterpolant
 from skinterflow.interflow.objectives import DistillationObjective
-from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.times import TimeLaw, stratified_uniform
 from skinterflow.interflow.training import train
@@ -42,14 +43,15 @@ _LEARNING_RATE = 5e-3
 _DIVERGENCE_WEIGHT = 0.25
 """Weight of the divergence's error relative to the velocity's, both relative to the mean square of
 their targets."""
-_SAMPLING_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
+_SAMPLING_SOLVER = UNGRADED.solver(atol=math.inf, rtol=0.0)
 _VALIDATION_ROWS = 512
 _TIMED_ROWS, _TIMED_TARGETS = 32, 512
 """Number of rows and of targets on which times are measured, and the minimum of each."""
 _VALIDATION_PART = 0.25
 """Fraction of the remaining time for validating the student."""
 _MIN_SECONDS = 1e-3
-_VALIDATION_SOLVER = Solver(n_steps=6, max_refinements=1, atol=math.inf)
+_VALIDATION_SOLVER = replace(UNGRADED.solver(atol=math.inf, rtol=0.0), start=(25, 25))
+"""Fine enough to compare two fields."""
 
 MAX_DISTILLATION_LOSS = 1.0
 """Held-out log-likelihood, in nats per row, that a student may lose before it is rejected."""

@@ -75,7 +75,7 @@ _TIMED_ROWS = 64
 _ONE_CHECK_PART, _CALIBRATION_PART = 0.02, 0.25
 """Maximum fractions of a time budget for one check, and for the calibration, which is skipped if it
 would take more."""
-_CALIBRATION_ROW_TIMES = 700
+_CALIBRATION_ROW_TIMES = 2_000
 """Number of held-out rows whose scoring takes as long as the calibration."""
 STATISTICS_ROWS = 8_192
 

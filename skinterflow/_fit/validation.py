@@ -16,8 +16,8 @@ from skinterflow._data.groups import grouped_folds, grouped_part
 from skinterflow._fit.limits import TimeBudget
 from skinterflow._fit.recipe import Recipe
 from skinterflow.interflow.flows import Pushforward
+from skinterflow.interflow.grading import UNGRADED
 from skinterflow.interflow.objectives import PathObjective
-from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.scaling import Scaling
 
 CROSS_FIT_BELOW = 2_000
@@ -34,8 +34,8 @@ the full flow first, the best of a family is the better criterion."""
 VALIDATION_ROW_TIMES = 512
 """Number of held-out rows times end times that a check evaluates over all members, the bound on its
 cost."""
-_VALIDATION_SOLVER = Solver(n_steps=3, max_refinements=1, atol=math.inf)
-"""Six steps and an extrapolation: its error is the same at every check, so that scores compare."""
+_VALIDATION_SOLVER = UNGRADED.solver(atol=math.inf, rtol=0.0)
+"""Twelve steps and divergences: its error is the same at every check, so that scores compare."""
 
 
 def held_out_rows(

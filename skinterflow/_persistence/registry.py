@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
 from skinterflow.interflow.custom import CustomField
 from skinterflow.interflow.fields import AveragedField, ResidualMLP
+from skinterflow.interflow.grading import Grading
 from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import (
     EncodingDecoding,
@@ -87,6 +88,7 @@ COMPONENTS = (
     Component(SeparateHeads),
     Component(SharedTrunk, has_weights=True),
     Component(Calibration),
+    Component(Grading),
     Component(Solver),
 )
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skinterflow.interflow.grading import KINDS, LEVELS, Grading
 from skinterflow.interflow.marginals import Bounds
 from skinterflow.interflow.ode import Calibration, Solver
 from skinterflow.interflow.scaling import Compose, Scaling
@@ -171,7 +172,10 @@ def _check_field(name: str, field: Any, n_features: int) -> None:
     )
 
 
-def _check_calibration(calibration: Calibration) -> None:
+def _check_calibration(calibration: Calibration | Grading) -> None:
+    if isinstance(calibration, Grading):
+        _check_grading(calibration)
+        return
     numbers = [
         *calibration.caution,
         *calibration.errors.flatten().tolist(),
@@ -185,6 +189,34 @@ def _check_calibration(calibration: Calibration) -> None:
     # Both raise for a method or nodes that a solver cannot have.
     Solver(calibration.method, nodes=calibration.nodes)
     calibration.solver(1e-3, 1e-3)
+
+
+def _check_grading(grading: Grading) -> None:
+    pairs = [grading.quadrature, *(getattr(grading, kind) for kind in KINDS)]
+    numbers = [factor for levels in pairs for pair in levels for factor in pair]
+    numbers += [
+        grading.reach,
+        grading.rounding,
+        grading.cost,
+        *grading.rule_errors.flatten().tolist(),
+    ]
+    numbers += grading.state_errors.flatten().tolist()
+    _require(all(0.0 <= number < math.inf for number in numbers), "_calibration", numbers)
+    _require(
+        all(
+            len(levels) == len(LEVELS) and all(len(pair) == 2 for pair in levels)
+            for levels in pairs
+        ),
+        "_calibration",
+        pairs,
+    )
+    shapes = grading.state_errors.shape == (len(KINDS), *grading.rule_errors.shape) and len(
+        grading.rule_errors
+    ) == len(LEVELS)
+    _require(
+        shapes and grading.rule_errors.ndim == 2, "_calibration", tuple(grading.state_errors.shape)
+    )
+    grading.solver(1e-3, 1e-3).first("density")
 
 
 def _probes(n_features: int, dtype: torch.dtype) -> Tensor:

@@ -174,7 +174,7 @@ class FlowModel:
     def _are_far(self, x: Tensor, side: str) -> Tensor:
         """Rows that are too far outside for this precision, or not finite in flow units."""
         # "Not below" instead of "above": NaN must count as far.
-        return ~(self._scaling(side)(x).norm(dim=1) < _FARTHEST[self.dtype])
+        return are_far(self._scaling(side)(x), self.dtype)
 
     def push(self, z: Tensor, t: float) -> Measured:
         """Carry rows of the source to time `t`, in target units; errors are in flow units."""
@@ -297,6 +297,11 @@ class FlowModel:
     def _split(self, solution: Solution) -> tuple[Tensor, Measured]:
         u, log_det, standard_error = self.flow.split(solution.y)
         return u, Measured(log_det, solution.error + standard_error, solution.unresolved)
+
+
+def are_far(u: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows in flow units that are too far outside for a flow of this precision, shape (B,)."""
+    return ~(u.norm(dim=1) < _FARTHEST[dtype])
 
 
 def without_error(value: Tensor) -> Measured:

@@ -30,6 +30,7 @@ from skinterflow.interflow.diagnostics import (
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
 from skinterflow.interflow.flows import AccuracyWarning, Diffusion, Flow, PathEstimate, Pushforward
+from skinterflow.interflow.grading import GradedSolver, Grading, grade
 from skinterflow.interflow.heads import HeadedDrift, Heads, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import (
     AffineInterpolant,
@@ -96,6 +97,8 @@ __all__ = [
     "Fourier",
     "Gamma",
     "Gaussianize",
+    "GradedSolver",
+    "Grading",
     "HeadedDrift",
     "Heads",
     "Hutchinson",
@@ -140,6 +143,7 @@ __all__ = [
     "best_epsilon",
     "bridge_defect",
     "calibrate",
+    "grade",
     "kl_bound",
     "kl_bound_by_velocity",
     "lipschitz_constant",

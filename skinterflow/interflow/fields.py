@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from skinterflow.interflow.snapshots import NetworkSnapshot, Snapshot, weighted_sum
+
 
 class Activation(NamedTuple):
     """A smooth scalar function, applied to every number of a tensor.
@@ -151,6 +153,20 @@ class VelocityField(nn.Module, ABC):
     def bind_path(self, path: nn.Module) -> None:
         """Use this object as the path that the drift follows from, if it follows from one."""
 
+    def at(self, t: Tensor, dtype: torch.dtype) -> Snapshot:
+        """The field at a time, shape (), ready for many rows: in `dtype` where it can, else in that
+        of the rows."""
+
+        def with_divergence(x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.value_and_divergence(t.to(x.dtype), x)
+
+        return Snapshot(
+            lambda x: self(t.to(x.dtype), x),
+            with_divergence,
+            None,
+            1.0 + (self.n_estimates or self.n_features),
+        )
+
     def hidden_weights(self) -> list[nn.Parameter]:
         """Weight matrices between layers, which Muon trains: none unless the field says so."""
         return []
@@ -249,6 +265,28 @@ class ModulatedMLP(nn.Module):
         *parts, gains = features.split([*self.hidden_layer_sizes * 2, self.n_heads], dim=-1)
         n_layers = len(self.layers)
         return parts[:n_layers], parts[n_layers:], gains
+
+    @torch.no_grad()
+    def _snapshot(self, t: Tensor, dtype: torch.dtype, mix: Tensor) -> Snapshot:
+        """The sum of the heads at a time, with the weights `mix`, shape (n_heads,)."""
+        scales, shifts, gains = self._modulations(t)
+        weights, biases = [], []
+        for index, (scale, shift) in enumerate(zip(scales, shifts, strict=True)):
+            weights.append((self._weight(index) * scale[:, None]).to(dtype))
+            biases.append(
+                torch.addcmul(shift, cast(nn.Linear, self.layers[index]).bias, scale).to(dtype)
+            )
+        mix = mix.to(gains)
+        shape = (self.n_heads, self.n_features)
+        return NetworkSnapshot(
+            weights,
+            biases,
+            [self._is_residual(index) for index in range(len(self.layers))],
+            torch.einsum("k,kdh->dh", mix, self.out.weight.unflatten(0, shape)).to(dtype),
+            (mix @ self.out.bias.unflatten(0, shape)).to(dtype),
+            float(mix @ gains),
+            *ACTIVATIONS[self.activation],
+        ).snapshot()
 
     def _is_residual(self, index: int) -> bool:
         return index > 0 and self.hidden_layer_sizes[index] == self.hidden_layer_sizes[index - 1]
@@ -358,6 +396,9 @@ class ResidualMLP(ModulatedMLP, VelocityField):
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
         scales, shifts, gain = self._modulations(t)
         return torch.addcmul(self.out(self._hidden(scales, shifts, x)), gain, x)
+
+    def at(self, t: Tensor, dtype: torch.dtype) -> Snapshot:
+        return self._snapshot(t, dtype, torch.ones(1))
 
     def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         if len(self.layers) <= 2:
@@ -469,3 +510,7 @@ class AveragedField(VelocityField):
             strict=True,
         )
         return torch.stack(values).mean(dim=0), torch.stack(divergences).mean(dim=0)
+
+    def at(self, t: Tensor, dtype: torch.dtype) -> Snapshot:
+        snapshots = [cast(VelocityField, member).at(t, dtype) for member in self.members]
+        return weighted_sum(snapshots, [1.0 / len(snapshots)] * len(snapshots))

@@ -31,10 +31,13 @@ from torch import Tensor, nn
 
 from skinterflow.interflow.derivatives import directional_slopes
 from skinterflow.interflow.fields import VelocityField
+from skinterflow.interflow.grading import GradedSolver, Grading, grade
+from skinterflow.interflow.nested import Carried, Carrier
 from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
 from skinterflow.interflow.quantities import Quantities
-from skinterflow.interflow.scaling import Identity, Scaling
+from skinterflow.interflow.scaling import Compose, Identity, Scaling
 from skinterflow.interflow.sde import NoiseLevel, StochasticSolver
+from skinterflow.interflow.trajectories import Clock
 from skinterflow.interflow.warn import warn
 
 
@@ -112,16 +115,49 @@ def warn_unresolved(n_unresolved: int, n_rows: int, solver: Solver) -> None:
     ...     warnings.simplefilter("always")
     ...     warn_unresolved(1, 10, Solver(n_steps=8, max_refinements=6))
     >>> print(caught[0].message)  # doctest: +ELLIPSIS
-    1 of 10 rows were left with an estimated error above atol=0.001, rtol=1e-05 after 512 steps; ...
+    1 of 10 rows were left with an estimated error above atol=0.001, rtol=1e-05 after 768 steps; ...
     """
     if n_unresolved:
         warn(
             f"{n_unresolved} of {n_rows} rows were left with an estimated error above "
             f"atol={solver.atol:g}, rtol={solver.rtol:g} after "
-            f"{solver.n_steps * 2**solver.max_refinements} steps; they may be far outside the "
-            "data. Raise atol to accept them.",
+            f"{GradedSolver.of(solver).finest_steps} steps; they may be far outside the data. "
+            "Raise atol to accept them.",
             AccuracyWarning,
         )
+
+
+NESTED = "rk4"
+"""The method whose trajectories take the log-determinant from nested quadrature rules; others solve
+for it beside the positions."""
+_STRETCH, _BOX = 2.5, 1.5
+
+
+def points_outside(x: Tensor) -> list[Tensor]:
+    """Points unlike those of a sample: stretched about their mean, and uniform in their box, which
+    is widened by half.
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, D)
+
+    Returns
+    -------
+    list of two Tensors of shape (B, D), always the same for the same points
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow.flows import points_outside
+    >>> points_outside(torch.tensor([[-1.0], [1.0]]))[0]
+    tensor([[-2.5000],
+            [ 2.5000]])
+    """
+    mean, low, high = x.mean(dim=0), x.amin(dim=0), x.amax(dim=0)
+    uniform = (
+        torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x) - 0.5
+    )
+    return [mean + _STRETCH * (x - mean), 0.5 * (low + high) + _BOX * (high - low) * uniform]
 
 
 class Flow:
@@ -186,13 +222,36 @@ class Flow:
     def transport(self, x: Tensor, t0: float, t1: float) -> Solution:
         """Carry points, shape (B, D), from time `t0` to `t1`; the error is that of the
         coordinates."""
-        return self.solver.solve(self.field, x, t0, t1)
+        if self.solver.method != NESTED:
+            return self.solver.solve(self.field, x, t0, t1)
+        carried = self._carried(x, t0, t1, "points")
+        return Solution(carried.end.to(x), carried.error.to(x), carried.unresolved)
 
     @torch.no_grad()
     def transport_with_logdet(self, x: Tensor, t0: float, t1: float) -> Solution:
         """As :meth:`transport`, with ``log |det dX_t1/dX_t0|`` beside the points, which is part of
         the error: see :meth:`split`."""
-        return self.solver.solve(self._velocity_and_divergence, self._with_logdet(x), t0, t1)
+        if self.solver.method != NESTED:
+            return self.solver.solve(self._velocity_and_divergence, self._with_logdet(x), t0, t1)
+        carried = self._carried(x, t0, t1, "log_det")
+        return Solution(
+            torch.cat([carried.end, carried.log_det], dim=1).to(x),
+            carried.error.to(x),
+            carried.unresolved,
+        )
+
+    @torch.no_grad()
+    def transport_to_base(self, x: Tensor, t: float, base: Scaling) -> Solution:
+        """As :meth:`transport_with_logdet` from time `t` to the base, but the error is that of the
+        log-density."""
+        if self.solver.method != NESTED:
+            return self.transport_with_logdet(x, t, 0.0)
+        carried = self._carried(x, t, 0.0, "density", lambda end: _weight(base, end.to(x)).double())
+        return Solution(
+            torch.cat([carried.end, carried.log_det], dim=1).to(x),
+            carried.error.to(x),
+            carried.unresolved,
+        )
 
     def split(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Points, shape (B, D), log-determinants, shape (B,), and the standard error of the latter.
@@ -210,12 +269,51 @@ class Flow:
         )
         return x, log_det, (deviation / n).sqrt()
 
-    def calibrate(self, x1: Tensor, method: str = "rk4") -> Calibration:
-        """Learn from representative points at the end time, shape (B, D), how to solve for others:
-        see :func:`ode.calibrate`."""
-        return calibrate(
-            self._velocity_and_divergence, self._with_logdet(x1), self.end_time, 0.0, method
+    def calibrate(
+        self,
+        x1: Tensor,
+        method: str = "rk4",
+        outside: Sequence[Tensor] | None = None,
+        base: Scaling | None = None,
+    ) -> Calibration | Grading:
+        """Learn from representative points at the end time how to solve for others: see
+        :func:`grade`, and :func:`calibrate`.
+
+        Parameters
+        ----------
+        x1 : Tensor of shape (B, D)
+        method : key of `FIXED_GRID_ORDERS`; "rk4" is graded, others are calibrated
+        outside : sequence of Tensors of shape (C, D)
+            Points that are unlike those, for the estimates to hold there.
+            None is points that are stretched about the mean, and uniform ones in a box around all.
+        base : Scaling, see `Pushforward`
+        """
+        if method != NESTED:
+            return calibrate(
+                self._velocity_and_divergence, self._with_logdet(x1), self.end_time, 0.0, method
+            )
+        base = base or Compose([])
+        outside = points_outside(x1) if outside is None else outside
+        return grade(
+            self.field,
+            x1,
+            outside,
+            Clock(self.end_time, 0.0),
+            lambda end: base_log_prob(base, end),
+            lambda end: _weight(base, end),
         )
+
+    def _carried(
+        self,
+        x: Tensor,
+        t0: float,
+        t1: float,
+        kind: str,
+        weights: Callable[[Tensor], Tensor] | None = None,
+    ) -> Carried:
+        return Carrier(
+            self.field, Clock(t0, t1), GradedSolver.of(self.solver).of_kind(kind), kind, weights
+        ).carry(x)
 
     def _velocity_and_divergence(self, t: Tensor, y: Tensor) -> Tensor:
         v, divergence = self.field.value_and_divergence(t, y[:, : self.field.n_features])
@@ -271,29 +369,30 @@ class Pushforward:
     def measured_log_prob(self, x: Tensor, t: float | None = None) -> Measured:
         """As :meth:`log_prob`, with the estimated error of every row and no warning."""
         t = self.flow.end_time if t is None else t
-        y, error, unresolved = self.flow.transport_with_logdet(x, t, 0.0)
+        y, error, unresolved = self.flow.transport_to_base(x, t, self.base)
         x0, log_det, standard_error = self.flow.split(y)
         return Measured(base_log_prob(self.base, x0) + log_det, error + standard_error, unresolved)
 
     @torch.no_grad()
     def log_prob_at(self, x: Tensor, t: Tensor) -> Tensor:
         """Log-density at points `x`, shape (B, D), each under the flow stopped at its own time `t`,
-        shape (B,), in one solve."""
-
-        def velocity_and_divergence(s: Tensor, y: Tensor) -> Tensor:
-            end = y[:, -1:]  # a row carries its end time with it, and clock s = 1 is that time
-            v, divergence = self.flow.field.value_and_divergence(end[:, 0] * s, y[:, :-2])
-            return torch.cat([end * v, end * divergence[:, None], torch.zeros_like(end)], dim=1)
-
-        y0 = torch.cat([x, x.new_zeros(len(x), 1), t[:, None].to(x)], dim=1)
-        y = self.flow.solver.solve(velocity_and_divergence, y0, 1.0, 0.0).y
-        return base_log_prob(self.base, y[:, :-2]) + y[:, -2]
+        shape (B,)."""
+        value = torch.empty_like(x[:, 0])
+        for time in t.unique().tolist():
+            rows = t == time
+            value[rows] = self.measured_log_prob(x[rows], time).value
+        return value
 
     def score(self, x: Tensor, t: float | None = None) -> Measured:
         """Gradient of :meth:`log_prob` at points `x`, shape (B, D): shape (B, D), nats per unit; by
         two solves, there and back."""
         t = self.flow.end_time if t is None else t
-        start, start_error, start_unresolved = self.flow.transport(x, t, 0.0)
+        with (
+            torch.no_grad()
+        ):  # by the same solver there and back: the score magnifies errors of the start
+            start, start_error, start_unresolved = self.flow.solver.solve(
+                self.flow.field, x, t, 0.0
+            )
         y0 = torch.cat([start, base_score(self.base, start)], dim=1)
         y, error, unresolved = self.flow.solver.solve(self._velocity_and_score_rate, y0, 0.0, t)
         return Measured(
@@ -532,6 +631,12 @@ def base_log_prob(base: Scaling, x0: Tensor) -> Tensor:
     """
     z = base.inverse(x0)
     return standard_normal_log_prob(z) - base.log_abs_det(z)
+
+
+def _weight(base: Scaling, x0: Tensor) -> Tensor:
+    """How much an error of base points may change their log-density, and a little more:
+    ``1 + |grad log rho_0|``, shape (B,)."""
+    return 1.0 + base_score(base, x0).norm(dim=1)
 
 
 def base_score(base: Scaling, x0: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from skinterflow.interflow.fields import ModulatedMLP, VelocityField
 from skinterflow.interflow.interpolants import AffineInterpolant, expand_as_leading
 from skinterflow.interflow.noise import QUANTITIES, StochasticInterpolant
+from skinterflow.interflow.snapshots import Snapshot, weighted_sum
 
 _LEAST_BETA = 0.05
 """On a one-sided path, the drift is evaluated at the nearest time at which the data have at least
@@ -104,6 +105,19 @@ class Heads(nn.Module, ABC):
         Tensor of shape (B, D) and Tensor of shape (B,)
         """
 
+    def at(self, t: Tensor, dtype: torch.dtype, weights: Sequence[Tensor | None]) -> Snapshot:
+        """The weighted sum of the fields at a time, shape (), ready for many rows: in `dtype` where
+        it can, else in that of the rows."""
+
+        def with_divergence(x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.combined(
+                t.to(x.dtype),
+                x,
+                [None if weight is None else weight.to(x.dtype) for weight in weights],
+            )
+
+        return Snapshot(lambda x: with_divergence(x)[0], with_divergence, None, 1.0)
+
     @abstractmethod
     def hidden_weights(self) -> list[nn.Parameter]:
         """Weight matrices between hidden layers, trained by Muon."""
@@ -151,6 +165,16 @@ class SeparateHeads(Heads):
                 )
         return value, divergence
 
+    def at(self, t: Tensor, dtype: torch.dtype, weights: Sequence[Tensor | None]) -> Snapshot:
+        taken = [
+            (cast(VelocityField, f), float(weight))
+            for f, weight in zip(self.fields, weights, strict=True)
+            if weight is not None
+        ]
+        return weighted_sum(
+            [field.at(t, dtype) for field, _ in taken], [weight for _, weight in taken]
+        )
+
     def hidden_weights(self) -> list[nn.Parameter]:
         return [
             weight
@@ -193,6 +217,13 @@ class SharedTrunk(ModulatedMLP, Heads):
     def forward(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         scales, shifts, gains = self._modulations(t)
         return self._read_out(self._hidden(scales, shifts, x), gains, x).unbind(-2)
+
+    def at(self, t: Tensor, dtype: torch.dtype, weights: Sequence[Tensor | None]) -> Snapshot:
+        return self._snapshot(
+            t,
+            dtype,
+            torch.stack([torch.zeros_like(t) if weight is None else weight for weight in weights]),
+        )
 
     def combined(
         self, t: Tensor, x: Tensor, weights: Sequence[Tensor | None]
@@ -284,6 +315,12 @@ class HeadedDrift(VelocityField):
 
     def bind_path(self, path: nn.Module) -> None:
         self.path = cast(StochasticInterpolant, path)
+
+    def at(self, t: Tensor, dtype: torch.dtype) -> Snapshot:
+        t = self._evaluation_time(t)
+        own, weights = self._weights(t)
+        snapshot = self.heads.at(t, dtype, weights)
+        return snapshot if own is None else weighted_sum([snapshot], [1.0], float(own))
 
     def hidden_weights(self) -> list[nn.Parameter]:
         return self.heads.hidden_weights()

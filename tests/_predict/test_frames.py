@@ -43,7 +43,7 @@ def walk(density, X, call, monkeypatch):
             frame = frame.f_back
         raise Reached(frames[::-1])
 
-    for name in ("forward", "value_and_divergence"):
+    for name in ("at", "forward", "value_and_divergence"):
         monkeypatch.setattr(AveragedField, name, velocity)
     with pytest.raises(Reached) as reached:
         call(density, X)
@@ -79,8 +79,8 @@ def test_the_model_is_built_once(iris, monkeypatch):
         density.score_samples(iris)
         density.transform(iris)
     assert len(built) == 1
-    density.score_samples(iris.astype(np.float32))
+    density.score_samples(iris.astype(np.float32))  # the solver chooses the precision
     density.set_params(atol=0.1).score_samples(iris)
-    assert len(built) == 3
+    assert len(built) == 2
     density.set_params(max_iter=5).fit(iris).score_samples(iris)
-    assert len(built) == 4
+    assert len(built) == 3

@@ -1,0 +1,70 @@
+"""A field at one time is the field, in either precision."""
+
+import pytest
+import torch
+
+from skinterflow.interflow.divergence import Hutchinson
+from skinterflow.interflow.fields import AveragedField, ResidualMLP
+from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, SharedTrunk
+from skinterflow.interflow.interpolants import Linear, Trigonometric
+from skinterflow.interflow.noise import Brownian, StochasticInterpolant
+from tests.helpers import perturbed, points
+from tests.oracles import mixture
+
+
+def network(*widths, activation="silu", d=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        return perturbed(ResidualMLP(d, widths, activation, generator=generator))
+
+
+def trunk(n_heads):
+    with torch.random.fork_rng():
+        return perturbed(SharedTrunk(3, n_heads, (6, 6, 6)))
+
+
+LATENT = StochasticInterpolant(Trigonometric(), Brownian())
+FIELDS = {
+    "deep": lambda: network(6, 6, 6),
+    "deep, of other widths": lambda: network(6, 6, 4, 8),
+    "one layer": lambda: network(6),
+    "two layers": lambda: network(6, 6),
+    "two layers of other widths": lambda: network(6, 4, activation="tanh"),
+    "elu": lambda: network(5, 5, 5, activation="elu"),
+    "average": lambda: AveragedField([network(6, 6, 6), network(5, 5, seed=1)]),
+    "mixture": lambda: mixture(3),
+    "heads of one trunk": lambda: HeadedDrift(trunk(2), ("v", "s"), LATENT).double(),
+    "separate heads": lambda: HeadedDrift(
+        SeparateHeads([network(6, 6, 6), network(6, 6)]), ("v", "eta"), LATENT
+    ).double(),
+    "one-sided": lambda: HeadedDrift(trunk(1), ("eta",), StochasticInterpolant(Linear())).double(),
+    "estimated": lambda: Hutchinson(network(6, 6, 6), 5),
+}
+
+
+@pytest.mark.parametrize("make", FIELDS.values(), ids=FIELDS)
+@pytest.mark.parametrize("t", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_snapshot_is_the_field(make, t, dtype):
+    field, time, x = make(), torch.tensor(t, dtype=torch.float64), points(9, 3)
+    with torch.no_grad():
+        snapshot = field.at(time, dtype)
+        given = x.to(snapshot.dtype or x.dtype)
+        v, divergence = field.value_and_divergence(time, x)
+        found = (snapshot.velocity(given), *snapshot.with_divergence(given))
+    tolerance = (
+        {"rtol": 1e-4, "atol": 1e-4}
+        if given.dtype == torch.float32
+        else {"rtol": 1e-9, "atol": 1e-9}
+    )
+    for expected, value in zip((v, v, divergence), found, strict=True):
+        assert value.dtype == given.dtype
+        torch.testing.assert_close(value.double(), expected, **tolerance)
+    assert torch.equal(given, x.to(given.dtype))  # nothing was worked out in place of the rows
+
+
+def test_parts_of_the_rows_make_the_whole(monkeypatch):
+    field, time, x = network(6, 6, 6), torch.tensor(0.3, dtype=torch.float64), points(64, 3)
+    whole = field.at(time, torch.float64).with_divergence(x)[1]
+    monkeypatch.setattr("skinterflow.interflow.snapshots._TANGENT_ELEMENTS", 8 * 3 * 6)
+    torch.testing.assert_close(field.at(time, torch.float64).with_divergence(x)[1], whole)
