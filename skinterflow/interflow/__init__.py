@@ -30,7 +30,7 @@ from skinterflow.interflow.diagnostics import (
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
 from skinterflow.interflow.flows import AccuracyWarning, Diffusion, Flow, PathEstimate, Pushforward
-from skinterflow.interflow.grading import GradedSolver, Grading, grade
+from skinterflow.interflow.grading import GradedSolver, Grading
 from skinterflow.interflow.heads import HeadedDrift, Heads, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import (
     AffineInterpolant,
@@ -143,7 +143,6 @@ __all__ = [
     "best_epsilon",
     "bridge_defect",
     "calibrate",
-    "grade",
     "kl_bound",
     "kl_bound_by_velocity",
     "lipschitz_constant",

@@ -3,10 +3,10 @@ r"""What the signs of an error are worth, measured once on representative rows.
 The error of a trajectory shows in its defect, and that of its log-determinant in the roughness of
 the divergence (see :mod:`~skinterflow.interflow.trajectories`).  How large an error they stand for
 differs between fields, between numbers of nodes, and between rows like the data, along which
-everything is smooth, and rows far outside.  :func:`grade` compares both with accurate trajectories, for rows of all kinds, and takes the factors that bound
-the error of 97 rows in 100 of each kind.  Which of the two factors holds for a row follows from how
-far from the centre of the base it lies: rows outside of the data come to lie farther than any row
-of the data.
+everything is smooth, and rows far outside.  :func:`grade` compares both with accurate trajectories,
+for rows of all kinds, and finds the factors that bound the error of 97 rows in 100 of each kind.
+Which of the two factors holds for a row follows from its distance from the centre of the base: rows
+outside the data end farther away than any row of the data.
 """
 
 from __future__ import annotations
@@ -170,6 +170,8 @@ class GradedSolver(Solver):
 
     Parameters
     ----------
+    method, atol, rtol, n_steps, max_refinements, nodes, caution
+        See `Solver`; of these the tolerances are used.
     grading : Grading
     finest : int, nodes of the finest trajectory
     points_atol : float or None, tolerance where only positions are asked for; None is `atol`
@@ -242,6 +244,10 @@ def grade(
     clock : Clock, to the base
     base_log_prob : callable, ends (B, D) to log-densities (B,)
     weights : callable, ends (B, D) to ``1 + |grad log rho_0|``, (B,)
+
+    Returns
+    -------
+    Grading
     """
     sets = [rows, *outside]
     x = torch.cat(sets)
