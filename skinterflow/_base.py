@@ -81,8 +81,8 @@ _AUTO_ATOL, _AUTO_POINTS_ATOL = 0.05, 5e-3
 """Meaning of ``atol="auto"``: nats for a log-density, flow units for coordinates."""
 _STUDENT_SHARE = 0.35
 """Fraction of `max_time` that is reserved for the distillation of a student."""
-_MOST_MODELS = 4
-"""Models that one estimator caches, for different devices, precisions and solver settings."""
+_MOST_KEPT = 8
+"""Models and thresholds that one estimator keeps, for different devices and settings."""
 
 PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
     "interpolant": [StrOptions(set(INTERPOLANTS)), Interpolant],
@@ -157,7 +157,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     _calibration: Calibration | Grading | None
     _progress: State | None
     _n_features_out: int
-    _models: dict[Any, FlowModel]
+    _cache: dict[Any, Any]
 
     _coupling: Coupling
     _batch_size: int = 512  # not saved by release 0.1
@@ -189,12 +189,12 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         super().__setstate__(state)
         if self.__sklearn_is_fitted__():
-            self._models = {}
+            self._cache = {}
 
     @classmethod
     def _rebuilt(cls, attributes: Mapping[str, Any]) -> Self:
         estimator = super()._rebuilt(attributes)
-        estimator._models = {}
+        estimator._cache = {}
         return estimator
 
     @classmethod
@@ -439,7 +439,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         self._field = field.cpu()
         self._calibration = calibration
         # Created here, because scikit-learn's checks forbid new attributes at prediction.
-        self._models = {}
+        self._cache = {}
         self._n_features_out = self.n_features_in_
         self.end_time_ = trained.end_time
 
@@ -525,19 +525,22 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         return resolve_columns(None, None, [""] * self.n_features_in_)
 
     def _model_for(self, rows: NDArray[Any], dtype: torch.dtype | None = None) -> FlowModel:
-        """Fitted model in the precision of the rows, or in `dtype`.
-
-        Models are cached by device, precision and solver settings.
-        """
+        """Fitted model in the precision of the rows, or in `dtype`; built once and kept."""
         device = resolve_device_or_cpu(self.device)
         dtype = dtype or self._flow_dtype(rows)
-        key = (device, dtype, self.solver, self.atol, self.rtol, self.divergence)
-        model = self._models.get(key)
-        if model is None:
-            if len(self._models) >= _MOST_MODELS:
-                self._models.clear()
-            model = self._models[key] = self._built_model(device, dtype)
+        model: FlowModel = self._kept(
+            ("model", device, dtype), lambda: self._built_model(device, dtype)
+        )
         return replace(model, n_jobs=self.n_jobs)
+
+    def _kept(self, name: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
+        """What follows from the fitted model: computed once for each setting of the solver."""
+        key = (*name, self.device, self.solver, self.atol, self.rtol, self.divergence)
+        if key not in self._cache:
+            if len(self._cache) >= _MOST_KEPT:
+                self._cache.clear()
+            self._cache[key] = compute()
+        return self._cache[key]
 
     def _built_model(self, device: torch.device, dtype: torch.dtype) -> FlowModel:
         drift, path = on_device(self._field, device, dtype), on_device(self._path, device, dtype)

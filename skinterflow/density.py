@@ -869,7 +869,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         n_samples : int, default=2_000
             Number of samples that are drawn and scored, the same for all levels.
         random_state : int, RandomState instance or None, default=None
-            Seed of the samples; None gives different samples at each call.
+            Seed of the samples.  The samples of a seed are drawn and scored once for a fitted model,
+            and so are those of None, which are random; a RandomState draws at each call.
         return_error : bool, default=False
             Whether to return the Monte Carlo errors as well.
 
@@ -907,11 +908,24 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         """
         self._check_usable()
         levels = checked_levels(level)
-        log_density, _ = self._log_density(
-            self._drawn(n_samples, random_state, self.end_time_), self.end_time_
-        )
+        log_density = self._log_density_of_samples(n_samples, random_state)
         threshold, error = (part[()] for part in density_thresholds(log_density, levels))
         return (threshold, error) if return_error else threshold
+
+    def _log_density_of_samples(
+        self, n_samples: int, random_state: RandomStateLike
+    ) -> NDArray[np.float64]:
+        """Log-densities of samples of the model; those of a seed are kept."""
+        n = checked_n_samples(n_samples, self.n_features_in_)
+        random = private_random_state(random_state)
+
+        def drawn() -> NDArray[np.float64]:
+            return self._log_density(self._drawn(n, random, self.end_time_), self.end_time_)[0]
+
+        if isinstance(random_state, np.random.RandomState):
+            return drawn()
+        log_density: NDArray[np.float64] = self._kept(("samples", n, random_state), drawn)
+        return log_density
 
     def contains(
         self,
@@ -932,8 +946,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         n_samples : int, default=2_000
             Number of samples from which :meth:`density_threshold` estimates the boundary.
         random_state : int, RandomState instance or None, default=None
-            Seed of the samples.  With None, results for rows close to the boundary may differ
-            between calls.
+            Seed of the samples, see :meth:`density_threshold`.
 
         Returns
         -------

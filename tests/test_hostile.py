@@ -431,7 +431,7 @@ def values_of(estimator):
         {
             name: value
             for name, value in vars(estimator).items()
-            if name not in ("_skl_callbacks", "_models")
+            if name not in ("_skl_callbacks", "_cache")
         },
         keep_objects=True,
     )

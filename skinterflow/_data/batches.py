@@ -8,6 +8,7 @@ number of rows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -53,6 +54,39 @@ class FlowRows(NamedTuple):
     u: Tensor
     weight: Tensor
     log_det: Tensor
+
+
+class RowBatch(NamedTuple):
+    """A batch of rows in flow units, shape (B, D), and their weights, shape (B,)."""
+
+    rows: Tensor
+    weight: Tensor
+
+
+class PairBatch(NamedTuple):
+    """A batch of pairs: base points or source rows with target rows.
+
+    Attributes
+    ----------
+    x0, x1 : Tensors of shape (B, D), or (K, B, D) for K members
+    weight : Tensor of shape (B,), or (K, B)
+    context : Tensor or None
+        What the rows are conditioned on, with their batch axes; None for a joint density.
+    """
+
+    x0: Tensor
+    x1: Tensor
+    weight: Tensor
+    context: Tensor | None = None
+
+    @classmethod
+    def stack(cls, parts: Sequence[PairBatch]) -> PairBatch:
+        """Batches of several members as one."""
+        x0, x1, weight = (
+            torch.stack([getattr(part, name) for part in parts]) for name in ("x0", "x1", "weight")
+        )
+        contexts = [part.context for part in parts if part.context is not None]
+        return cls(x0, x1, weight, torch.stack(contexts) if contexts else None)
 
 
 @dataclass(frozen=True)
@@ -139,7 +173,7 @@ class RowSource(ABC):
     """
 
     @abstractmethod
-    def batch(self, number: int, batch_size: int, generators: Generators) -> tuple[Tensor, Tensor]:
+    def batch(self, number: int, batch_size: int, generators: Generators) -> RowBatch:
         """Return a batch, in random order.
 
         Parameters
@@ -168,10 +202,10 @@ class NormalRows(RowSource):
     n_features: int
     device: torch.device
 
-    def batch(self, number: int, batch_size: int, generators: Generators) -> tuple[Tensor, Tensor]:
+    def batch(self, number: int, batch_size: int, generators: Generators) -> RowBatch:
         shape = batch_size, self.n_features
         rows = torch.randn(shape, generator=generators.device, device=self.device)
-        return rows, torch.ones(batch_size, device=self.device)
+        return RowBatch(rows, torch.ones(batch_size, device=self.device))
 
 
 class ShuffledRows(RowSource):
@@ -187,9 +221,9 @@ class ShuffledRows(RowSource):
         self.rows = rows
         self._order = ShuffledPasses(len(rows.u), rows.u.device, seed)
 
-    def batch(self, number: int, batch_size: int, generators: Generators) -> tuple[Tensor, Tensor]:
+    def batch(self, number: int, batch_size: int, generators: Generators) -> RowBatch:
         index = self._order.batch(number, batch_size)
-        return self.rows.u[index], self.rows.weight[index]
+        return RowBatch(self.rows.u[index], self.rows.weight[index])
 
     def __len__(self) -> int:
         return len(self.rows.u)
@@ -208,14 +242,14 @@ class StreamedRows(RowSource):
         self.reader = reader
         self._gaps = held_out.sort().values - torch.arange(len(held_out))
 
-    def batch(self, number: int, batch_size: int, generators: Generators) -> tuple[Tensor, Tensor]:
+    def batch(self, number: int, batch_size: int, generators: Generators) -> RowBatch:
         drawn = torch.randint(len(self), (batch_size,), generator=generators.cpu)
         # Shift the k-th training row by the number of held-out rows before it.
         rows = (drawn + torch.searchsorted(self._gaps, drawn, right=True)).sort().values
         u, weight, _ = self.reader.read(rows, generators.cpu)
         # A disk reads sorted rows faster, but the rows of a batch must be in random order.
         order = torch.randperm(batch_size, generator=generators.device, device=u.device)
-        return u[order], weight[order]
+        return RowBatch(u[order], weight[order])
 
     def __len__(self) -> int:
         return len(self.reader.X) - len(self._gaps)

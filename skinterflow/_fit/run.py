@@ -29,7 +29,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from skinterflow._data.batches import FlowRows
+from skinterflow._data.batches import FlowRows, PairBatch
 from skinterflow._fit.limits import Interruption, TimeBudget, timed
 from skinterflow._fit.recipe import Recipe
 from skinterflow._fit.validation import (
@@ -476,11 +476,10 @@ class Run:
             parts = [
                 _pairs(fold, number - self._first, self.recipe, generators) for fold in self.folds
             ]
-            x0, x1, weight = (
-                parts[0] if len(parts) == 1 else map(torch.stack, zip(*parts, strict=True))
-            )
+            pairs = parts[0] if len(parts) == 1 else PairBatch.stack(parts)
             objective = cast(PathObjective | Ensemble, self._training.objective)
-            yield (x0, x1, *objective.draw(x1, generators.device)), weight
+            drawn = objective.draw(pairs.x1, generators.device)
+            yield (pairs.x0, pairs.x1, *drawn), pairs.weight
 
 
 def _never_stop(run: Run) -> bool:
@@ -560,15 +559,13 @@ def check_steps(max_iter: int) -> list[int]:
     return [math.ceil(max_iter * (k / N_CHECKS) ** 2) for k in range(1, N_CHECKS + 1)]
 
 
-def _pairs(
-    fold: Fold, number: int, recipe: Recipe, generators: Generators
-) -> tuple[Tensor, Tensor, Tensor]:
+def _pairs(fold: Fold, number: int, recipe: Recipe, generators: Generators) -> PairBatch:
     """Coupled pairs of rows, with the products of their weights."""
     (x0, weight0), (x1, weight1) = (
         source.batch(number, recipe.batch_size, generators) for source in (fold.source, fold.train)
     )
     partners = recipe.coupling.partners(x0, x1)
-    return x0[partners], x1, weight0[partners] * weight1
+    return PairBatch(x0[partners], x1, weight0[partners] * weight1)
 
 
 @torch.no_grad()
@@ -580,7 +577,7 @@ def statistics_of(
         _pairs(fold, number, recipe, generators)
         for number in range(-(-n_rows // recipe.batch_size))
     ]
-    x0, x1, _ = map(torch.cat, zip(*parts, strict=True))
+    x0, x1 = torch.cat([part.x0 for part in parts]), torch.cat([part.x1 for part in parts])
     z = model.path.draw(x1, generators.device)
     return path_statistics(model.field, model.path, model.base(x0), x1, z)
 

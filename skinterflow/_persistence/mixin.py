@@ -26,7 +26,7 @@ from skinterflow._runtime import named_device
 from skinterflow.exceptions import SavedModelError
 
 _NOT_WRITTEN = {
-    "_models",
+    "_cache",
     "_metadata_request",
     "_skl_callbacks",
     "_skl_callbacks_to_teardown",
@@ -47,7 +47,7 @@ class SerializableMixin(BaseEstimator):
     """Private attributes that a fitted estimator may have."""
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in super().__getstate__().items() if name != "_models"}
+        state = {name: value for name, value in super().__getstate__().items() if name != "_cache"}
         tree, arrays = encode(state, keep_objects=True)
         return {"format_version": FORMAT_VERSION, "tree": tree, "arrays": arrays}
 

@@ -78,7 +78,7 @@ MODELS = {
 
 def attributes(model):
     """What belongs to the model: not the copies of it that are built for predictions."""
-    return {name: value for name, value in vars(model).items() if name != "_models"}
+    return {name: value for name, value in vars(model).items() if name != "_cache"}
 
 
 def by_file(model, path):

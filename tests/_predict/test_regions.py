@@ -162,3 +162,25 @@ def test_too_few_samples(normal):
 def test_unfitted(ask):
     with pytest.raises(NotFittedError, match="not fitted yet"):
         ask(InterpolantFlowDensity())
+
+
+def test_samples_are_drawn_once_for_a_model_and_a_seed(iris, monkeypatch):
+    density = InterpolantFlowDensity(**QUICK).fit(iris)
+    drawn, draw = [], InterpolantFlowDensity._drawn
+    monkeypatch.setattr(
+        InterpolantFlowDensity, "_drawn", lambda self, *rest: drawn.append(1) or draw(self, *rest)
+    )
+    few = {"n_samples": 50}
+    first = density.density_threshold(0.5, random_state=0, **few)
+    assert density.density_threshold(0.5, random_state=0, **few) == first
+    density.contains(iris[:1], 0.9, random_state=0, **few)
+    assert len(drawn) == 1
+    unseeded = [density.density_threshold(0.5, **few) for _ in range(3)]
+    assert len(set(unseeded)) == 1
+    assert len(drawn) == 2
+    random = np.random.RandomState(0)
+    assert len({density.density_threshold(0.5, random_state=random, **few) for _ in range(2)}) == 2
+    density.set_params(atol=0.1).density_threshold(0.5, random_state=0, **few)
+    assert len(drawn) == 5
+    density.set_params(max_iter=5).fit(iris)
+    assert density.density_threshold(0.5, random_state=0, **few) != first
