@@ -33,7 +33,7 @@ from skinterflow._data.degenerate import (
 )
 from skinterflow._data.scaling import estimate_bounds, estimate_scaling
 from skinterflow._runtime import as_float
-from skinterflow.interflow.flows import Measured
+from skinterflow.interflow.flows import Estimate
 from skinterflow.interflow.quadrature import fejer
 from skinterflow.interflow.scaling import Compose, Scaling
 
@@ -128,10 +128,10 @@ class Columns:
 
     def log_mass(
         self,
-        log_density: Callable[[Tensor], Measured],
+        log_density: Callable[[Tensor], Estimate],
         x: Tensor,
         tolerance: Callable[[Tensor], Tensor],
-    ) -> Measured:
+    ) -> Estimate:
         """Logarithm of the density integrated over the cells of whole numbers, shape (B,).
 
         The error includes the difference of two quadrature rules.  Rows for which the difference is
@@ -159,11 +159,11 @@ class Columns:
             for whole, part in zip(result, finer, strict=True):
                 whole[rows] = part
         unresolved = result.unresolved | (difference > tolerance(result.value[:, None]))
-        return Measured(result.value, result.error + difference, unresolved)
+        return Estimate(result.value, result.error + difference, unresolved)
 
     def _integrals(
-        self, log_density: Callable[[Tensor], Measured], x: Tensor, rules: CellRules
-    ) -> tuple[Tensor, Measured]:
+        self, log_density: Callable[[Tensor], Estimate], x: Tensor, rules: CellRules
+    ) -> tuple[Tensor, Estimate]:
         """Log-integrals over the cells by the coarse rule, and by the fine one with errors."""
         nodes = np.zeros((len(rules.offsets), len(self.whole)))
         nodes[:, self.whole] = rules.offsets
@@ -177,7 +177,7 @@ class Columns:
             for log_weights in (rules.coarse, rules.fine)
         )
         error = (fine.softmax(dim=0) * error).sum(dim=0)
-        return coarse.logsumexp(dim=0), Measured(
+        return coarse.logsumexp(dim=0), Estimate(
             fine.logsumexp(dim=0), error, unresolved.any(dim=0)
         )
 

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from skinterflow._data.columns import Columns
 from skinterflow.interflow.derivatives import directional_derivative
-from skinterflow.interflow.flows import Diffusion, Flow, Measured, Pushforward, warn_unresolved
+from skinterflow.interflow.flows import Diffusion, Estimate, Flow, Pushforward, warn_unresolved
 from skinterflow.interflow.ode import Solution
 from skinterflow.interflow.quantities import LearnedQuantities
 from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.sde import NoiseLevel, StochasticSolver
 
-Question = Callable[..., Measured]
+Question = Callable[..., Estimate]
 """A method of :class:`FlowModel` that takes rows and further arguments such as a time."""
 
 _BLOCK_ROWS = 2**14
@@ -150,7 +150,7 @@ class FlowModel:
 
     def _answer(
         self, question: Question, X: NDArray[Any], arguments: Sequence[Any], side: str
-    ) -> Measured:
+    ) -> Estimate:
         """Evaluate one block; rows that are too far outside get minus infinity."""
         with torch.no_grad():  # gradient mode is local to a thread, so each one sets it
             x = self._tensor(X)
@@ -163,7 +163,7 @@ class FlowModel:
             near = torch.where(far[:, None], middle, x)
             value, error, unresolved = question(self, near, *arguments)
             value[far], error[far] = -torch.inf, torch.inf
-            return Measured(value, error, unresolved | far)
+            return Estimate(value, error, unresolved | far)
 
     def _tensor(self, X: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(X, dtype=np.float64)).to(self.device)
@@ -176,17 +176,17 @@ class FlowModel:
         # "Not below" instead of "above": NaN must count as far.
         return are_far(self._scaling(side)(x), self.dtype)
 
-    def push(self, z: Tensor, t: float) -> Measured:
+    def push(self, z: Tensor, t: float) -> Estimate:
         """Carry rows of the source to time `t`, in target units; errors are in flow units."""
         u, error, unresolved = self.flow.transport(self.source(z).to(self.dtype), 0.0, t)
-        return Measured(self.target.inverse(u.double()), error, unresolved)
+        return Estimate(self.target.inverse(u.double()), error, unresolved)
 
-    def pull(self, x: Tensor, t: float) -> Measured:
+    def pull(self, x: Tensor, t: float) -> Estimate:
         """Carry rows at time `t`, in target units, to the source."""
         u, error, unresolved = self.flow.transport(self.target(x).to(self.dtype), t, 0.0)
-        return Measured(self.source.inverse(u.double()), error, unresolved)
+        return Estimate(self.source.inverse(u.double()), error, unresolved)
 
-    def push_log_det(self, z: Tensor, t: float) -> Measured:
+    def push_log_det(self, z: Tensor, t: float) -> Estimate:
         """Return ``log |det|`` of the map from the source to time `t`, at rows of the source."""
         u, log_det = self._split(
             self.flow.transport_with_logdet(self.source(z).to(self.dtype), 0.0, t)
@@ -196,7 +196,7 @@ class FlowModel:
             value=self.source.log_abs_det(z) + log_det.value - self.target.log_abs_det(x)
         )
 
-    def pull_log_det(self, x: Tensor, t: float) -> Measured:
+    def pull_log_det(self, x: Tensor, t: float) -> Estimate:
         """Return ``log |det|`` of the map from time `t` to the source, at rows at time `t`."""
         u, log_det = self._split(
             self.flow.transport_with_logdet(self.target(x).to(self.dtype), t, 0.0)
@@ -206,20 +206,20 @@ class FlowModel:
             value=self.target.log_abs_det(x) + log_det.value - self.source.log_abs_det(z)
         )
 
-    def log_mass(self, x: Tensor, t: float) -> Measured:
+    def log_mass(self, x: Tensor, t: float) -> Estimate:
         """Return :meth:`log_prob` integrated over the cells of columns of whole numbers."""
         return self.columns.log_mass(lambda x: self.log_prob(x, t), x, self.flow.solver.tolerance)
 
-    def log_prob(self, x: Tensor, t: float) -> Measured:
+    def log_prob(self, x: Tensor, t: float) -> Estimate:
         """Return the log-density at time `t`, in target units, for a Gaussian source."""
         measured = self._density().measured_log_prob(self.target(x).to(self.dtype), t)
         return measured._replace(value=measured.value + self.target.log_abs_det(x))
 
-    def score(self, x: Tensor, t: float) -> Measured:
+    def score(self, x: Tensor, t: float) -> Estimate:
         """Return the gradient of :meth:`log_prob` at time `t`, carried along the flow."""
         return self._in_units(x, self._density().score(self.target(x).to(self.dtype), t))
 
-    def path_score(self, x: Tensor, t: float) -> Measured:
+    def path_score(self, x: Tensor, t: float) -> Estimate:
         """Return the score of the path at time `t`: learned, or computed from the drift."""
         self.quantities.check_score()
         self.quantities.check_gain(t)
@@ -231,7 +231,7 @@ class FlowModel:
             ),
         )
 
-    def _in_units(self, x: Tensor, measured: Measured) -> Measured:
+    def _in_units(self, x: Tensor, measured: Estimate) -> Estimate:
         """Convert scores at rows `x` from flow units to target units.
 
         The chain rule: the gradient of ``target(x) @ score + log_abs_det(x)`` with fixed score.
@@ -243,13 +243,13 @@ class FlowModel:
             ).sum()
             return measured._replace(value=torch.autograd.grad(total, x)[0])
 
-    def velocity(self, x: Tensor, t: float) -> Measured:
+    def velocity(self, x: Tensor, t: float) -> Estimate:
         """Return the velocity at time `t`, in target units per unit of time."""
         u = self.target(x)
         v = self.flow.field(torch.tensor(t, dtype=self.dtype, device=u.device), u.to(self.dtype))
         return without_error(directional_derivative(self.target.inverse, u, v.double())[1])
 
-    def trajectory(self, x: Tensor, times: Sequence[float]) -> Measured:
+    def trajectory(self, x: Tensor, times: Sequence[float]) -> Estimate:
         """Return the positions of rows at all times, in target units, shape (B, len(times), D).
 
         The rows are at `x` at ``times[0]``; the error is the sum over the intervals.
@@ -261,7 +261,7 @@ class FlowModel:
             step = self.flow.transport(u, t0, t1)
             u, error, unresolved = step.y, error + step.error, unresolved | step.unresolved
             positions.append(self.target.inverse(u.double()))
-        return Measured(torch.stack(positions, dim=1), error, unresolved)
+        return Estimate(torch.stack(positions, dim=1), error, unresolved)
 
     def diffuse(
         self,
@@ -294,9 +294,9 @@ class FlowModel:
     def _density(self) -> Pushforward:
         return Pushforward(self.flow, self.quantities.base)
 
-    def _split(self, solution: Solution) -> tuple[Tensor, Measured]:
+    def _split(self, solution: Solution) -> tuple[Tensor, Estimate]:
         u, log_det, standard_error = self.flow.split(solution.y)
-        return u, Measured(log_det, solution.error + standard_error, solution.unresolved)
+        return u, Estimate(log_det, solution.error + standard_error, solution.unresolved)
 
 
 def are_far(u: Tensor, dtype: torch.dtype) -> Tensor:
@@ -304,16 +304,16 @@ def are_far(u: Tensor, dtype: torch.dtype) -> Tensor:
     return ~(u.norm(dim=1) < _FARTHEST[dtype])
 
 
-def without_error(value: Tensor) -> Measured:
+def without_error(value: Tensor) -> Estimate:
     """Wrap values of shape (B, ...) that need no ODE solve, with an error of zero."""
-    return Measured(
+    return Estimate(
         value,
         value.new_zeros(len(value)),
         torch.zeros(len(value), dtype=torch.bool, device=value.device),
     )
 
 
-def _with_one_thread(work: Callable[..., Measured], *arguments: Any) -> Measured:
+def _with_one_thread(work: Callable[..., Estimate], *arguments: Any) -> Estimate:
     """Run `work` with one torch thread in this worker thread, which ends with the call."""
     torch.set_num_threads(1)
     return work(*arguments)

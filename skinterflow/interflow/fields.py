@@ -102,7 +102,7 @@ class VelocityField(nn.Module, ABC):
 
     Examples
     --------
-    A field of one's own that turns the plane by half a turn, and leaves volumes as they are.
+    A custom field that turns the plane by half a turn and preserves volumes.
 
     >>> import math, torch
     >>> from skinterflow.interflow import Flow, VelocityField
@@ -134,7 +134,7 @@ class VelocityField(nn.Module, ABC):
         Parameters
         ----------
         t : Tensor of shape () or (B,)
-            Two hidden layers take any shape that broadcasts with the batch axes of `x`, too.
+            With two hidden layers, also any shape that broadcasts with the batch axes of `x`.
         x : Tensor of shape (B, D)
 
         Returns
@@ -462,7 +462,7 @@ class ResidualMLP(ModulatedMLP, VelocityField):
         return values, divergences
 
     def _deep(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Any number of hidden layers: tangents of shape (D, B, H) beside the values of shape (B,
+        """Any number of hidden layers: tangents of shape (D, B, H) with the values of shape (B,
         H)."""
         scales, shifts, gain = self._modulations(t)
         h, tangents = self._hidden_with_tangents(scales, shifts, x)

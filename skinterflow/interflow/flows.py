@@ -64,7 +64,7 @@ class AccuracyWarning(UserWarning):
     """
 
 
-class Measured(NamedTuple):
+class Estimate(NamedTuple):
     """A number or vector per row, and how accurate it is.
 
     Attributes
@@ -129,7 +129,7 @@ def warn_unresolved(n_unresolved: int, n_rows: int, solver: Solver) -> None:
 
 NESTED = "rk4"
 """The method whose trajectories take the log-determinant from nested quadrature rules; others solve
-for it beside the positions."""
+for it together with the positions."""
 _STRETCH, _BOX = 2.5, 1.5
 
 
@@ -229,7 +229,7 @@ class Flow:
 
     @torch.no_grad()
     def transport_with_logdet(self, x: Tensor, t0: float, t1: float) -> Solution:
-        """As :meth:`transport`, with ``log |det dX_t1/dX_t0|`` beside the points, which is part of
+        """As :meth:`transport`, with ``log |det dX_t1/dX_t0|`` next to the points, which is part of
         the error: see :meth:`split`."""
         if self.solver.method != NESTED:
             return self.solver.solve(self._velocity_and_divergence, self._with_logdet(x), t0, t1)
@@ -320,7 +320,7 @@ class Flow:
         return torch.cat([v, divergence.reshape(len(v), -1)], dim=1)
 
     def _with_logdet(self, x: Tensor) -> Tensor:
-        """Points beside their log-determinants, which start at zero: one column, or one for each
+        """Points with their log-determinants, which start at zero: one column, or one for each
         estimate."""
         return torch.cat([x, x.new_zeros(len(x), self.field.n_estimates or 1)], dim=1)
 
@@ -366,12 +366,12 @@ class Pushforward:
         warn_unresolved(int(measured.unresolved.sum()), len(x), self.flow.solver)
         return measured.value
 
-    def measured_log_prob(self, x: Tensor, t: float | None = None) -> Measured:
+    def measured_log_prob(self, x: Tensor, t: float | None = None) -> Estimate:
         """As :meth:`log_prob`, with the estimated error of every row and no warning."""
         t = self.flow.end_time if t is None else t
         y, error, unresolved = self.flow.transport_to_base(x, t, self.base)
         x0, log_det, standard_error = self.flow.split(y)
-        return Measured(base_log_prob(self.base, x0) + log_det, error + standard_error, unresolved)
+        return Estimate(base_log_prob(self.base, x0) + log_det, error + standard_error, unresolved)
 
     @torch.no_grad()
     def log_prob_at(self, x: Tensor, t: Tensor) -> Tensor:
@@ -383,7 +383,7 @@ class Pushforward:
             value[rows] = self.measured_log_prob(x[rows], time).value
         return value
 
-    def score(self, x: Tensor, t: float | None = None) -> Measured:
+    def score(self, x: Tensor, t: float | None = None) -> Estimate:
         """Gradient of :meth:`log_prob` at points `x`, shape (B, D): shape (B, D), nats per unit; by
         two solves, there and back."""
         t = self.flow.end_time if t is None else t
@@ -395,7 +395,7 @@ class Pushforward:
             )
         y0 = torch.cat([start, base_score(self.base, start)], dim=1)
         y, error, unresolved = self.flow.solver.solve(self._velocity_and_score_rate, y0, 0.0, t)
-        return Measured(
+        return Estimate(
             y.tensor_split(2, dim=1)[1], start_error + error, start_unresolved | unresolved
         )
 

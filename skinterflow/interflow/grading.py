@@ -32,14 +32,14 @@ from skinterflow.interflow.trajectories import (
 
 LEVELS = (7, 13, 25)
 """Nodes of the trajectories and rules whose factors are measured; those of the last hold for finer
-ones, too."""
+ones as well."""
 KINDS = ("points", "log_det", "density")
 """What may be asked for: positions, positions and log-determinants, or log-densities."""
 STARTS = ((13, 13), (25, 13), (25, 25))
 """Nodes of trajectory and rule that rows may start with; each is refined by doubling."""
 _USUAL = 13
 FINEST = 385
-"""Nodes of the finest trajectory that a graded solver goes on to; four times as many for tight
+"""Nodes of the finest trajectory that a graded solver uses; four times as many for tight
 tolerances."""
 _TIGHT = 1e-4
 _REFERENCE = 49
@@ -52,7 +52,7 @@ _TYPICAL_DISTANCE = 4.0
 _ROUNDING_SHARE = 0.1
 """Largest part of a tolerance that the rounding of float32 may take of typical rows."""
 _STAGES = 3
-"""Velocities of a step, beside the one at its node."""
+"""Velocities of a step, in addition to the one at its node."""
 
 Pair = tuple[float, float]
 """Factors for rows like those of the data, and for rows outside."""

@@ -215,7 +215,7 @@ class Carrier:
     def _sent_on(
         self, level: Level, group: _Group, graded: _Graded, rows: torch.dtype
     ) -> Iterator[tuple[Level, _Group]]:
-        """The rows above their tolerances, with the levels that they go on to; none where all is
+        """The rows above their tolerances, with their next levels; none where all is
         done that may help."""
         assert group.known is not None
         assert group.state is not None

@@ -3,7 +3,7 @@ r"""Integration of ``dX/dt = v_t(X)``: accurate row by row.
 torchdiffeq does the stepping.  Its adaptive methods share one step size over the batch, so a row's
 result would depend on its neighbours; its fixed-grid methods take the grid as given and keep rows
 apart.  Accuracy per row therefore comes from *refinement*: every row is solved on a grid of ``n``
-and of ``2 n`` steps, their distance estimates its error, and only the rows above tolerance go on to
+and of ``2 n`` steps, their distance estimates its error, and only the rows above tolerance continue to
 ``4 n, 8 n, ...`` up to a bound.  For adaptive methods a tolerance and a tenth of it take the place
 of ``n`` and ``2 n`` steps.  Where the steps lie and how many a tolerance needs is measured once, on
 representative rows (:func:`calibrate`); before that, grids are uniform in ``u`` with ``t = 1 -
@@ -38,7 +38,7 @@ _STEP_COUNTS = (2, 4, 8)
 _N_STRETCHES = 8
 _COVERAGE = 0.95
 _FINEST_STEPS = 512
-"""Steps of the finest grid that a calibrated solver goes on to."""
+"""Steps of the finest grid that a calibrated solver uses."""
 
 
 class Solution(NamedTuple):
@@ -104,7 +104,7 @@ class Solver:
 
     Examples
     --------
-    A row's result does not depend on the rows beside it, which may take more steps.
+    A row's result does not depend on the other rows, which may take more steps.
 
     >>> import torch
     >>> from skinterflow.interflow import Solver

@@ -12,7 +12,7 @@ both are, row by row and at no cost:
   the rule.  It is more reliable than the difference of two nested rules, which may agree by chance.
 
 Rows pass in blocks of one fixed shape, padded: matrix products round differently for different
-numbers of rows, and no row may depend on the rows beside it.
+numbers of rows, and no row may depend on other rows.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from skinterflow import DegenerateDataWarning, InterpolantFlowDensity
 from skinterflow._data.batches import Reader, training_rows
 from skinterflow._data.columns import cell_rules, resolve_columns
 from skinterflow._runtime import seeded_generators
-from skinterflow.interflow.flows import Measured
+from skinterflow.interflow.flows import Estimate
 from skinterflow.interflow.marginals import Bounds
 from skinterflow.interflow.scaling import Compose, Standardize
 from tests.helpers import QUICK
@@ -269,7 +269,7 @@ def test_diagnosis_spreads_whole_numbers():
 def wave(x):
     """Smooth for cells of the second column around 2, and steep in those around 7."""
     steep = -80.0 * (x[:, 1] - 7.0) * ((x[:, 1] - 7.0).abs() < 1.0)
-    return Measured(
+    return Estimate(
         torch.sin(2.0 * x[:, 1]) + x[:, 0] + steep, 0.1 * torch.ones(len(x)), x[:, 1] > 20.0
     )
 
@@ -303,7 +303,7 @@ def test_cell_that_no_rule_resolves_is_counted():
     x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
 
     def jumping(rows):
-        return Measured(
+        return Estimate(
             torch.where(rows[:, 0] < 0.313, 5e3 * rows[:, 0], 0.0),
             torch.zeros(len(rows)),
             torch.zeros(len(rows), dtype=bool),
