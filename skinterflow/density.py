@@ -869,8 +869,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         n_samples : int, default=2_000
             Number of samples that are drawn and scored, the same for all levels.
         random_state : int, RandomState instance or None, default=None
-            Seed of the samples.  The samples of a seed are drawn and scored once for a fitted model,
-            and so are those of None, which are random; a RandomState draws at each call.
+            Seed of the samples.  The samples of a seed are drawn and scored once for a fitted
+            model, and so are those of None, which are random; a RandomState draws at each call.
         return_error : bool, default=False
             Whether to return the Monte Carlo errors as well.
 
