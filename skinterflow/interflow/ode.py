@@ -1,13 +1,13 @@
 r"""Integration of ``dX/dt = v_t(X)``: accurate row by row.
 
-torchdiffeq does the stepping.  Its adaptive methods share one step size over the batch, so a row's
+torchdiffeq does the stepping. Its adaptive methods share one step size over the batch, so a row's
 result would depend on its neighbours; its fixed-grid methods take the grid as given and keep rows
-apart.  Accuracy per row therefore comes from *refinement*: every row is solved on a grid of ``n``
+apart. Accuracy per row therefore comes from *refinement*: every row is solved on a grid of ``n``
 and of ``2 n`` steps, their distance estimates its error, and only the rows above tolerance continue
-to ``4 n, 8 n, ...`` up to a bound.  For adaptive methods a tolerance and a tenth of it take the place
-of ``n`` and ``2 n`` steps.  Where the steps lie and how many a tolerance needs is measured once, on
-representative rows (:func:`calibrate`); before that, grids are uniform in ``u`` with ``t = 1 -
-u^2``, dense near the data, where the field is stiff.
+to ``4 n, 8 n, ...`` up to a bound. For adaptive methods a tolerance and a tenth of it take the
+place of ``n`` and ``2 n`` steps. Where the steps lie and how many a tolerance needs is measured
+once, on representative rows (:func:`calibrate`); before that, grids are uniform in ``u`` with
+``t = 1 - u^2``, dense near the data, where the field is stiff.
 """
 
 from __future__ import annotations
