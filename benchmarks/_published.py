@@ -33,7 +33,7 @@ COMMANDS = {
         "python benchmarks/cost.py solver --data-dir DIR --rows 100 --dtypes float64 --atols 0.1 "
         "0.01 0.001 0.0001"
     ),
-    "rates": "python benchmarks/rates.py --data-dir DIR --old DIR",
+    "rates": "python benchmarks/rates.py --data-dir DIR --old DIR --seconds 0 --error-rows 0",
     "error_bars": "python benchmarks/error_bars.py",
     "paths": "python benchmarks/paths.py --targets checkerboard",
     "latent-checkerboard": "python benchmarks/latent.py checkerboard",

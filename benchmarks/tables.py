@@ -451,7 +451,9 @@ def readme_equal_time(results: Results) -> str:
     )
     after = (
         "`python benchmarks/equal_time.py --data-dir DIR`. The price is speed: the trained field "
-        f"scores {ours} rows a second here, zuko's NSF {nsf}."
+        f"scores {ours} rows a second here, zuko's NSF {nsf}. Since that run, scoring has become "
+        f"{span(results.values('rates', 'times'))} times as fast: "
+        "`python benchmarks/rates.py --data-dir DIR --old DIR --seconds 0 --error-rows 0`."
     )
     return f"{before}\n\n{markdown(equal_time(results, methods))}\n\n{after}"
 
@@ -479,6 +481,14 @@ _SOLVER = (
     "above atol",
     "reported",
 )
+_RATES = (
+    "data",
+    "scored per s",
+    "f51299d, scored per s",
+    "times",
+    "sampled per s",
+    "f51299d, sampled per s",
+)
 TABLES: dict[str, Callable[[Results], str]] = {
     "README quick start": quick_start,
     "README defaults": readme_defaults,
@@ -500,6 +510,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "gains at equal time": gains,
     "speed at equal time": with_source("equal_time", speed_at_equal_time),
     "student at equal time": students,
+    "rates": with_source("rates", columns_of("rates", _RATES)),
     "speed of the defaults": lambda results: restructured(speed_of_defaults(results)),
     "RNADE protocol": with_source("rnade", rnade),
     "growth with rows": with_source(

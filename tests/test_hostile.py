@@ -25,6 +25,7 @@ from sklearn.neighbors import KernelDensity
 import skinterflow
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
 from skinterflow._persistence.codec import encode
+from skinterflow.interflow import Solver
 from tests.helpers import QUICK, same
 
 HOSTILITY = 0.1
@@ -274,9 +275,20 @@ STATES = [{}, None, 3, {"format_version": 1}, {"format_version": "a", "tree": 1,
 
 PARAMETERS = {
     "divergence": ["exact", 1, 3, -3, 0, "trace", 2**40, 1.5, None],
-    "atol": [5e-3, 1.0, 1e-3, -1, 0, np.nan, np.inf, "a", None, 10**400],
+    "atol": ["auto", 5e-3, 1.0, 1e-3, -1, 0, np.nan, np.inf, "a", None, 10**400],
     "rtol": [0.0, 1e-5, -1, np.nan, "a", 10**400],
-    "solver": ["rk4", "euler", "midpoint", "heun3", "dopri5", "rk5", 3, None],
+    "solver": [
+        "rk4",
+        "euler",
+        "midpoint",
+        "heun3",
+        "dopri5",
+        "rk5",
+        3,
+        None,
+        Solver("heun3"),
+        Solver("rk4", atol=0.1),
+    ],
     "n_jobs": [None, 1, 2, -1, 0, 2**63, "a", 1.5],
     "device": ["cpu", torch.device("cpu"), "auto", "moon", "meta", 3, None],
 }
@@ -292,6 +304,8 @@ FIT_PARAMETERS = {
     "alpha": [0.0, 30.0, -1, 1e300, np.nan, 10**400, "a"],
     "targets": ["auto", "b", ("b", "eta"), [["b"]], [1], [], "z", ("b", "b"), None, 3, {"b"}],
     "gamma": [None, "brownian", "loud", 3],
+    "field": [None, "mlp", 3, lambda t, x: 0.0 * x, lambda t, x: x[:, :1], lambda t, x: x / 0.0,
+              lambda x: x, torch.nn.Identity()],
     "interpolant": ["linear", "trigonometric", "mirror", "fourier", "encoding_decoding", "cubic",
                     None],
     "coupling": ["independent", "optimal_transport", "none", 3],

@@ -138,7 +138,7 @@ def warm_start_without_steps(monkeypatch, tmp_path):
     return lambda: density.fit(rows())
 
 
-@case("interflow/bridges.py:bridge_defect", "this is no bridge")
+@case("interflow/bridges.py:bridge_defect", "this is not a bridge")
 def path_that_is_no_bridge(monkeypatch, tmp_path):
     path = StochasticInterpolant(Linear(), Brownian(a=4.0))
     field = MixtureField(NormalMixture(torch.ones(1), torch.ones(1, 1), torch.ones(1, 1, 1)), path)
