@@ -451,8 +451,8 @@ def readme_equal_time(results: Results) -> str:
     )
     after = (
         "`python benchmarks/equal_time.py --data-dir DIR`. The price is speed: the trained field "
-        f"scores {ours} rows a second here, zuko's NSF {nsf}. Since that run, scoring has become "
-        f"{span(results.values('rates', 'times'))} times as fast: "
+        f"scores {ours} rows a second here, zuko's NSF {nsf}. For float64 rows, "
+        f"scoring is now {span(results.values('rates', 'times'))} times as fast as at f51299d: "
         "`python benchmarks/rates.py --data-dir DIR --old DIR --seconds 0 --error-rows 0`."
     )
     return f"{before}\n\n{markdown(equal_time(results, methods))}\n\n{after}"
