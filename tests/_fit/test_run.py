@@ -117,7 +117,7 @@ def test_pairs_carry_the_product_of_their_weights():
         for seed in (0, 1)
     ]
     fold = fitting.Fold(*rows, FlowRows(torch.empty(0, 2), torch.empty(0), torch.empty(0)))
-    x0, x1, weight = fitting._pairs(
+    x0, x1, weight, context = fitting._pairs(
         fold,
         0,
         replace(RECIPE, coupling=OptimalTransport(), batch_size=8),
@@ -125,3 +125,4 @@ def test_pairs_carry_the_product_of_their_weights():
     )
     torch.testing.assert_close(weight, x0[:, 0] * x1[:, 0])
     torch.testing.assert_close(x0, x1)  # of two equal sets, each row meets itself
+    assert context is None
