@@ -35,6 +35,7 @@ COMMANDS = {
     ),
     "rates": "python benchmarks/rates.py --data-dir DIR --old DIR --seconds 0 --error-rows 0",
     "error_bars": "python benchmarks/error_bars.py",
+    "masses": "python benchmarks/masses.py",
     "paths": "python benchmarks/paths.py --targets checkerboard",
     "latent-checkerboard": "python benchmarks/latent.py checkerboard",
     "latent-mixture": "python benchmarks/latent.py mixture --rows 10000 --max-iter 300 --steps 60",

@@ -534,6 +534,19 @@ TABLES: dict[str, Callable[[Results], str]] = {
         columns_of("cost-solver", (*_SOLVER, "evaluations per row"), precision="float64"),
     ),
     "error bars": with_source("error_bars", error_bars),
+    "masses": with_source(
+        "masses",
+        columns_of(
+            "masses",
+            (
+                "data",
+                "mass minus one",
+                "estimated error of the mass",
+                "points of the grid",
+                "points per s",
+            ),
+        ),
+    ),
     "paths": with_source("paths", paths),
     "checkerboard": with_source("latent-checkerboard", checkerboard),
     "mixture": with_source("latent-mixture", mixture),

@@ -79,6 +79,9 @@ from skinterflow.interflow.scaling import Identity, Scaling
 _CALIBRATION_ROWS = 96
 _AUTO_ATOL, _AUTO_POINTS_ATOL = 0.05, 5e-3
 """Meaning of ``atol="auto"``: nats for a log-density, flow units for coordinates."""
+_AUTO_ATOL_OF_ONE_COLUMN = 2e-3
+"""The same for a single column, whose density people integrate, and which costs little: errors of
+one sign add up to as much of the total mass."""
 _STUDENT_SHARE = 0.35
 """Fraction of `max_time` that is reserved for the distillation of a student."""
 _MOST_KEPT = 8
@@ -596,7 +599,9 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     def _solver_of_parameters(self) -> Solver:
         if isinstance(self.solver, Solver):
             return self.solver
-        atol = _AUTO_ATOL if isinstance(self.atol, str) else float(self.atol)
+        if not isinstance(self.atol, str):
+            return Solver(self.solver, float(self.atol), float(self.rtol))
+        atol = _AUTO_ATOL if self.n_features_in_ > 1 else _AUTO_ATOL_OF_ONE_COLUMN
         return Solver(self.solver, atol, float(self.rtol))
 
 

@@ -329,6 +329,23 @@ def test_wide_data_with_few_rows():
     assert density.sample(3, random_state=0).shape == (3, 20)
 
 
+def test_density_of_one_column_has_mass_one():
+    """Errors of one sign would show; the default tolerance is tighter than for more columns."""
+    random = np.random.default_rng(0)
+    X = 3.0 * random.integers(0, 8, (300, 1)) + 0.2 * random.standard_normal((300, 1))
+    density = InterpolantFlowDensity(
+        hidden_layer_sizes=(32, 32),
+        max_iter=300,
+        early_stopping=False,
+        end_time=1.0,
+        random_state=0,
+    ).fit(X)
+    x = np.linspace(-40.0, 60.0, 2_001)
+    value, error = density.score_samples(x[:, None], return_error=True)
+    np.testing.assert_allclose(np.trapezoid(np.exp(value), x), 1.0, atol=1e-3)
+    assert np.trapezoid(np.exp(value) * error, x) < 2e-3
+
+
 def test_error_bar_is_honest(fitted, iris):
     """Against a tight solve, the true error is above the estimate for one row in twenty at most;
     both dtypes."""
