@@ -66,7 +66,7 @@ from skinterflow._runtime import (
 )
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.divergence import Hutchinson
-from skinterflow.interflow.fields import ACTIVATIONS, VelocityField
+from skinterflow.interflow.fields import ACTIVATIONS, FrozenField, VelocityField
 from skinterflow.interflow.flows import NESTED, Flow, points_outside
 from skinterflow.interflow.grading import UNGRADED, Grading
 from skinterflow.interflow.interpolants import Interpolant
@@ -549,7 +549,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         drift, path = on_device(self._field, device, dtype), on_device(self._path, device, dtype)
         base = on_device(self._source, device, dtype) if self._gaussian_source else None
         exact = self.divergence == "exact"
-        field = drift if exact else Hutchinson(drift, int(self.divergence))
+        field = FrozenField(drift) if exact else Hutchinson(drift, int(self.divergence))
         return FlowModel(
             columns=self._columns(),
             flow=Flow(field, self._solver(), self.end_time_),

@@ -84,6 +84,7 @@ def test_weights_that_cannot_be_used(weight, message):
         ({"validation_fraction": 1.0}, r"'validation_fraction' parameter.*Got 1.0"),
         ({"atol": -1.0}, r"'atol' parameter.*Got -1.0"),
         ({"atol": 0.0}, r"'atol' parameter.*Got 0.0"),
+        ({"atol": 1e-18, "rtol": 0.0}, "atol=1e-18 with rtol=0.0 is less than float64"),
         (
             {"time_beta": (1.0, 0.0)},
             "two positive parameters of a Beta distribution, got a=1.0 and b=0.0",

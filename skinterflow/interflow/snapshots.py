@@ -185,8 +185,11 @@ class NetworkSnapshot:
             n_rows = len(slopes[0])
             shape = (n_features * n_rows, -1)
             carried = self.out[:, None, :].expand(-1, n_rows, -1)
+            scratch: Tensor | None = None  # one for all layers stays in the cache
             for (weight, residual), slope in zip(backward, slopes[:0:-1], strict=True):
-                passed = (carried * slope).view(shape)
+                if scratch is None or scratch.shape != carried.shape:
+                    scratch = carried.new_empty(carried.shape)
+                passed = torch.mul(carried, slope, out=scratch).view(shape)
                 if residual:
                     carried = carried.contiguous()
                     carried.view(shape).addmm_(passed, weight)
