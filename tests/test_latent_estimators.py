@@ -14,7 +14,7 @@ from skinterflow.datasets import Moons
 from skinterflow.interflow.heads import HeadedDrift
 from skinterflow.interflow.interpolants import Interpolant, Linear
 from skinterflow.interflow.noise import Brownian, Gamma, Normalized
-from tests.helpers import QUICK, ToItself, energy_distance, expected_failures
+from tests.helpers import ONE_FIELD, QUICK, ToItself, energy_distance, expected_failures
 from tests.oracles import mixture, normal_mixture
 
 TINY = {**QUICK, "scaling": None}
@@ -125,7 +125,7 @@ def test_targets_of_a_transport(targets):
 @pytest.mark.parametrize(
     "choice",
     [
-        {"gamma": "brownian"},
+        {"gamma": "brownian", "early_stopping": "auto"},
         {"gamma": "quadratic", "targets": ("b", "s")},
         {
             "gamma": Brownian(0.5),
@@ -136,14 +136,14 @@ def test_targets_of_a_transport(targets):
         {"targets": ("eta",), "interpolant": "linear"},
         {"targets": ("b", "s")},
         {"gamma": "sigmoid", "base": "learned", "interpolant": "fourier"},
-        {"gamma": "brownian", "student_layer_sizes": (8,), "end_time": 1.0},
+        {"gamma": "brownian", "student_layer_sizes": (8,), "early_stopping": True},
     ],
     ids=str,
 )
 def test_density_with_latents_and_targets(choice, iris):
     """Everything that an estimator does works, and the density integrates: the latents of samples
     are where they came from."""
-    density = InterpolantFlowDensity(**{**QUICK, "end_time": 0.9, **choice}).fit(iris)
+    density = InterpolantFlowDensity(**{**ONE_FIELD, "end_time": 0.9, **choice}).fit(iris)
     assert np.isfinite(density.score_samples(iris)).all()
     assert np.isfinite(density.score_gradient(iris, t=0.5)).all()
     assert density.sample(5, random_state=0, method="sde", n_steps=5).shape == (5, 4)
@@ -156,7 +156,7 @@ def test_density_with_latents_and_targets(choice, iris):
 
 def test_score_that_was_learned_is_used(iris):
     """Heads of a trained model are changed: the score follows them, the density does not."""
-    density = InterpolantFlowDensity(**QUICK, targets=("b", "s"), end_time=1.0).fit(iris)
+    density = InterpolantFlowDensity(**ONE_FIELD, targets=("b", "s")).fit(iris)
     changed = copy.deepcopy(density)
     assert isinstance(changed._field, HeadedDrift)
     with torch.no_grad():
@@ -169,9 +169,7 @@ def test_score_that_was_learned_is_used(iris):
 
 def test_warm_start_goes_on_with_the_heads(iris):
     heads = {"gamma": "brownian", "targets": ("v", "eta")}
-    density = InterpolantFlowDensity(**QUICK, **heads, warm_start=True, early_stopping=False).fit(
-        iris
-    )
+    density = InterpolantFlowDensity(**ONE_FIELD, **heads, warm_start=True).fit(iris)
     before = copy.deepcopy(density._field)
     density.set_params(max_iter=60).fit(iris)
     assert density._field.targets == ("v", "eta")
