@@ -13,18 +13,9 @@ from sklearn.utils._set_output import ADAPTERS_MANAGER
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinterflow import InterpolantFlowDensity
-from tests.helpers import ONE_FIELD
+from tests.helpers import ONE_FIELD, expected_failures
 
 TINY = {"hidden_layer_sizes": (8,), "max_iter": 2, "batch_size": 16}
-
-
-def expected_failures(estimator):
-    return {
-        "check_sample_weight_equivalence_on_dense_data": (
-            "stochastic training: a row of weight two is not drawn into batches as two rows are; "
-            "scikit-learn grants this to its own stochastic estimators"
-        )
-    }
 
 
 @parametrize_with_checks(
