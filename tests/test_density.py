@@ -35,13 +35,14 @@ def moon_density():
 
 @pytest.mark.slow
 def test_density_integrates_to_one_in_two_dimensions(moon_density):
-    x, y = np.linspace(-3, 4, 106), np.linspace(-2.5, 3, 101)
+    x, y = np.linspace(-3, 4, 71), np.linspace(-2.5, 3, 56)
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", AccuracyWarning
         )  # grid corners are far outside the data, where nothing counts
-        total = np.exp(moon_density.score_samples(grid)).sum() * (x[1] - x[0]) * (y[1] - y[0])
+        density = copy.deepcopy(moon_density).set_params(atol=2e-2)
+        total = np.exp(density.score_samples(grid)).sum() * (x[1] - x[0]) * (y[1] - y[0])
     assert total == pytest.approx(1.0, abs=5e-3)
 
 
@@ -59,7 +60,7 @@ def test_density_of_a_gaussianized_column_integrates_to_one():
     """Two modes, which the column's own map makes one; samples have the masses of both."""
     rng = np.random.default_rng(0)
     X = rng.normal(np.where(rng.random(1000) < 0.4, -3.0, 2.0), 0.5)[:, None]
-    density = InterpolantFlowDensity(**ONE_FIELD).fit(X)
+    density = InterpolantFlowDensity(**ONE_FIELD, atol=1e-4).fit(X)
     assert any(isinstance(part, Gaussianize) for part in density._target.modules())
     grid = np.linspace(-15, 15, 2001)[:, None]
     p = np.exp(density.score_samples(grid))
@@ -119,12 +120,12 @@ def test_log_density_is_base_plus_log_determinant(fitted, iris):
     """The change of variables, with the Jacobian of `transform` by finite differences."""
     density = copy.deepcopy(fitted).set_params(atol=1e-7, rtol=0.0)
     x, h = iris[::40], 1e-3
-    steps = h * np.eye(4)
-    columns = [
-        (density.transform(x + step) - density.transform(x - step)) / (2 * h) for step in steps
-    ]
+    steps = h * np.eye(4)[:, None]
+    latents = density.transform(np.concatenate([x[None], x + steps, x - steps]).reshape(-1, 4))
+    z, above, below = np.split(latents.reshape(9, len(x), 4), [1, 5])
+    columns = list((above - below) / (2 * h))
     log_det = np.linalg.slogdet(np.stack(columns, axis=-1))[1]
-    expected = stats.norm.logpdf(density.transform(x)).sum(1) + log_det
+    expected = stats.norm.logpdf(z[0]).sum(1) + log_det
     np.testing.assert_allclose(density.score_samples(x), expected, atol=1e-5)
 
 
