@@ -337,7 +337,7 @@ def test_stream():
 
 def test_stream_is_repeatable_and_weighted(iris):
     first, second = (
-        InterpolantFlowDensity(**QUICK).partial_fit(iris[:75]).partial_fit(iris[75:])
+        InterpolantFlowDensity(**ONE_FIELD).partial_fit(iris[:75]).partial_fit(iris[75:])
         for _ in range(2)
     )
     assert torch.equal(weights(first), weights(second))
