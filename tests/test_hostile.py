@@ -685,7 +685,7 @@ def test_calls(place):
     if "HOSTILE_SEED" in os.environ:
         run([int(os.environ["HOSTILE_SEED"])])
         return
-    outcomes = run(range(300))
+    outcomes = run(range(150))
     assert (
         min(outcomes.count("answer"), outcomes.count("error")) > 50
     )  # neither all good nor all bad
