@@ -687,7 +687,7 @@ def test_calls(place):
         return
     outcomes = run(range(150))
     assert (
-        min(outcomes.count("answer"), outcomes.count("error")) > 50
+        min(outcomes.count("answer"), outcomes.count("error")) > 25
     )  # neither all good nor all bad
 
 
