@@ -47,7 +47,7 @@ from skinterflow.interflow.flows import Flow, Pushforward
 from skinterflow.interflow.grading import UNGRADED
 
 _WIDTHS = ("64,64", "128,128", "192,192", "256,256")
-_TEST_ROWS, _TIMED_ROWS, _CALIBRATION_ROWS = 2_000, 2_048, 64
+_TEST_ROWS, _TIMED_ROWS, _CALIBRATION_ROWS = 2_000, 8_192, 64
 _SOLVER = replace(UNGRADED.solver(atol=math.inf, rtol=0.0), start=(25, 25))
 
 
