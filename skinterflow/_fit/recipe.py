@@ -238,8 +238,7 @@ class StudentRecipe(NamedTuple):
 
 
 _AUTO_STUDENT = StudentRecipe([[128, 128], [256, 256]], passes=3)
-"""Longer training gains more than width, and narrow students are faster (`benchmarks/students.py`).
-"""
+"""Longer training costs no time when scoring, and width does (`benchmarks/students.py`)."""
 
 
 def resolve_student(student_layer_sizes: str | Sequence[int] | None) -> StudentRecipe | None:
