@@ -489,6 +489,15 @@ _RATES = (
     "sampled per s",
     "f51299d, sampled per s",
 )
+_STUDENTS = (
+    "data",
+    "widths",
+    "distillation, s",
+    "nats lost",
+    "scored per s",
+    "trained field, scored per s",
+    "NSF, scored per s",
+)
 TABLES: dict[str, Callable[[Results], str]] = {
     "README quick start": quick_start,
     "README defaults": readme_defaults,
@@ -510,6 +519,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "gains at equal time": gains,
     "speed at equal time": with_source("equal_time", speed_at_equal_time),
     "student at equal time": students,
+    "students": with_source("students", columns_of("students", _STUDENTS)),
     "rates": with_source("rates", columns_of("rates", _RATES)),
     "speed of the defaults": lambda results: restructured(speed_of_defaults(results)),
     "RNADE protocol": with_source("rnade", rnade),

@@ -358,7 +358,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         budget, checkpoint = context.budget, context.checkpoint
         run = Run(objectives, plan.folds, plan.recipe, context.seed, budget, plan.whole)
         if budget.limited:
-            run.reserve_time(0.0 if plan.student_widths is None else _STUDENT_SHARE)
+            run.reserve_time(0.0 if plan.student is None else _STUDENT_SHARE)
             budget.begin_training()
         earlier = self._progress if context.warm else None
         if checkpoint is not None and checkpoint.state is not None:
