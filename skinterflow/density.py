@@ -1439,9 +1439,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             "student_layer_sizes": self.student_layer_sizes is not None,
             "targets": targets not in ("auto", "b", ("b",)),
         }
-        return [
-            f"{name}={reprlib.repr(getattr(self, name))}" for name, flag in other.items() if flag
-        ]
+        shapes = {name: " ".join(reprlib.repr(getattr(self, name)).split()) for name in other}
+        return [f"{name}={shapes[name]}" for name, flag in other.items() if flag]
 
     def _columns(self) -> Columns:
         """Bounds, whole numbers and atoms of the columns, as fitted."""
