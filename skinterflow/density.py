@@ -158,9 +158,9 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     atoms : "auto", dict of column name or number to sequence of values, or None, default="auto"
         Single values that have a probability of their own, next to a density of the other values:
         the zeros of a zero-inflated column, or the value at which a column is clipped.  "auto"
-        finds values that are in at least 1% of the rows and in 10 rows, and are 10 times as
-        frequent as their neighbours, in columns that are not whole numbers and have at least 10
-        other values.  None is no such value.  Atoms require the default of `base`, `coupling`,
+        finds values that are in at least 1% of the rows and in 10 rows, are 10 times as frequent as
+        their neighbours and 3 times as frequent as every other value, in columns that are not whole
+        numbers and have at least 10 other values.  None is no such value.  Atoms require the default of `base`, `coupling`,
         `field` and `student_layer_sizes`, ``targets="auto"`` or "b", and a `scaling` by name or
         None; otherwise "auto" only warns of the columns.
     field : VelocityField, torch.nn.Module, callable or None, default=None

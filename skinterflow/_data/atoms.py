@@ -1,7 +1,8 @@
 """Atoms of columns: which values have a probability of their own, and how large it is.
 
-A value is found to be an atom if it is repeated far more often than its neighbours.  In rounded
-data, where every value is repeated, neighbours are about equally frequent.
+A value is found to be an atom if it is repeated far more often than its neighbours, and than all
+values that are no atoms.  In rounded data, where every value is repeated, neighbours are about
+equally frequent, and so are the simple fractions among finer ones.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _FRACTION, _COPIES = 0.01, 10
 """Smallest fraction of the rows, and number of rows, that an atom has."""
 _EXCESS, _N_NEIGHBOURS = 10, 10
 """How much more frequent an atom is than the median of this many neighbouring values."""
+_GAP = 3
+"""How much more frequent an atom is than the most frequent value that is none."""
 _CONTINUUM = 10
 """Distinct values other than atoms that a column has at least, if its atoms are found."""
 _FEW_VALUES, _MEAN_COPIES = 20, 10
@@ -137,9 +140,10 @@ class Atoms:
 def find_atoms(X: NDArray[Any], candidates: Mask, names: Sequence[str]) -> Atoms:
     """Find the atoms of the candidate columns, in at most 100,000 evenly spaced rows.
 
-    An atom has at least 1% of the rows and 10 rows, and is at least 10 times as frequent as the
-    median of its 10 neighbours, and the column has at least 10 values that are no atoms.  The
-    function warns of columns that have a few values only.
+    An atom has at least 1% of the rows and 10 rows, is at least 10 times as frequent as the median
+    of its 10 neighbours and 3 times as frequent as every value that is no atom, and the column has
+    at least 10 such values.  Columns of whole numbers have none.  The function warns of columns
+    that have a few other values only.
 
     Parameters
     ----------
@@ -155,11 +159,12 @@ def find_atoms(X: NDArray[Any], candidates: Mask, names: Sequence[str]) -> Atoms
         if not (column[least - 1 :] == column[: len(column) - least + 1]).any():
             continue
         values, counts = np.unique(column, return_counts=True)
+        if (np.rint(values) == values).all():
+            continue
         atoms = _frequent(values, counts, least)
         if len(values) - atoms.sum() >= _CONTINUUM and atoms.any():
             found[int(j)] = values[atoms].astype(np.float64)
-        whole = (np.rint(values) == values).all()
-        few[j] = not whole and len(values) <= min(_FEW_VALUES, len(column) / _MEAN_COPIES)
+        few[j] = len(values) <= min(_FEW_VALUES, len(column) / _MEAN_COPIES)
     warn_columns(
         names,
         few,
@@ -170,9 +175,13 @@ def find_atoms(X: NDArray[Any], candidates: Mask, names: Sequence[str]) -> Atoms
 
 
 def _frequent(values: NDArray[Any], counts: NDArray[np.int64], least: int) -> Mask:
-    """Which of the sorted values are far more frequent than their neighbours."""
+    """Which of the sorted values are far more frequent than their neighbours and the others."""
     frequent = np.zeros(len(values), dtype=bool)
-    for k in np.flatnonzero(counts >= least):
+    falling = np.sort(counts)[::-1]
+    gaps = np.flatnonzero((falling[:-1] >= least) & (falling[:-1] >= _GAP * falling[1:]))
+    if not len(gaps):
+        return frequent
+    for k in np.flatnonzero(counts >= falling[gaps[-1]]):
         start = max(0, k - _N_NEIGHBOURS)
         near = np.r_[start:k, k + 1 : min(len(values), k + 1 + _N_NEIGHBOURS)]
         near = near[np.argsort(np.abs(values[near] - values[k]), kind="stable")][:_N_NEIGHBOURS]

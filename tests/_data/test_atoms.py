@@ -69,6 +69,17 @@ def test_rounded_values_are_no_atoms(decimals):
     assert found(x + 0.5) == []
 
 
+def test_simple_fractions_among_finer_ones_are_no_atoms():
+    x, rng = np.random.default_rng(0).lognormal(size=4_000), np.random.default_rng(1)
+    fine = rng.random(4_000) < 0.5
+    assert found(np.where(fine, np.round(x, 4), np.round(x, 1))) == []
+
+
+def test_whole_numbers_have_no_atoms_though_not_declared():
+    x = np.round(50.0 * continuous(2_000))
+    assert found(np.where(np.arange(2_000) % 2, x, 0.0)) == []
+
+
 def test_zeros_of_a_rounded_column_are_an_atom():
     x = np.round(10.0 + 20.0 * continuous(2_000), 1)
     assert found(np.where(np.arange(2_000) % 2, x, 0.0)) == [0.0]
