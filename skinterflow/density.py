@@ -160,9 +160,9 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         the zeros of a zero-inflated column, or the value at which a column is clipped.  "auto"
         finds values that are in at least 1% of the rows and in 10 rows, are 10 times as frequent as
         their neighbours and 3 times as frequent as every other value, in columns that are not whole
-        numbers and have at least 10 other values.  None is no such value.  Atoms require the default of `base`, `coupling`,
-        `field` and `student_layer_sizes`, ``targets="auto"`` or "b", and a `scaling` by name or
-        None; otherwise "auto" only warns of the columns.
+        numbers and have at least 10 other values.  None is no such value.  Atoms require the
+        default of `base`, `coupling`, `field` and `student_layer_sizes`, ``targets="auto"`` or "b",
+        and a `scaling` by name or None; otherwise "auto" only warns of the columns.
     field : VelocityField, torch.nn.Module, callable or None, default=None
         Velocity field ``v(t, x)`` to train; None is a multilayer perceptron.  It maps times of
         shape (B,) and rows of shape (B, D) to velocities of shape (B, D), each row independently.
@@ -826,7 +826,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         -------
         log_density : ndarray of shape (n_samples,)
             Log-density in nats, normalised: its exponential integrates to one in the units of `X`,
-            and sums to one over the values of columns in `integer_features`.  Minus infinity
+            and sums to one over the values of columns in `integer_features`.  With `atoms_`, it is
+            the log-probability of the atoms that the row is at (:meth:`atom_log_mass`), plus the
+            log-density of its other entries, given the atoms; summed over the atoms and integrated
+            over the other entries, it is one.  Minus infinity
             outside the `bounds`, at fractions in columns of whole numbers, and for rows so far
             outside the data that the arithmetic of the flow overflows (1e100 flow units, or 1e12 in
             float32), which the warning includes.
@@ -1071,7 +1074,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Returns
         -------
         score : ndarray of shape (n_samples, n_features)
-            Score in nats per unit of each column, in the dtype of `X`.
+            Score in nats per unit of each column, in the dtype of `X`; zero for entries at an atom.
 
         Raises
         ------
@@ -1107,7 +1110,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Returns
         -------
         velocity : ndarray of shape (n_samples, n_features)
-            Velocity in units of each column per unit of time, in the dtype of `X`.
+            Velocity in units of each column per unit of time, in the dtype of `X`; zero for entries
+            at an atom.
 
         Raises
         ------
@@ -1192,7 +1196,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Raises
         ------
         ValueError
-            If an argument is invalid, or the number of samples or steps is too large.
+            If an argument is invalid, if the number of samples or steps is too large, or with "sde"
+            if there are `atoms_`.
         FloatingPointError
             If the diffusion becomes infinite or NaN; the message gives the time and the number of
             rows.
@@ -1257,7 +1262,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows to transform.
+            Rows to transform, at none of the `atoms_`.
 
         Returns
         -------
@@ -1267,8 +1272,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Raises
         ------
         ValueError
-            If rows are outside the `bounds`, or so far outside the data that the arithmetic of the
-            flow overflows.
+            If rows are outside the `bounds`, at one of the `atoms_`, or so far outside the data
+            that the arithmetic of the flow overflows.
         """
         rows, columns = self._located(X), self._columns()
         if columns.atoms is not None:
@@ -1308,8 +1313,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Returns
         -------
         X : ndarray of shape (n_samples, n_features)
-            Rows in data units, in the dtype of `Z`; a data frame with the names of the columns, if
-            :meth:`set_output` selects one.
+            Rows in data units, at none of the `atoms_`, in the dtype of `Z`; a data frame with the
+            names of the columns, if :meth:`set_output` selects one.
 
         Raises
         ------
@@ -1358,8 +1363,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Raises
         ------
         ValueError, FloatingPointError
-            If rows are outside the `bounds`, or so far outside the data that the arithmetic of the
-            flow overflows.
+            If there are `atoms_`, or rows are outside the `bounds`, or so far outside the data that
+            the arithmetic of the flow overflows.
 
         References
         ----------
