@@ -34,6 +34,7 @@ COMMANDS = {
         "0.01 0.001 0.0001"
     ),
     "rates": "python benchmarks/rates.py --data-dir DIR --old DIR --seconds 0 --error-rows 0",
+    "atoms": "python benchmarks/atoms.py",
     "error_bars": "python benchmarks/error_bars.py",
     "paths": "python benchmarks/paths.py --targets checkerboard",
     "latent-checkerboard": "python benchmarks/latent.py checkerboard",
