@@ -23,7 +23,7 @@ STATES = ((0.35, 0.8), (0.65, 0.15))
 CORRELATION = 0.4 * np.ones((N_COLUMNS, N_COLUMNS)) + 0.6 * np.eye(N_COLUMNS)
 SETTINGS = {
     "defaults": {},
-    "with bounds": {"bounds": {j: (0, None) for j in range(N_COLUMNS)}},
+    "with bounds": {"bounds": dict.fromkeys(range(N_COLUMNS), (0, None))},
 }
 
 

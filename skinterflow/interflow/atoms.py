@@ -176,9 +176,9 @@ class AtomPath(_Coded, StochasticInterpolant):
     >>> from skinterflow.interflow import AtomPath, Linear
     >>> path = AtomPath(Linear(), None, incidence=torch.tensor([[1.0, 0.0]]))
     >>> x1 = torch.tensor([[0.0, 4.0, 1.0]])
-    >>> xt, targets = path.regression(("b",), torch.tensor(0.5), torch.ones(1, 3), x1, None)
+    >>> xt, targets = path.regression(("b",), torch.tensor(0.5), torch.zeros(1, 3), x1, None)
     >>> xt, targets["b"]
-    (tensor([[0.0000, 2.5000, 1.0000]]), tensor([[0., 3., 0.]]))
+    (tensor([[0., 2., 1.]]), tensor([[0., 4., 0.]]))
     """
 
     def __init__(self, interpolant: Interpolant, gamma: Gamma | None, incidence: Tensor) -> None:
