@@ -4,7 +4,8 @@
 
 In a third of the rows most columns are zero, in the others few are; the logarithms of the other
 entries are normal and correlated.  Log-likelihoods are those of new rows.  The error of a mass is
-divided by the binomial standard deviation of the training rows.
+divided by the binomial standard deviation of the training rows, and that of the share of samples at
+an atom, from the mass, by that of the samples.
 """
 
 import itertools
@@ -17,7 +18,7 @@ from scipy.stats import multivariate_normal
 
 from skinterflow import InterpolantFlowDensity
 
-N_COLUMNS, N_ROWS = 5, 2_000
+N_COLUMNS, N_ROWS, N_SAMPLES = 5, 2_000, 20_000
 STATES = ((0.35, 0.8), (0.65, 0.15))
 """Probability of a state, and of a zero in each column given the state."""
 CORRELATION = 0.4 * np.ones((N_COLUMNS, N_COLUMNS)) + 0.6 * np.eye(N_COLUMNS)
@@ -59,17 +60,22 @@ def measure(setting: str) -> Record:
     difference = log_density(new) - density.score_samples(new)
     mass = sum(p * q for p, q in STATES)
     masses = np.concatenate(list(density.atom_masses_.values()))
-    shares = (density.sample(N_ROWS, random_state=0) == 0).mean(axis=0)
-    deviation = np.sqrt(mass * (1.0 - mass) / N_ROWS)
+    shares = (density.sample(N_SAMPLES, random_state=0) == 0).mean(axis=0)
+    deviation = np.sqrt(mass * (1.0 - mass))
     return {
         "method": setting,
         "true log-likelihood": round(float(log_density(new).mean()), 2),
         "nats below": round(float(difference.mean()), 3),
         "error": round(float(difference.std() / np.sqrt(len(new))), 3),
-        "largest error of a mass": rounded(float(np.abs(masses - mass).max() / deviation), 2),
-        "largest error of samples": rounded(float(np.abs(shares - mass).max() / deviation), 2),
+        "largest error of a mass": rounded(_largest(masses - mass, deviation, N_ROWS), 2),
+        "largest error of samples": rounded(_largest(shares - masses, deviation, N_SAMPLES), 2),
         "seconds": rounded(seconds, 2),
     }
+
+
+def _largest(errors: Rows, deviation: float, n_rows: int) -> float:
+    """Largest error in standard deviations of a mean over rows."""
+    return float(np.abs(errors).max() / (deviation / np.sqrt(n_rows)))
 
 
 def main() -> None:
