@@ -35,6 +35,7 @@ COMMANDS = {
     ),
     "rates": "python benchmarks/rates.py --data-dir DIR --old DIR --seconds 0 --error-rows 0",
     "students": "python benchmarks/students.py --data-dir DIR --steps 1500",
+    "atoms": "python benchmarks/atoms.py",
     "error_bars": "python benchmarks/error_bars.py",
     "masses": "python benchmarks/masses.py",
     "paths": "python benchmarks/paths.py --targets checkerboard",

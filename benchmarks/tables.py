@@ -320,6 +320,21 @@ def training_steps(results: Results) -> Cells:
     return cells
 
 
+def atoms(results: Results) -> Cells:
+    """Settings by distance to the truth and errors of the masses."""
+    cells = [["parameters", "nats below the truth", "error of a mass", "error of samples"]]
+    for row in results.rows("atoms"):
+        cells.append(
+            [
+                row["method"],
+                f"{row['nats below']:.3f} ± {row['error']:.3f}",
+                shown(row["largest error of a mass"]),
+                shown(row["largest error of samples"]),
+            ]
+        )
+    return cells
+
+
 def error_bars(results: Results) -> Cells:
     """Data and factor by the share of rows whose error is larger than estimated."""
     factors = results.values("error_bars", "factor")
@@ -543,6 +558,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
         "cost-solver",
         columns_of("cost-solver", (*_SOLVER, "evaluations per row"), precision="float64"),
     ),
+    "atoms": with_source("atoms", atoms),
     "error bars": with_source("error_bars", error_bars),
     "masses": with_source(
         "masses",

@@ -203,10 +203,11 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     @classmethod
     def _check_fitted(cls, fitted: Mapping[str, Any]) -> None:
         super()._check_fitted(fitted)
+        n_atoms = sum(map(len, fitted.get("atoms_", {}).values()))
         widths = [
             fitted["n_features_in_"],
-            fitted["_field"].n_features,
-            fitted["_trained"].n_features,
+            fitted["_field"].n_features - n_atoms,
+            fitted["_trained"].n_features - n_atoms,
         ]
         if len({*widths}) > 1:
             raise ValueError(
@@ -228,7 +229,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         widths = np.where(columns.whole, 0.0, constant_widths(rows))
         warn_degenerate(rows, widths, names, columns.whole)
         columns.warn_point_masses(rows, widths)
-        return Reader(rows, weight, widths, Identity(), device, columns.whole)
+        return Reader(rows, weight, widths, Identity(), device, columns.whole, columns.atoms)
 
     def _scaling_of(
         self,
@@ -347,6 +348,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
                 plan.targets,
                 plan.path,
                 generator,
+                self._columns().atoms,
             )
         law = resolve_time_law(self.time_beta)
         return [PathObjective(field, plan.path, law, plan.base).to(device) for field in fields]
@@ -459,7 +461,10 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         generators = seeded_generators(step_seed(context.seed, Draw.CALIBRATION), context.device)
         rows = plan.whole.train.batch(0, _CALIBRATION_ROWS, generators)[0].double()
         flow = Flow(on_device(field, rows.device, torch.float64), end_time=trained.end_time)
-        outside = _rows_outside(rows, on_device(plan.target_scaling, rows.device, torch.float64))
+        target = on_device(plan.target_scaling, rows.device, torch.float64)
+        columns = self._columns()
+        rows = columns.with_density(rows, target)
+        outside = _rows_outside(rows, target, columns)
         base = on_device(trained.base, rows.device, torch.float64)
         try:
             return flow.calibrate(
@@ -605,10 +610,12 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         return Solver(self.solver, atol, float(self.rtol))
 
 
-def _rows_outside(rows: torch.Tensor, target: Scaling) -> list[torch.Tensor]:
+def _rows_outside(rows: torch.Tensor, target: Scaling, columns: Columns) -> list[torch.Tensor]:
     """Rows in flow units that lie outside those of the data, in two ways.
 
-    In the units of the data they are stretched about the mean, and uniform in a wider box.
+    In the units of the data they are stretched about the mean, and uniform in a wider box; entries
+    at an atom stay there.
     """
-    outside = [target(part) for part in points_outside(target.inverse(rows))]
+    x = target.inverse(rows)
+    outside = [target(columns.with_atoms_of(x, part)) for part in points_outside(x)]
     return [part[~are_far(part, torch.float32)][: len(rows) // 2] for part in outside]

@@ -23,6 +23,7 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 from torch import nn
 
 from skinterflow._base import PARAMETER_CONSTRAINTS, FlowEstimator
+from skinterflow._data.atoms import Atoms
 from skinterflow._data.batches import (
     MAX_VALIDATION_ROWS,
     NO_ROWS,
@@ -31,13 +32,20 @@ from skinterflow._data.batches import (
     training_rows,
     validation_rows,
 )
-from skinterflow._data.columns import BoundsLike, Columns, resolve_columns
+from skinterflow._data.columns import (
+    AtomsLike,
+    BoundsLike,
+    Columns,
+    resolve_atoms,
+    resolve_columns,
+)
+from skinterflow._data.degenerate import constant_widths, shown, warn_columns
 from skinterflow._data.groups import checked_groups, copies, warn_copies
 from skinterflow._data.scaling import gaussianized_columns
 from skinterflow._data.weights import checked_weight, weighted_rows
 from skinterflow._fit.context import FitContext, Plan
 from skinterflow._fit.distillation import distilled
-from skinterflow._fit.recipe import Recipe, resolve_recipe, resolve_student
+from skinterflow._fit.recipe import Recipe, resolve_coupling, resolve_recipe, resolve_student
 from skinterflow._fit.run import STATISTICS_ROWS, Draw, History, Run, Trained
 from skinterflow._fit.validation import Fold, held_out_rows
 from skinterflow._predict.arguments import checked_n_samples, checked_time, checked_times
@@ -53,12 +61,14 @@ from skinterflow._runtime import (
     step_seed,
     sums_may_overflow,
 )
+from skinterflow.interflow.atoms import AtomBase, AtomMasses, AtomPath, AtomScaling, moving
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.fields import ResidualMLP, VelocityField
+from skinterflow.interflow.grading import Grading
 from skinterflow.interflow.interpolants import Interpolant, learned_parameters
 from skinterflow.interflow.noise import Gamma, StochasticInterpolant
 from skinterflow.interflow.objectives import PathObjective
-from skinterflow.interflow.ode import Solver
+from skinterflow.interflow.ode import Calibration, Solver
 from skinterflow.interflow.scaling import Identity, LearnedGaussian, Scaling
 
 _SHORT_STRETCH = 1e-3
@@ -140,6 +150,14 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     integer_features : sequence of column names or numbers, mask of booleans, or None, default=None
         Columns of whole numbers.  Uniform noise is added to them in training, log-densities refer
         to the probability mass of the numbers, and samples are whole numbers.
+    atoms : "auto", dict of column name or number to sequence of values, or None, default="auto"
+        Single values that have a probability of their own, next to a density of the other values:
+        the zeros of a zero-inflated column, or the value at which a column is clipped.  "auto"
+        finds values that are in at least 1% of the rows and in 10 rows, are 10 times as frequent as
+        their neighbours and 3 times as frequent as every other value, in columns that are not whole
+        numbers and have at least 10 other values.  None is no such value.  Atoms require the
+        default of `base`, `coupling`, `field` and `student_layer_sizes`, ``targets="auto"`` or "b",
+        and a `scaling` by name or None; otherwise "auto" only warns of the columns.
     field : VelocityField, torch.nn.Module, callable or None, default=None
         Velocity field ``v(t, x)`` to train; None is a multilayer perceptron.  It maps times of
         shape (B,) and rows of shape (B, D) to velocities of shape (B, D), each row independently.
@@ -265,6 +283,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Bounds of the columns, infinite on open sides.
     integer_features_ : ndarray of shape (`n_features_in_`,) of bool
         Mask of the columns of whole numbers.
+    atoms_ : dict of str or int to ndarray
+        Atoms of the columns that have any, by name, or by number if the columns have no names.
+    atom_masses_ : dict of str or int to ndarray
+        Probability of each of the `atoms_`.
     n_features_in_ : int
         Number of columns seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -321,6 +343,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         **PARAMETER_CONSTRAINTS,
         "bounds": [Mapping, "array-like", None],
         "integer_features": ["array-like", None],
+        "atoms": [StrOptions({"auto"}), Mapping, None],
         "base": [StrOptions({"normal", "learned"})],
         "end_time": [StrOptions({"auto"}), Interval(Real, 1e-9, 1, closed="both")],
         "student_layer_sizes": [StrOptions({"auto"}), "array-like", None],
@@ -343,6 +366,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         scaling: str | Scaling | None = "gaussianize",
         bounds: BoundsLike = None,
         integer_features: ArrayLike | None = None,
+        atoms: AtomsLike = "auto",
         field: VelocityField | nn.Module | Callable[..., torch.Tensor] | None = None,
         hidden_layer_sizes: str | Sequence[int] = "auto",
         student_layer_sizes: str | Sequence[int] | None = None,
@@ -377,6 +401,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         self.scaling = scaling
         self.bounds = bounds
         self.integer_features = integer_features
+        self.atoms = atoms
         self.field = field
         self.hidden_layer_sizes = hidden_layer_sizes
         self.student_layer_sizes = student_layer_sizes
@@ -587,7 +612,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             if validation
             else whole.read(NO_ROWS, setup)
         )
-        source = NormalRows(reader.X.shape[1], reader.device)
+        source = NormalRows(reader.width, reader.device)
         fold = Fold(source, training_rows(whole, NO_ROWS, setup), held_out)
         return [fold], fold, scaling
 
@@ -606,7 +631,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         columns, setup = self._columns(), context.setup
         # Copies are no surprise if all columns are constant or of whole numbers.
         if groups is None and not (columns.whole | (reader.widths > 0)).all():
-            part, groups = copies(reader.X)
+            discrete = None if columns.atoms is None else reader.without_density
+            part, groups = copies(reader.X, discrete)
             warn_copies(part, groups is not None)
         held_out = held_out_rows(
             len(reader.X),
@@ -619,7 +645,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         # The held-out rows are drawn first, so that a warm start with the same seed holds out the
         # same rows although it estimates no scaling.
         scalings, scaling = self._scalings(reader, held_out, context.warm, setup, columns)
-        source = NormalRows(reader.X.shape[1], reader.device)
+        source = NormalRows(reader.width, reader.device)
         folds = []
         for rows, fold_scaling in zip(held_out, scalings, strict=True):
             fold_reader = replace(reader, scaling=fold_scaling)
@@ -705,7 +731,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         """Train in one pass over the rows of the reader, and set the fitted attributes."""
         n_rows, n_features = reader.X.shape
         path, base, targets = self._path_base_targets(n_features, warm)
-        source = NormalRows(n_features, reader.device)
+        source = NormalRows(reader.width, reader.device)
         train = training_rows(reader, NO_ROWS, setup)
         fold = Fold(source, train, reader.read(NO_ROWS, setup))
         n_members = len(self._trained.fields()) if warm else 1
@@ -730,7 +756,12 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
                 "A mirror path connects a data set to itself and has no normal base; use "
                 "InterpolantTransport."
             )
-        return path, base, self._new_targets(path, base, warm)
+        targets, atoms = self._new_targets(path, base, warm), self._columns().atoms
+        if atoms is not None and not warm:
+            incidence = atoms.incidence.float()
+            path = AtomPath(path.interpolant, path.gamma, incidence)
+            base = AtomBase(incidence)
+        return path, base, targets
 
     def _recipe(
         self, n_rows: int, cross_fitted: bool, max_iter: str | int | None, end_time: str | float
@@ -754,6 +785,19 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         best = history.best_score
         self.validation_scores_ = history.validation_scores or None
         self.best_validation_score_ = best if np.isfinite(best) else None
+
+    def _set_model(
+        self,
+        trained: Trained,
+        field: VelocityField,
+        plan: Plan,
+        calibration: Calibration | Grading | None = None,
+    ) -> None:
+        super()._set_model(trained, field, plan, calibration)
+        masses = self._masses()
+        marginals = np.empty(0) if masses is None else masses.marginals().numpy()
+        ends = np.cumsum([len(values) for values in self.atoms_.values()], dtype=int)
+        self.atom_masses_ = dict(zip(self.atoms_, np.split(marginals, ends), strict=False))
 
     def _base(self, n_features: int, warm: bool) -> Scaling:
         if warm:
@@ -783,7 +827,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         -------
         log_density : ndarray of shape (n_samples,)
             Log-density in nats, normalised: its exponential integrates to one in the units of `X`,
-            and sums to one over the values of columns in `integer_features`.  Minus infinity
+            and sums to one over the values of columns in `integer_features`.  With `atoms_`, it is
+            the log-probability of the atoms that the row is at (:meth:`atom_log_mass`), plus the
+            log-density of its other entries, given the atoms; summed over the atoms and integrated
+            over the other entries, it is one.  Minus infinity
             outside the `bounds`, at fractions in columns of whole numbers, and for rows so far
             outside the data that the arithmetic of the flow overflows (1e100 flow units, or 1e12 in
             float32), which the warning includes.
@@ -822,6 +869,37 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
                 "those rows."
             )
         return value, error
+
+    def atom_log_mass(self, X: ArrayLike) -> NDArray[Any]:
+        """Compute the log-probability of the atoms that each row of `X` is at.
+
+        The log-density of a row is the sum of this log-probability, of being at these atoms and at
+        no others, and of the log-density of its other entries, given the atoms.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        log_mass : ndarray of shape (n_samples,)
+            Log-probabilities, in the dtype of `X`.  For a row that is at an atom in each column, it
+            is the whole of :meth:`score_samples`.  It is zero if the model has no atoms.
+        """
+        rows = self._validated(X)
+        if not isinstance(self._target, AtomScaling):
+            return np.zeros(len(rows), dtype=rows.dtype)
+        x = torch.from_numpy(rows.astype(np.float64))
+        log_mass: NDArray[Any] = self._target.log_mass(x).numpy().astype(rows.dtype)
+        return log_mass
+
+    def _refuse_atoms(self, what: str, way_out: str) -> None:
+        if self.atoms_:
+            raise ValueError(
+                f"{what} needs a density in all columns, but there are atoms in "
+                f"{shown([str(name) for name in self.atoms_])}; {way_out}."
+            )
 
     def score(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> float:
         """Compute the mean log-density of the rows of `X`, as in GaussianMixture.
@@ -997,7 +1075,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Returns
         -------
         score : ndarray of shape (n_samples, n_features)
-            Score in nats per unit of each column, in the dtype of `X`.
+            Score in nats per unit of each column, in the dtype of `X`; zero for entries at an atom.
 
         Raises
         ------
@@ -1033,7 +1111,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Returns
         -------
         velocity : ndarray of shape (n_samples, n_features)
-            Velocity in units of each column per unit of time, in the dtype of `X`.
+            Velocity in units of each column per unit of time, in the dtype of `X`; zero for entries
+            at an atom.
 
         Raises
         ------
@@ -1118,7 +1197,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Raises
         ------
         ValueError
-            If an argument is invalid, or the number of samples or steps is too large.
+            If an argument is invalid, if the number of samples or steps is too large, or with "sde"
+            if there are `atoms_`.
         FloatingPointError
             If the diffusion becomes infinite or NaN; the message gives the time and the number of
             rows.
@@ -1134,6 +1214,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         if not isinstance(method, str) or method not in ("ode", "sde"):
             raise ValueError(f"method must be 'ode' or 'sde', got {reprlib.repr(method)}.")
         time = self._time(t)
+        if method == "sde":
+            self._refuse_atoms("sample(method='sde')", "use method='ode', or fit with atoms=None")
         if method == "ode":
             return self._contained(
                 self._drawn(n_samples, random_state, time), None, self._names_in()
@@ -1151,10 +1233,27 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     ) -> NDArray[np.float64]:
         """Samples at a time: random base points, carried by the flow."""
         n = checked_n_samples(n_samples, self.n_features_in_)
-        base_points = private_random_state(random_state).standard_normal((n, self.n_features_in_))
+        random = private_random_state(random_state)
+        base_points = self._with_patterns(random.standard_normal((n, self.n_features_in_)), random)
         model = self._model_for(base_points)
         drawn, _ = model.ask(FlowModel.push, base_points, time, side="source")
         return model.columns.rounded_and_clipped(drawn)
+
+    def _with_patterns(
+        self, base_points: NDArray[np.float64], random: np.random.RandomState
+    ) -> NDArray[np.float64]:
+        """Base points with random patterns of atoms, if there are atoms: coded rows."""
+        masses = self._masses()
+        if masses is None:
+            return base_points
+        u = torch.from_numpy(random.random_sample((len(base_points), 1 + self.n_features_in_)))
+        indicators = masses.draw(u)
+        moves = moving(indicators, masses.incidence).numpy()
+        return np.concatenate([base_points * moves, indicators.numpy()], axis=1)
+
+    def _masses(self) -> AtomMasses | None:
+        """Probabilities of the patterns of atoms; None without atoms."""
+        return self._target.masses if isinstance(self._target, AtomScaling) else None
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
         """Map each row of `X` to its latent.
@@ -1164,7 +1263,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows to transform.
+            Rows to transform, at none of the `atoms_`.
 
         Returns
         -------
@@ -1174,10 +1273,13 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Raises
         ------
         ValueError
-            If rows are outside the `bounds`, or so far outside the data that the arithmetic of the
-            flow overflows.
+            If rows are outside the `bounds`, at one of the `atoms_`, or so far outside the data
+            that the arithmetic of the flow overflows.
         """
-        return self._latent(self._located(X))
+        rows, columns = self._located(X), self._columns()
+        if columns.atoms is not None:
+            columns.atoms.check_free(rows, columns.names)
+        return self._latent(rows)
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[np.object_]:
         """Get the names of the columns that :meth:`transform` returns.
@@ -1198,7 +1300,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
 
     def _latent(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Latents of validated rows."""
-        return self._model_for(rows).ask(FlowModel.pull, rows, self.end_time_)[0]
+        latents = self._model_for(rows).ask(FlowModel.pull, rows, self.end_time_)[0]
+        return latents[:, : self.n_features_in_]
 
     def inverse_transform(self, Z: ArrayLike) -> NDArray[Any] | Any:
         """Map latents back to rows, the inverse of :meth:`transform`.
@@ -1211,8 +1314,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Returns
         -------
         X : ndarray of shape (n_samples, n_features)
-            Rows in data units, in the dtype of `Z`; a data frame with the names of the columns, if
-            :meth:`set_output` selects one.
+            Rows in data units, at none of the `atoms_`, in the dtype of `Z`; a data frame with the
+            names of the columns, if :meth:`set_output` selects one.
 
         Raises
         ------
@@ -1220,6 +1323,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             If latents are so far from the centre that the arithmetic of the flow overflows.
         """
         rows = self._validated_other(Z, "Z", "latent space")
+        n_atoms = self._target.values.numel() if isinstance(self._target, AtomScaling) else 0
+        rows = np.pad(rows, ((0, 0), (0, n_atoms)))
         model = self._model_for(rows)
         carried, _ = model.ask(FlowModel.push, rows, self.end_time_, side="source")
         return self._contained(model.columns.rounded_and_clipped(carried), Z, self._names_in())
@@ -1259,8 +1364,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Raises
         ------
         ValueError, FloatingPointError
-            If rows are outside the `bounds`, or so far outside the data that the arithmetic of the
-            flow overflows.
+            If there are `atoms_`, or rows are outside the `bounds`, or so far outside the data that
+            the arithmetic of the flow overflows.
 
         References
         ----------
@@ -1268,6 +1373,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             Interpolants", ICLR 2023.
         """
         rows = self._located(X)
+        self._refuse_atoms("diagnose", "fit with atoms=None, on rows that are at none of them")
         random = private_random_state(random_state)
         noise = random.standard_normal((2, *rows.shape))
         rows = self._columns().spread(rows, random)
@@ -1299,12 +1405,57 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         )
         for rows in parts:
             columns.check_rows(rows)
+        if not warm:
+            columns = self._with_atoms(columns, parts[0])
         self.bounds_, self.integer_features_ = columns.bounds, columns.whole
+        names = getattr(self, "feature_names_in_", range(self.n_features_in_))
+        by_column = {} if columns.atoms is None else columns.atoms.by_column()
+        self.atoms_ = {names[j]: values for j, values in by_column.items()}
         return columns
 
+    def _with_atoms(self, columns: Columns, rows: NDArray[Any]) -> Columns:
+        """The columns with their atoms, if the other parameters allow them."""
+        found = resolve_atoms(self.atoms, columns, rows, constant_widths(rows))
+        other = self._parameters_without_atoms()
+        if found.atoms is None or not other:
+            return found
+        if self.atoms != "auto":
+            raise ValueError(
+                f"atoms={reprlib.repr(self.atoms)} cannot be fitted with {', '.join(other)}; use "
+                "the defaults of these parameters, or set atoms=None."
+            )
+        warn_columns(
+            columns.names,
+            found.atoms.flagged,
+            "repeat single values, which have a mass and no density, and which atoms='auto' cannot "
+            f"fit with {', '.join(other)}; use the defaults of these parameters, or set atoms=None "
+            "if the values are not to have a mass",
+        )
+        return columns
+
+    def _parameters_without_atoms(self) -> list[str]:
+        """Parameters whose values cannot be combined with atoms, such as ``base='learned'``."""
+        targets = self.targets if isinstance(self.targets, str) else tuple(self.targets)
+        coupling = resolve_coupling(self.coupling)
+        other = {
+            "base": self.base != "normal",
+            "coupling": not coupling.is_independent,
+            "field": self.field is not None,
+            "scaling": isinstance(self.scaling, Scaling),
+            "student_layer_sizes": self.student_layer_sizes is not None,
+            "targets": targets not in ("auto", "b", ("b",)),
+        }
+        shapes = {name: " ".join(reprlib.repr(getattr(self, name)).split()) for name in other}
+        return [f"{name}={shapes[name]}" for name, flag in other.items() if flag]
+
     def _columns(self) -> Columns:
-        """Bounds and whole numbers of the columns, as fitted."""
-        return Columns(self.bounds_, self.integer_features_, self._column_names())
+        """Bounds, whole numbers and atoms of the columns, as fitted."""
+        names = self._column_names()
+        # Models of release 0.1 have no atoms.
+        by_name: dict[Any, Any] = getattr(self, "atoms_", {})
+        by_column = {names.index(k) if isinstance(k, str) else k: v for k, v in by_name.items()}
+        atoms = Atoms.of(by_column, self.n_features_in_) if by_column else None
+        return Columns(self.bounds_, self.integer_features_, names, atoms)
 
     def _located(self, X: ArrayLike) -> NDArray[Any]:
         """Validate rows that need a latent: within the bounds, though not necessarily whole."""

@@ -56,7 +56,7 @@ class DensityDisplay:
     of highest density.  A model of more columns, or a subset of its columns, is shown by samples:
     histograms, and scatter plots of every pair of columns.  One or two `features` of a wider model
     are therefore samples of the marginal distribution, because a marginal density has no closed
-    form.  Use :meth:`from_estimator`.
+    form.  So is a model with `atoms_`, whose masses have no density.  Use :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -181,7 +181,8 @@ class DensityDisplay:
                 f"A corner plot of {len(columns)} columns is too large to read; choose up to "
                 f"{cls.MAX_FEATURES} of them, such as features={columns[: cls.MAX_FEATURES]}."
             )
-        whole = len(columns) == estimator.n_features_in_ <= 2
+        # On a curve or map, a mass would be invisible.
+        whole = len(columns) == estimator.n_features_in_ <= 2 and not estimator.atoms_
         resolution = _checked_resolution(grid_resolution, 400 if len(columns) == 1 else 80)
         probabilities = np.atleast_1d(checked_levels(levels)) if np.size(levels) else np.empty(0)
         rows: Array | None = (

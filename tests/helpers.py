@@ -13,6 +13,11 @@ from skinterflow import InterpolantTransport
 from skinterflow._persistence.codec import encode
 from skinterflow._persistence.registry import BY_CLASS_NAME
 from skinterflow.interflow import (
+    AtomBase,
+    AtomField,
+    AtomMasses,
+    AtomPath,
+    AtomScaling,
     AveragedField,
     Beta,
     Bounds,
@@ -110,7 +115,27 @@ def noisy_path():
     return StochasticInterpolant(with_weights(Fourier(2)), with_weights(LearnedGamma(2)))
 
 
+ONE_ATOM = torch.tensor([[0.0, 1.0]])
+"""Of two columns the second has an atom."""
+
+
+def atom_masses():
+    return AtomMasses(
+        ONE_ATOM, torch.tensor([0.3]), torch.tensor([[1.0], [0.0]]), torch.tensor([0.4, 0.6]), 0.5
+    )
+
+
 EXAMPLES = {
+    "AtomBase": lambda: AtomBase(ONE_ATOM),
+    "AtomField": lambda: AtomField(two_fields()[0], ONE_ATOM),
+    "AtomMasses": atom_masses,
+    "AtomPath": lambda: AtomPath(with_weights(Fourier(2)), Brownian(2.0), ONE_ATOM),
+    "AtomScaling": lambda: AtomScaling(
+        torch.tensor([5.0]),
+        atom_masses(),
+        [torch.tensor([0]), torch.tensor([1])],
+        [Identity(), Standardize(torch.zeros(1), torch.tensor([2.0]))],
+    ),
     "AveragedField": lambda: AveragedField(two_fields()),
     "Beta": lambda: Beta(2.0, 0.5),
     "Bounds": lambda: Bounds(

@@ -29,6 +29,7 @@ ORDER = [
         "interflow.trajectories",
     ],
     [
+        "interflow.atoms",
         "interflow.heads",
         "interflow.diagnostics",
         "interflow.bridges",
@@ -41,7 +42,7 @@ ORDER = [
     ["interflow"],
     ["_version", "exceptions", "_runtime", "_data", "_fit", "_predict", "_persistence"],
     ["_data.degenerate", "_data.groups", "_data.weights"],
-    ["_data.scaling"],
+    ["_data.atoms", "_data.scaling"],
     ["_data.batches", "_data.columns", "datasets"],
     ["_persistence.container", "_persistence.registry", "_persistence.values"],
     ["_persistence.codec"],

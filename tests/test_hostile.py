@@ -55,6 +55,9 @@ MODELS = {
     "density with bounds": lambda: InterpolantFlowDensity(
         **TINY, early_stopping=False, bounds={0: (-10, None), 1: (-9, 9)}
     ).fit(ROWS),
+    "density with atoms": lambda: InterpolantFlowDensity(**TINY, early_stopping=False).fit(
+        np.clip(ROWS, -0.5, None)
+    ),
     "density of whole numbers": lambda: InterpolantFlowDensity(
         **TINY, early_stopping=False, integer_features=[1]
     ).fit(np.column_stack([ROWS[:, 0], np.rint(ROWS[:, 1])])),
@@ -316,6 +319,8 @@ FIT_PARAMETERS = {
                {0: (np.nan, 1)}, {5: (0, 1)}, "ab", [None], 3, {0: (1, 0)}, {0: 3},
                {0: (-(10**400), 10**400)}, [(0, 1j), None], {None: (0, 1)}],
     "integer_features": [None, [], [5], ["a"], "a", [1.5], np.array(1), [True], [[0]], 3],
+    "atoms": ["auto", None, {}, {0: [0.0]}, {0: []}, {0: 3}, {0: "a"}, {0: [np.nan]}, {5: [0]},
+              {0: [10**400]}, {None: [0]}, {0: None}, "ab", 3, {0: [1, 1 + 1e-12]}],
     "batch_size": ["auto", 8, 1, 0, 2**63, 10**30, "a", 1.5],
     "max_iter": [1, 3, 0, -1, 2**63, 10**400, "a", 1.5],
     "max_time": [None, 0.2, 1e-9, 0, -1, np.nan, "a", 10**400],

@@ -89,7 +89,17 @@ def collinear_columns_of_a_transport(monkeypatch, tmp_path):
 def rows_on_a_bound(monkeypatch, tmp_path):
     X = np.abs(rows())
     X[:20, 0] = 0.0
-    return fit(X, bounds={0: (0, None)})
+    return fit(X, bounds={0: (0, None)}, atoms=None)
+
+
+@case("_data/degenerate.py:warn_columns", "different values", DegenerateDataWarning)
+def column_of_a_few_values(monkeypatch, tmp_path):
+    return fit(np.column_stack([rows(), np.resize([0.1, 0.2, 0.4], 60)]))
+
+
+@case("_data/degenerate.py:warn_columns", "repeat single values", DegenerateDataWarning)
+def atoms_that_cannot_be_fitted(monkeypatch, tmp_path):
+    return fit(np.clip(rows(), -0.5, None), base="learned")
 
 
 @case("_data/groups.py:warn_copies", "exact copies", DegenerateDataWarning)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skinterflow._data.atoms import Atoms
 from skinterflow._data.degenerate import (
     evenly_spaced,
     spread_constant_columns,
@@ -103,6 +104,8 @@ class Reader:
     device : torch.device
     whole : array of shape (D,) of bool or None
         Columns of whole numbers, which get fresh noise at every read; None is no such column.
+    atoms : Atoms or None
+        Values with a probability of their own; None is no such value.
     """
 
     X: NDArray[Any]
@@ -111,6 +114,21 @@ class Reader:
     scaling: Scaling
     device: torch.device
     whole: NDArray[np.bool_] | None = None
+    atoms: Atoms | None = None
+
+    @property
+    def width(self) -> int:
+        """Number of entries of a row in flow units."""
+        return self.X.shape[1] + (0 if self.atoms is None else len(self.atoms))
+
+    def without_density(self, X: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which of the rows `X` have no entry with a density, but only masses."""
+        discrete = np.broadcast_to(self.widths > 0, X.shape)
+        if self.whole is not None:
+            discrete = discrete | self.whole
+        if self.atoms is not None:
+            discrete = discrete | self.atoms.reached(X)
+        return np.asarray(discrete.all(axis=1))
 
     def scaling_rows(self, held_out: Tensor) -> NDArray[np.int64] | None:
         """Evenly spaced training rows from which the scaling is estimated; None is all rows.
@@ -125,6 +143,8 @@ class Reader:
         if not len(rows):
             return None
         constant = np.ptp(self.X[rows], axis=0) == 0
+        if self.atoms is not None:
+            constant = constant | self.atoms.too_few(self.X[rows])
         return None if (constant & (self.widths == 0)).any() else rows
 
     def read(self, rows: Tensor, generator: torch.Generator) -> FlowRows:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import qmc
 from torch import Tensor
 
+from skinterflow._data.atoms import Atoms, estimate_masses, find_atoms
 from skinterflow._data.degenerate import (
     evenly_spaced,
     shown,
@@ -33,6 +34,7 @@ from skinterflow._data.degenerate import (
 )
 from skinterflow._data.scaling import estimate_bounds, estimate_scaling
 from skinterflow._runtime import as_float
+from skinterflow.interflow.atoms import AtomScaling
 from skinterflow.interflow.flows import Estimate
 from skinterflow.interflow.quadrature import fejer
 from skinterflow.interflow.scaling import Compose, Scaling
@@ -41,6 +43,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Pair = Sequence[float | None] | None
 BoundsLike = Mapping[Any, Pair] | Sequence[Pair] | NDArray[Any] | None
+AtomsLike = str | Mapping[Any, ArrayLike] | None
 
 LARGEST, SMALLEST = 1e150, 1e-150
 """Largest absolute value and smallest range of a column: squares stay finite and positive."""
@@ -65,11 +68,14 @@ class Columns:
         Columns of whole numbers.
     names : sequence of D str
         Names of the columns in messages.
+    atoms : Atoms or None
+        Values with a probability of their own; None is no such value.
     """
 
     bounds: Array
     whole: Mask
     names: Sequence[str]
+    atoms: Atoms | None = None
 
     def check_rows(self, X: NDArray[Any]) -> None:
         """Raise unless all rows are within the bounds, and whole where they must be.
@@ -197,13 +203,24 @@ class Columns:
             else X
         )
 
+    def with_atoms_of(self, x: Tensor, points: Tensor) -> Tensor:
+        """Points with the atoms of the rows `x`, both of shape (B, D)."""
+        return points if self.atoms is None else self.atoms.held(points, x)
+
+    def with_density(self, u: Tensor, target: Scaling) -> Tensor:
+        """Rows in flow units without those that are at atoms in all columns, unless all are."""
+        if self.atoms is None:
+            return u
+        dense = torch.from_numpy(~self.atoms.reached(target.inverse(u).cpu().numpy()).all(axis=1))
+        return u[dense.to(u.device)] if dense.any() else u
+
     def warn_point_masses(self, X: NDArray[Any], widths: Array) -> None:
         """Warn of columns with many rows on a bound."""
         X = evenly_spaced(X)
         on_bound = (X[:, None] == _in_dtype(self.bounds, X).T).any(axis=1).mean(axis=0) > _ON_BOUND
         warn_columns(
             self.names,
-            on_bound & ~self.whole & (widths == 0),
+            on_bound & ~self.whole & (widths == 0) & ~self._has_atoms(),
             f"have more than {_ON_BOUND:.0%} of their rows on a bound, and such a point mass has "
             "no density; drop or spread those rows",
         )
@@ -221,6 +238,16 @@ class Columns:
 
         For the parameters, see :func:`skinterflow._data.scaling.estimate_scaling`.
         """
+        if self.atoms is not None:
+            return self._estimate_atom_scaling(
+                self.atoms,
+                scaling,
+                evenly_spaced(X),
+                evenly_spaced(weight),
+                widths,
+                generator,
+                gaussianized,
+            )
         bounded = np.isfinite(self.bounds).any()
         if not bounded and not self.whole.any():
             return estimate_scaling(scaling, X, weight, widths, generator, gaussianized)
@@ -237,6 +264,48 @@ class Columns:
             scaling, mapped, weight, np.zeros_like(widths), generator, gaussianized
         )
         return Compose([bounds, unbounded])
+
+    def _estimate_atom_scaling(
+        self,
+        atoms: Atoms,
+        scaling: str | Scaling | None,
+        X: NDArray[Any],
+        weight: Array,
+        widths: Array,
+        generator: torch.Generator,
+        gaussianized: Sequence[int] | None,
+    ) -> AtomScaling:
+        """Scaling of the columns without atoms together, and of each other column alone.
+
+        That of a column with atoms is estimated from the entries that are at none.
+        """
+        free = np.flatnonzero(~atoms.flagged)
+        groups = [group for group in (free, *np.flatnonzero(atoms.flagged)[:, None]) if len(group)]
+        reached, parts = atoms.reached(X), []
+        for columns in groups:
+            rows = ~reached[:, columns[0]]
+            chosen = None if gaussianized is None else set(gaussianized)
+            parts.append(
+                self._part(columns).estimate_scaling(
+                    scaling,
+                    X[np.ix_(rows, columns)],
+                    weight[rows],
+                    widths[columns],
+                    generator,
+                    None if chosen is None else [k for k, j in enumerate(columns) if j in chosen],
+                )
+            )
+        masses = estimate_masses(atoms, X, weight)
+        values = torch.from_numpy(atoms.values.copy())
+        return AtomScaling(values, masses, list(map(torch.from_numpy, groups)), parts)
+
+    def _part(self, columns: NDArray[np.int64]) -> Columns:
+        """Some of the columns, without their atoms."""
+        names = [self.names[j] for j in columns]
+        return Columns(self.bounds[columns], self.whole[columns], names)
+
+    def _has_atoms(self) -> Mask:
+        return np.zeros(len(self.whole), dtype=bool) if self.atoms is None else self.atoms.flagged
 
     def _edges(self) -> Array:
         """Bounds of the density; for whole numbers, the outer edges of the cells."""
@@ -298,6 +367,67 @@ def resolve_columns(
                 )
         resolved[j] = low, high
     return Columns(resolved, whole, names)
+
+
+def resolve_atoms(atoms: AtomsLike, columns: Columns, X: NDArray[Any], widths: Array) -> Columns:
+    """The columns with the atoms that the parameter gives, or that are found for "auto".
+
+    Parameters
+    ----------
+    atoms : "auto", mapping of column name or number to values, or None
+    columns : Columns
+    X : array of shape (n, D)
+    widths : array of shape (D,), positive for constant columns
+
+    Raises
+    ------
+    ValueError
+        If a named column does not exist or has whole numbers, if the values are not finite numbers
+        within the bounds, or if a column has no other values.
+    """
+    if atoms is None:
+        return columns
+    if isinstance(atoms, str):
+        found = find_atoms(X, ~columns.whole & (widths == 0), columns.names)
+    else:
+        numbers = [_resolve_column(key, columns.names, "atoms") for key in atoms]
+        _check_once(numbers, atoms, "atoms")
+        values = [
+            _checked_atoms(values, j, columns)
+            for j, values in zip(numbers, atoms.values(), strict=True)
+        ]
+        found = Atoms.of(dict(zip(numbers, values, strict=True)), len(columns.names))
+        found.check_rows(X, columns.names)
+    return replace(columns, atoms=found) if len(found) else columns
+
+
+def _checked_atoms(values: Any, j: int, columns: Columns) -> Array:
+    """Validate the atoms of a column: different numbers that it can have."""
+    name = columns.names[j]
+    if columns.whole[j]:
+        raise ValueError(
+            f"atoms name {name}, which is in integer_features and has a mass at each number "
+            "already; remove it from one of them."
+        )
+    numbers = list(values) if isinstance(values, Sequence | np.ndarray | set) else [values]
+    if not all(isinstance(v, Real) and np.isfinite(as_float(v)) for v in numbers):
+        raise ValueError(
+            f"atoms of {name} must be finite numbers, such as [0.0], got {reprlib.repr(values)}."
+        )
+    low, high = columns.bounds[j]
+    atoms = np.unique([as_float(v) for v in numbers])
+    outside = atoms[(atoms < low) | (atoms > high)]
+    if len(outside):
+        raise ValueError(
+            f"atoms of {name} include {outside[0]:g}, which is outside its bounds "
+            f"[{low:g}, {high:g}]; change atoms or bounds."
+        )
+    if (np.abs(np.diff(atoms)) <= 1e-6 * np.abs(atoms[1:])).any():
+        raise ValueError(
+            f"atoms of {name} must differ by more than rounding to float32, got "
+            f"{reprlib.repr(values)}; keep one of them."
+        )
+    return atoms
 
 
 def check_magnitudes(X: NDArray[Any], names: Sequence[str]) -> None:
@@ -370,11 +500,7 @@ def _by_column(bounds: BoundsLike, names: Sequence[str]) -> dict[int, Any]:
         return {}
     if isinstance(bounds, Mapping):
         numbers = [_resolve_column(key, names, "bounds") for key in bounds]
-        if len(set(numbers)) < len(numbers):
-            raise ValueError(
-                f"bounds name a column twice, by name and by number, got keys {list(bounds)!r}; "
-                "use one key for each column."
-            )
+        _check_once(numbers, bounds, "bounds")
         return dict(zip(numbers, bounds.values(), strict=True))
     if np.ndim(np.asarray(bounds, dtype=object)) == 0:
         raise ValueError(
@@ -387,6 +513,14 @@ def _by_column(bounds: BoundsLike, names: Sequence[str]) -> dict[int, Any]:
             "None for each, or a dict."
         )
     return dict(enumerate(bounds))
+
+
+def _check_once(numbers: Sequence[int], given: Mapping[Any, Any], parameter: str) -> None:
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(
+            f"{parameter} name a column twice, by name and by number, got keys {list(given)!r}; "
+            "use one key for each column."
+        )
 
 
 def _checked_pair(pair: Any, name: str) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -43,10 +45,20 @@ def checked_groups(groups: ArrayLike, n_rows: int) -> Codes:
     return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
-def copies(X: NDArray[np.floating]) -> tuple[float, Codes | None]:
+def copies(
+    X: NDArray[np.floating],
+    without_density: Callable[[NDArray[np.floating]], NDArray[np.bool_]] | None = None,
+) -> tuple[float, Codes | None]:
     """Find rows that are exact copies of other rows.
 
     Of very many rows a subset of the distinct rows is examined, each with all of its copies.
+
+    Parameters
+    ----------
+    X : array of shape (n, D)
+    without_density : callable or None
+        Which of some rows have no density, so that equal ones are no surprise and not counted as
+        copies; None is no such row.
 
     Returns
     -------
@@ -56,7 +68,10 @@ def copies(X: NDArray[np.floating]) -> tuple[float, Codes | None]:
         are discrete, or if not all rows were examined.
     """
     one_of = -(-len(X) // _MOST_HASHED)
-    blocks = (_hashes(X[start : start + _BLOCK_ROWS]) for start in range(0, len(X), _BLOCK_ROWS))
+    starts = range(0, len(X), _BLOCK_ROWS)
+    blocks = (
+        _told_apart(X[start : start + _BLOCK_ROWS], start, without_density) for start in starts
+    )
     hashes = np.concatenate([block[block % np.uint64(one_of) == 0] for block in blocks])
     values, first, codes = np.unique(hashes, return_index=True, return_inverse=True)
     # Numbered in the order of the rows, so that the folds do not depend on the units of the data.
@@ -126,6 +141,19 @@ def _sizes(codes: Codes) -> NDArray[np.int64]:
 
 def _shuffled(rows: NDArray[np.int64], generator: torch.Generator) -> Tensor:
     return torch.from_numpy(rows)[torch.randperm(len(rows), generator=generator)]
+
+
+def _told_apart(
+    X: NDArray[np.floating],
+    start: int,
+    without_density: Callable[[NDArray[np.floating]], NDArray[np.bool_]] | None,
+) -> NDArray[np.uint64]:
+    """Hashes of the rows from the number `start` on; those of rows without a density all differ."""
+    hashes = _hashes(X)
+    if without_density is not None:
+        numbers = start + np.arange(len(X), dtype=np.float64)[:, None]
+        hashes = np.where(without_density(X), _hashes(numbers), hashes)
+    return hashes
 
 
 def _hashes(X: NDArray[np.floating]) -> NDArray[np.uint64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from scipy.special import ndtr, ndtri
 from sklearn.covariance import ledoit_wolf_shrinkage
 
 from skinterflow._data.degenerate import COLLINEAR, evenly_spaced, floored, spread_constant_columns
+from skinterflow.interflow.atoms import AtomScaling
 from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
 from skinterflow.interflow.scaling import Compose, Identity, Scaling, Standardize, Whiten
 
@@ -157,6 +158,12 @@ def _whiten(X: Array, weight: Array) -> Whiten:
 
 def gaussianized_columns(scaling: Scaling) -> set[int]:
     """Return the columns that a scaling maps to the normal law."""
+    if isinstance(scaling, AtomScaling):
+        return {
+            int(columns[j])
+            for columns, part in zip(scaling.columns, scaling.parts, strict=True)
+            for j in gaussianized_columns(cast(Scaling, part))
+        }
     parts = [part for part in scaling.modules() if isinstance(part, Gaussianize)]
     return {int(j) for part in parts for j in part.columns}
 

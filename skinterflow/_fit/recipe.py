@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from skinterflow._data.atoms import Atoms
 from skinterflow._persistence.registry import COUPLINGS, GAMMAS, INTERPOLANTS
 from skinterflow._runtime import as_float
+from skinterflow.interflow.atoms import AtomField
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.custom import EXACT_COLUMNS, CustomField, check_function
 from skinterflow.interflow.fields import ResidualMLP, VelocityField
@@ -136,10 +138,12 @@ def new_fields(
     targets: tuple[str, ...],
     path: StochasticInterpolant,
     generator: torch.Generator,
+    atoms: Atoms | None = None,
 ) -> list[VelocityField]:
     """Untrained fields: copies of a given field, or networks with one head for each target.
 
-    The initial weights of the networks are drawn from the generator, on the CPU.
+    The initial weights of the networks are drawn from the generator, on the CPU.  With atoms, which
+    only the drift alone can have, they are fields of coded rows.
 
     Raises
     ------
@@ -151,6 +155,10 @@ def new_fields(
     if isinstance(hidden_layer_sizes, str):
         hidden_layer_sizes = (64,) * 3 if n_fields > 1 else (96,) * 6
     widths = checked_widths("hidden_layer_sizes", hidden_layer_sizes)
+    if atoms is not None:
+        n_coded = n_features + len(atoms)
+        networks = [ResidualMLP(n_coded, widths, activation, generator) for _ in range(n_fields)]
+        return [AtomField(network, atoms.incidence.float()) for network in networks]
     if targets == ("b",):
         return [ResidualMLP(n_features, widths, activation, generator) for _ in range(n_fields)]
     heads = (

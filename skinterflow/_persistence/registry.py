@@ -8,6 +8,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from skinterflow.interflow.atoms import (
+    AtomBase,
+    AtomField,
+    AtomMasses,
+    AtomPath,
+    AtomScaling,
+)
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
 from skinterflow.interflow.custom import CustomField
 from skinterflow.interflow.fields import AveragedField, ResidualMLP
@@ -73,6 +80,11 @@ COMPONENTS = (
     Component(Independent, "independent"),
     Component(OptimalTransport, "optimal_transport"),
     Component(Beta),
+    Component(AtomBase),
+    Component(AtomField),
+    Component(AtomMasses),
+    Component(AtomPath),
+    Component(AtomScaling),
     Component(Bounds),
     Component(Compose),
     Component(Gaussianize),

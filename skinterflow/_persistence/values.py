@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skinterflow.interflow.atoms import AtomMasses, AtomScaling
 from skinterflow.interflow.grading import KINDS, LEVELS, Grading
 from skinterflow.interflow.marginals import Bounds
 from skinterflow.interflow.ode import Calibration, Solver
@@ -37,6 +38,9 @@ def check_fitted_values(fitted: Mapping[str, Any]) -> None:
         With the name and the value of the first invalid attribute.
     """
     n_features = fitted["n_features_in_"]
+    for name in ("_source", "_target", "_path", "_trained", "_field"):
+        _check_tensors(name, fitted[name])
+    _check_progress(fitted["_progress"])
     _require(
         n_features >= 1 and fitted["_n_features_out"] == n_features, "n_features_in_", n_features
     )
@@ -53,13 +57,14 @@ def check_fitted_values(fitted: Mapping[str, Any]) -> None:
         _check_columns(
             fitted["bounds_"], fitted["integer_features_"], fitted["_target"], n_features
         )
-    for name in ("_source", "_target", "_path", "_trained", "_field"):
-        _check_tensors(name, fitted[name])
-    _check_progress(fitted["_progress"])
-    _check_scaling("_source", fitted["_source"], n_features)
-    _check_scaling("_target", fitted["_target"], n_features)
+    incidence = _check_atoms(fitted, n_features)
+    _check_scaling("_source", fitted["_source"], n_features + len(incidence))
+    if isinstance(fitted["_target"], AtomScaling):
+        _check_parts(fitted["_target"], n_features)
+    else:
+        _check_scaling("_target", fitted["_target"], n_features)
     for name in ("_trained", "_field"):
-        _check_field(name, fitted[name], n_features)
+        _check_field(name, fitted[name], n_features, incidence)
     if fitted["_calibration"] is not None:
         _check_calibration(fitted["_calibration"])
 
@@ -83,6 +88,9 @@ def _check_columns(bounds: Any, whole: Any, target: Scaling, n_features: int) ->
     )
     _require(whole.shape == (n_features,) and whole.dtype == np.bool_, "integer_features_", whole)
     edges = bounds + np.outer(whole, (-0.5, 0.5))
+    if isinstance(target, AtomScaling):
+        _check_columns_of_parts(bounds, whole, target)
+        return
     parts = list(target.parts) if isinstance(target, Compose) else []
     if not np.isfinite(bounds).any():
         _require(not parts or not isinstance(parts[0], Bounds), "bounds_", bounds)
@@ -94,6 +102,95 @@ def _check_columns(bounds: Any, whole: Any, target: Scaling, n_features: int) ->
         else None
     )
     _require(mapped is not None and np.array_equal(mapped, edges), "bounds_", bounds)
+
+
+def _check_columns_of_parts(bounds: Any, whole: Any, target: AtomScaling) -> None:
+    """Check the bounds and the whole numbers against the map of each part of the columns."""
+    for columns, part in zip(target.columns, target.parts, strict=True):
+        _require(_are_numbers_of(columns, len(bounds)), "the columns of _target", columns)
+        index = columns.numpy()
+        _check_columns(bounds[index], whole[index], cast(Scaling, part), len(index))
+
+
+def _are_numbers_of(columns: Tensor, n_features: int) -> bool:
+    return columns.dtype == torch.int64 and bool(
+        ((columns >= 0) & (columns < n_features)).all() and columns.ndim == 1
+    )
+
+
+def _check_atoms(fitted: Mapping[str, Any], n_features: int) -> Tensor:
+    """Check that all parts agree on the atoms; return which atom is in which column, (K, D)."""
+    by_name, masses_of = fitted.get("atoms_", {}), fitted.get("atom_masses_", {})
+    target = fitted["_target"]
+    if not by_name and not isinstance(target, AtomScaling):
+        _require(masses_of == {}, "atom_masses_", masses_of)
+        return torch.zeros(0, n_features)
+    _require(isinstance(target, AtomScaling), "atoms_", by_name)
+    names = list(fitted.get("feature_names_in_", range(n_features)))
+    _require(all(name in names for name in by_name), "atoms_", by_name)
+    pairs = [(names.index(name), value) for name, value in by_name.items()]
+    ordered = torch.tensor([j for j, values in pairs for _ in values])
+    incidence = torch.nn.functional.one_hot(ordered, n_features).float()
+    values = np.concatenate([np.asarray(values, dtype=np.float64) for _, values in pairs])
+    _require(
+        np.array_equal(values, target.values.numpy()) and bool(np.isfinite(values).all()),
+        "atoms_",
+        by_name,
+    )
+    coded = [
+        target.masses,
+        fitted["_source"],
+        fitted["_path"],
+        *fitted["_trained"].fields(),
+        *fitted["_field"].fields(),
+    ]
+    for module in coded:
+        own = dict(module.named_buffers()).get("incidence", torch.zeros(0))
+        _require(torch.equal(own.float(), incidence), "the atoms of a part", module)
+    _check_masses(target.masses, incidence)
+    _require(list(masses_of) == list(by_name), "atom_masses_", masses_of)
+    return incidence
+
+
+def _check_masses(masses: AtomMasses, incidence: Tensor) -> None:
+    """Check that the masses of all patterns are positive, and add up to one."""
+    n_atoms = len(incidence)
+    shares, patterns, frequencies = masses.shares, masses.patterns, masses.frequencies
+    _require(
+        shares.shape == (n_atoms,)
+        and patterns.shape == (len(frequencies), n_atoms)
+        and len(frequencies) > 0,
+        "the shapes of the masses",
+        tuple(patterns.shape),
+    )
+    _require(
+        bool((shares > 0).all() and (shares @ incidence.to(shares) < 1).all()), "shares", shares
+    )
+    _require(
+        bool((frequencies >= 0).all()) and abs(float(frequencies.sum()) - 1.0) < 1e-9,
+        "frequencies",
+        frequencies,
+    )
+    _require(
+        bool(((patterns == 0) | (patterns == 1)).all())
+        and len(torch.unique(patterns, dim=0)) == len(patterns),
+        "patterns",
+        patterns,
+    )
+    _require(0.0 <= masses.mixing < 1.0, "mixing", masses.mixing)
+
+
+def _check_parts(target: AtomScaling, n_features: int) -> None:
+    """Check that the parts have each column once, those with atoms alone, and have inverses."""
+    together = torch.cat(target.columns).sort().values
+    _require(
+        torch.equal(together, torch.arange(n_features)), "the columns of _target", target.columns
+    )
+    with_atoms = target.masses.incidence.sum(dim=0) > 0
+    for columns, part in zip(target.columns, target.parts, strict=True):
+        alone = len(columns) == 1 or not bool(with_atoms[columns].any())
+        _require(alone, "the columns of _target", columns)
+        _check_scaling("_target", cast(Scaling, part), len(columns))
 
 
 def _check_tensors(name: str, module: nn.Module) -> None:
@@ -155,7 +252,7 @@ def _check_scaling(name: str, scaling: Scaling, n_features: int) -> None:
     _require(bool(close), name, f"{scaling!r}, which has no inverse")
 
 
-def _check_field(name: str, field: Any, n_features: int) -> None:
+def _check_field(name: str, field: Any, n_features: int, incidence: Tensor) -> None:
     dtype = next(field.parameters(), torch.empty(0)).dtype
     _require(
         all(bool(weight.isfinite().all()) for weight in field.parameters()),
@@ -164,6 +261,8 @@ def _check_field(name: str, field: Any, n_features: int) -> None:
     )
     with torch.no_grad():
         x = _probes(n_features, dtype)
+        if len(incidence):  # a field of coded rows
+            x = torch.cat([x, x.new_zeros(len(x), len(incidence))], dim=1)
         v = field(torch.tensor(0.5, dtype=dtype), x)
     _require(
         v.shape == x.shape and bool(v.isfinite().all()),

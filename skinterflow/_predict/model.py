@@ -159,7 +159,8 @@ class FlowModel:
                 return question(self, x, *arguments)
             # Replaced by a point in the middle of the data, because one row that overflows would
             # make the adaptive steps of its whole block useless.
-            middle = self._scaling(side).inverse(torch.zeros_like(x))
+            scaling = self._scaling(side)
+            middle = scaling.inverse(torch.zeros_like(scaling(x)))
             near = torch.where(far[:, None], middle, x)
             value, error, unresolved = question(self, near, *arguments)
             value[far], error[far] = -torch.inf, torch.inf

@@ -14,8 +14,16 @@ between Gaussian mixtures they are known in closed form (:mod:`~skinterflow.inte
 :mod:`~skinterflow.interflow.diagnostics` measures how well they were learned.
 :mod:`~skinterflow.interflow.scaling` maps data to the units of the flow, and
 :mod:`~skinterflow.interflow.marginals` maps single columns.
+:mod:`~skinterflow.interflow.atoms` is for columns that repeat single values.
 """
 
+from skinterflow.interflow.atoms import (
+    AtomBase,
+    AtomField,
+    AtomMasses,
+    AtomPath,
+    AtomScaling,
+)
 from skinterflow.interflow.bridges import bridge_defect
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
 from skinterflow.interflow.custom import CustomField
@@ -80,6 +88,11 @@ __all__ = [
     "NOISE_LEVELS",
     "AccuracyWarning",
     "AffineInterpolant",
+    "AtomBase",
+    "AtomField",
+    "AtomMasses",
+    "AtomPath",
+    "AtomScaling",
     "AveragedField",
     "Beta",
     "Bounds",

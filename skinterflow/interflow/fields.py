@@ -269,7 +269,7 @@ class ModulatedMLP(nn.Module):
         return parts[:n_layers], parts[n_layers:], gains
 
     @torch.no_grad()
-    def _snapshot(self, t: Tensor, dtype: torch.dtype, mix: Tensor) -> Snapshot:
+    def _snapshot(self, t: Tensor, dtype: torch.dtype, mix: Tensor) -> NetworkSnapshot:
         """The sum of the heads at a time, with the weights `mix`, shape (n_heads,)."""
         scales, shifts, gains = self._modulations(t)
         weights, biases = [], []
@@ -288,7 +288,7 @@ class ModulatedMLP(nn.Module):
             (mix @ self.out.bias.unflatten(0, shape)).to(dtype),
             float(mix @ gains),
             *ACTIVATIONS[self.activation],
-        ).snapshot()
+        )
 
     def _is_residual(self, index: int) -> bool:
         return index > 0 and self.hidden_layer_sizes[index] == self.hidden_layer_sizes[index - 1]
@@ -400,7 +400,31 @@ class ResidualMLP(ModulatedMLP, VelocityField):
         return torch.addcmul(self.out(self._hidden(scales, shifts, x)), gain, x)
 
     def at(self, t: Tensor, dtype: torch.dtype) -> Snapshot:
+        return self.network_at(t, dtype).snapshot()
+
+    def network_at(self, t: Tensor, dtype: torch.dtype) -> NetworkSnapshot:
+        """The network at a time, shape (), from which :meth:`at` makes its snapshot."""
         return self._snapshot(t, dtype, torch.ones(1))
+
+    def value_and_slopes(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity and its slopes ``dv_i / dx_i``, whose sum is the divergence.
+
+        Parameters
+        ----------
+        t : Tensor of shape () or (B,)
+        x : Tensor of shape (B, D)
+
+        Returns
+        -------
+        Two Tensors of shape (B, D)
+        """
+        return self._in_chunks(self._with_slopes, t, x)
+
+    def _with_slopes(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        scales, shifts, gain = self._modulations(t)
+        h, tangents = self._hidden_with_tangents(scales, shifts, x)
+        slopes = torch.bmm(tangents, self.out.weight[:, :, None])[..., 0].T
+        return torch.addcmul(self.out(h), gain, x), slopes + gain
 
     def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         if len(self.layers) <= 2:

@@ -223,7 +223,7 @@ class SharedTrunk(ModulatedMLP, Heads):
             t,
             dtype,
             torch.stack([torch.zeros_like(t) if weight is None else weight for weight in weights]),
-        )
+        ).snapshot()
 
     def combined(
         self, t: Tensor, x: Tensor, weights: Sequence[Tensor | None]

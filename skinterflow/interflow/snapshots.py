@@ -178,35 +178,58 @@ class NetworkSnapshot:
 
     def _deep(self) -> WithSlope:
         """Any number of hidden layers: the rows of the last matrix travel backward."""
-        n_features, width = self.out.shape[0], max(weight.shape[0] for weight in self.weights)
-        # A power of two divides the blocks of rows evenly, so that each row meets the same kernels.
-        most = 2 ** max(0, (_TANGENT_ELEMENTS // (n_features * width)).bit_length() - 1)
-        first = self.weights[0].T.contiguous()[:, None, :]
-        backward = list(zip(self.weights, self.residual, strict=True))[:0:-1]
+        n_features = self.out.shape[0]
 
         def divergence(slopes: Sequence[Tensor]) -> Tensor:
-            n_rows = len(slopes[0])
-            shape = (n_features * n_rows, -1)
-            carried = self.out[:, None, :].expand(-1, n_rows, -1)
-            scratch: Tensor | None = None  # one for all layers stays in the cache
-            for (weight, residual), slope in zip(backward, slopes[:0:-1], strict=True):
-                if scratch is None or scratch.shape != carried.shape:
-                    scratch = carried.new_empty(carried.shape)
-                passed = torch.mul(carried, slope, out=scratch).view(shape)
-                if residual:
-                    carried = carried.contiguous()
-                    carried.view(shape).addmm_(passed, weight)
-                else:
-                    carried = torch.mm(passed, weight).view(n_features, n_rows, -1)
-            # Only what has been through a product is a tensor of its own.
-            met = carried.mul_(first) if backward else carried * first
+            met = self._met(slopes, n_features)
             return met.sum(dim=0).mul_(slopes[0]).sum(dim=1).add_(self.gain * n_features)
 
         def with_divergence(x: Tensor) -> tuple[Tensor, Tensor]:
             v, slopes = self._with_slopes(x)
-            if len(x) <= most:
-                return v, divergence(slopes)
-            parts = zip(*(slope.split(most) for slope in slopes), strict=True)
+            parts = self._in_chunks(slopes, n_features)
             return v, torch.cat([divergence(part) for part in parts])
 
         return with_divergence
+
+    def with_slopes(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Velocities, (B, D), and the slopes ``dv_i / dx_i`` of the first `n` coordinates, (B, n).
+
+        Their sum over all coordinates is the divergence.
+        """
+        v, slopes = self._with_slopes(x)
+        parts = [
+            torch.einsum("nbh,bh->bn", self._met(part, n), part[0])
+            for part in self._in_chunks(slopes, n)
+        ]
+        return v, torch.cat(parts).add_(self.gain)
+
+    @cached_property
+    def _first(self) -> Tensor:
+        """Weights of the first layer by coordinate, (D, 1, H_1)."""
+        return self.weights[0].T.contiguous()[:, None, :]
+
+    def _in_chunks(self, slopes: Sequence[Tensor], n: int) -> list[tuple[Tensor, ...]]:
+        """Slopes of parts of the rows whose `n` tangents stay in the cache."""
+        width = max(weight.shape[0] for weight in self.weights)
+        # A power of two divides the blocks of rows evenly, so that each row meets the same kernels.
+        most = 2 ** max(0, (_TANGENT_ELEMENTS // (n * width)).bit_length() - 1)
+        return list(zip(*(slope.split(most) for slope in slopes), strict=True))
+
+    def _met(self, slopes: Sequence[Tensor], n: int) -> Tensor:
+        """Rows of the last matrix, carried to the first layer, times its weights, (n, B, H_1)."""
+        shape = (n * len(slopes[0]), -1)
+        carried = self.out[:n, None, :].expand(-1, len(slopes[0]), -1)
+        backward = list(zip(self.weights, self.residual, strict=True))[:0:-1]
+        scratch: Tensor | None = None  # one for all layers stays in the cache
+        for (weight, residual), slope in zip(backward, slopes[:0:-1], strict=True):
+            if scratch is None or scratch.shape != carried.shape:
+                scratch = carried.new_empty(carried.shape)
+            passed = torch.mul(carried, slope, out=scratch).view(shape)
+            if residual:
+                carried = carried.contiguous()
+                carried.view(shape).addmm_(passed, weight)
+            else:
+                carried = torch.mm(passed, weight).view(n, len(slopes[0]), -1)
+        # Only what has been through a product is a tensor of its own.
+        first = self._first[:n]
+        return carried.mul_(first) if backward else carried * first

@@ -447,8 +447,12 @@ def test_point_mass_on_a_bound_is_named():
         DegenerateDataWarning,
         match=r"1 column\(s\) have more than 5% of their rows on a bound, .*: column 1\.$",
     ):
-        density = tiny(bounds=[(0, 1)] * 3).fit(X)
+        density = tiny(bounds=[(0, 1)] * 3, atoms=None).fit(X)
     assert np.isfinite(density.score_samples(X)).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        density = tiny(bounds=[(0, 1)] * 3).fit(X)
+    assert density.atoms_[1] == [1.0]
 
 
 @pytest.mark.parametrize("pair", [(0, None), (None, 0), (0, 1)])
