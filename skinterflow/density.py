@@ -128,8 +128,9 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         density.
 
         - "standardize": mean and standard deviation of each column
-        - "whiten": "standardize", then whitening with Ledoit-Wolf shrinkage
-        - "power": a Yeo-Johnson transform of each column, then "whiten"
+        - "whiten": "standardize", then whitening by a covariance with Ledoit-Wolf shrinkage or
+          of a factor analysis, whichever has the better held-out likelihood
+        - "power": a Yeo-Johnson transform of each column that gains by it, then "whiten"
         - "gaussianize": "power", and a smooth map to a normal distribution for columns that are
           still far from normal, if there are at least 750 training rows and the likelihood of a
           Gaussian increases

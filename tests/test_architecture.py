@@ -41,6 +41,7 @@ ORDER = [
     ["interflow"],
     ["_version", "exceptions", "_runtime", "_data", "_fit", "_predict", "_persistence"],
     ["_data.degenerate", "_data.groups", "_data.weights"],
+    ["_data.covariance"],
     ["_data.scaling"],
     ["_data.batches", "_data.columns", "datasets"],
     ["_persistence.container", "_persistence.registry", "_persistence.values"],
