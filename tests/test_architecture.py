@@ -37,7 +37,7 @@ ORDER = [
     ],
     ["interflow.quantities", "interflow.nested"],
     ["interflow.flows", "interflow.mixtures"],
-    ["interflow.objectives"],
+    ["interflow.objectives", "interflow.combined"],
     ["interflow"],
     ["_version", "exceptions", "_runtime", "_data", "_fit", "_predict", "_persistence"],
     ["_data.degenerate", "_data.groups", "_data.weights"],

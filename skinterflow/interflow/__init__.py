@@ -17,6 +17,7 @@ between Gaussian mixtures they are known in closed form (:mod:`~skinterflow.inte
 """
 
 from skinterflow.interflow.bridges import bridge_defect
+from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
 from skinterflow.interflow.custom import CustomField
 from skinterflow.interflow.diagnostics import (
@@ -86,6 +87,7 @@ __all__ = [
     "BridgeObjective",
     "Brownian",
     "Calibration",
+    "CombinedDensity",
     "Compose",
     "Coupling",
     "CustomField",
