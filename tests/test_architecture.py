@@ -51,6 +51,7 @@ ORDER = [
     ["_predict.diagnosis"],
     ["_fit.callbacks", "_fit.limits", "_fit.recipe"],
     ["_fit.validation"],
+    ["_fit.mixture"],
     ["_fit.run", "_fit.context"],
     ["_fit.distillation"],
     ["_base"],
