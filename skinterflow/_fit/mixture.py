@@ -10,7 +10,6 @@ weights were not fitted to.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
@@ -112,7 +111,7 @@ def fold_normals(
         best_of_kind, n_falls = -np.inf, 0
         for candidate in _candidates(kind, rows, folds):
             log_prob = candidate.held_out(held_out)
-            if best is None or _is_clearly_positive(log_prob - best[0], held_out):
+            if best is None or held_out.clearly_better(log_prob, best[0]):
                 best = log_prob, candidate
             score = held_out.mean(log_prob)
             n_falls = n_falls + 1 if score < best_of_kind else 0
@@ -120,14 +119,6 @@ def fold_normals(
             if n_falls == _N_FALLS or out_of_time():
                 break
     return None if best is None else best[1]
-
-
-def _is_clearly_positive(gain: Tensor, held_out: HeldOut) -> bool:
-    """Whether the mean of a gain is above its standard error; chance favours many components."""
-    mean = held_out.mean(gain)
-    share = held_out.weight / held_out.weight.sum()
-    error = math.sqrt(float((gain - mean).square() @ share.square()))
-    return mean > error
 
 
 def _candidates(

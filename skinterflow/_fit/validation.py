@@ -96,8 +96,8 @@ def choose_end_time(held_out: HeldOut, recipe: Recipe, budget: TimeBudget) -> fl
     """Return the end time of the recipe or, for "auto", the best one on the held-out rows.
 
     "auto" searches from the full flow towards the Gaussian for the first maximum of the held-out
-    log-likelihood.  The Gaussian itself is always evaluated, so that the model is not worse than it
-    on the held-out rows.  The search stops when the time budget ends.
+    log-likelihood.  The Gaussian itself is always evaluated, and is the model unless the flow is
+    better by more than the standard error.  The search stops when the time budget ends.
     """
     if recipe.end_time is not None or not held_out.n_rows:
         return 1.0 if recipe.end_time is None else recipe.end_time
@@ -109,7 +109,9 @@ def choose_end_time(held_out: HeldOut, recipe: Recipe, budget: TimeBudget) -> fl
         if candidate[0] < best[0]:
             break
         best = candidate
-    return max(best, held_out.score(END_TIMES[-1]))[1]
+    gaussian = held_out.log_prob(END_TIMES[-1])
+    better = held_out.clearly_better(held_out.log_prob(best[1]), gaussian)
+    return best[1] if better else END_TIMES[-1]
 
 
 class HeldOut:
@@ -161,6 +163,12 @@ class HeldOut:
     def mean(self, log_prob: Tensor) -> float:
         """Weighted mean over the rows."""
         return float(log_prob @ self.weight / self.weight.sum())
+
+    def clearly_better(self, log_prob: Tensor, other: Tensor) -> bool:
+        """Whether the mean gain over another density is above its standard error."""
+        gain, share = log_prob - other, self.weight / self.weight.sum()
+        error = math.sqrt(float((gain - self.mean(gain)).square() @ share.square()))
+        return self.mean(gain) > error
 
     def score(self, end_time: float) -> tuple[float, float]:
         """Mean log-density under the flow stopped at a time, and the time."""
