@@ -39,8 +39,6 @@ _N_FALLS = 2
 """Numbers of components in a row, each worse than the best, after which the search ends."""
 _MOST_ROWS = 4_000
 """Maximum number of rows that a Gaussian mixture is fitted to."""
-_MOST_COLUMNS = 64
-"""Maximum number of columns for full covariances with more than one component."""
 _FEWEST_ROWS = 20
 _REGULARIZATION = 1e-5
 """Added to the variances of a Gaussian mixture, in units of standardised columns."""
@@ -125,14 +123,15 @@ def _candidates(
     kind: str, rows: Sequence[NDArray[Any]], folds: Sequence[Fold]
 ) -> Iterator[FoldNormals]:
     n_rows, n_columns = min(map(len, rows)), rows[0].shape[1]
+    # Rows that a component needs for its covariance, or for its variances.
+    n_needed = n_columns if kind == "full" else 2
     for n in _N_COMPONENTS:
-        if 2 * n > n_rows or (kind == "full" and n > 1 and n_columns > _MOST_COLUMNS):
+        if n * n_needed > n_rows:
             return
         models = [
             fitted_normals(x, n, kind, fold.scaling) for x, fold in zip(rows, folds, strict=True)
         ]
-        if all(bool(model.covariances.isfinite().all()) for model in models):
-            yield FoldNormals(n, kind, models)
+        yield FoldNormals(n, kind, models)
 
 
 def refitted(

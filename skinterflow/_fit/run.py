@@ -66,6 +66,8 @@ N_CHECKS = 10
 _MIN_STEPS = 1_000
 """Minimum steps before early stopping, unless the model is better than the Gaussian by
 `_MIN_GAIN`."""
+_MIN_STEPS_IF_WIDE, _WIDE = 400, 64
+"""Minimum steps if there are more columns than this, where a check takes as long as many steps."""
 _MIN_GAIN = 0.05
 """Held-out log-likelihood over the Gaussian's, in nats per row, that counts as learning."""
 _CHECKS_PART = 0.3
@@ -268,8 +270,9 @@ class Run:
         """
         if self.diverged or self.n_no_change < self.recipe.n_iter_no_change:
             return self.diverged
+        wide = self.best[0].field.n_features > _WIDE
         return (
-            self.history.n_iter >= _MIN_STEPS
+            self.history.n_iter >= (_MIN_STEPS_IF_WIDE if wide else _MIN_STEPS)
             or self.history.best_score > self._gaussian_score + _MIN_GAIN
         )
 
