@@ -133,7 +133,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         mixture.  A single end time has to suit all rows; a mixture can be sharp where rows are
         dense and smooth where they are scattered.  With "auto", it is used if it raises the
         log-likelihood of held-out rows, which its weights were not fitted to, by 0.03 nats per row
-        over the best single end time.  Candidates are the best end time, 0, a few others if the fit
+        and two standard errors over the best single end time.  Candidates are the best end time, 0, a few others if the fit
         is cross-fitted, and, below 10,000 rows, a Gaussian mixture of 1 to 20 components.  Scoring
         takes one solve for each end time after 0.  "auto" is None if `end_time` is a number, no
         rows are held out, or a student is distilled.  None is always a single end time.

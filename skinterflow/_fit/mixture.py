@@ -4,8 +4,8 @@ A Gaussian mixture is fitted to the training rows of each fold, and is a compone
 it earns a weight on held-out rows.  It is fitted in the units before the whitening, where clusters
 are easier to find and diagonal covariances mean independent columns, and stored in flow units.
 
-A mixture is only used if it beats the best single end time by `MARGIN` on held-out rows that its
-weights were not fitted to.
+A mixture is only used if it beats the best single end time by `MARGIN`, and by two standard errors,
+on held-out rows that its weights were not fitted to.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def fold_normals(
         best_of_kind, n_falls = -np.inf, 0
         for candidate in _candidates(kind, rows, folds):
             log_prob = candidate.held_out(held_out)
-            if best is None or held_out.clearly_better(log_prob, best[0]):
+            if best is None or held_out.clearly_better(log_prob, best[0], n_errors=1.0):
                 best = log_prob, candidate
             score = held_out.mean(log_prob)
             n_falls = n_falls + 1 if score < best_of_kind else 0
@@ -217,12 +217,11 @@ def choose_mixture(
     log_prob, weight = torch.stack(columns), held_out.weight
     # Two parts of the rows: each is scored with the weights that the other one gives.
     parts = [slice(0, None, 2), slice(1, None, 2)]
-    scored = [
-        mixture_log_prob(log_prob[:, a], mixture_weights(log_prob[:, b], weight[b])) @ weight[a]
-        for a, b in (parts, parts[::-1])
-    ]
-    single = held_out.mean(held_out.log_prob(best))
-    if not float(sum(scored) / weight.sum()) > single + MARGIN:
+    mixed, single = torch.empty_like(weight), held_out.log_prob(best)
+    for a, b in (parts, parts[::-1]):
+        mixed[a] = mixture_log_prob(log_prob[:, a], mixture_weights(log_prob[:, b], weight[b]))
+    gain = held_out.mean(mixed) - held_out.mean(single)
+    if not (gain > MARGIN and held_out.clearly_better(mixed, single)):
         return None
     kept = mixture_weights(log_prob, weight) >= _LEAST_WEIGHT
     if not kept[: len(times)].any():

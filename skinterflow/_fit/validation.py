@@ -97,7 +97,7 @@ def choose_end_time(held_out: HeldOut, recipe: Recipe, budget: TimeBudget) -> fl
 
     "auto" searches from the full flow towards the Gaussian for the first maximum of the held-out
     log-likelihood.  The Gaussian itself is always evaluated, and is the model unless the flow is
-    better by more than the standard error.  The search stops when the time budget ends.
+    better by more than two standard errors.  The search stops when the time budget ends.
     """
     if recipe.end_time is not None or not held_out.n_rows:
         return 1.0 if recipe.end_time is None else recipe.end_time
@@ -164,11 +164,14 @@ class HeldOut:
         """Weighted mean over the rows."""
         return float(log_prob @ self.weight / self.weight.sum())
 
-    def clearly_better(self, log_prob: Tensor, other: Tensor) -> bool:
-        """Whether the mean gain over another density is above its standard error."""
+    def clearly_better(self, log_prob: Tensor, other: Tensor, n_errors: float = 2.0) -> bool:
+        """Whether the mean gain over another density is above `n_errors` standard errors.
+
+        The same rows have selected the weights of the members, so that one error is too little.
+        """
         gain, share = log_prob - other, self.weight / self.weight.sum()
         error = math.sqrt(float((gain - self.mean(gain)).square() @ share.square()))
-        return self.mean(gain) > error
+        return self.mean(gain) > n_errors * error
 
     def score(self, end_time: float) -> tuple[float, float]:
         """Mean log-density under the flow stopped at a time, and the time."""
