@@ -126,17 +126,18 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         default draws more times near the data ([1]_, table 3).
     end_time : "auto" or float in [1e-9, 1], default="auto"
         Time at which the flow stops, the analogue of a bandwidth: 1 is the full flow, and earlier
-        times give smoother densities.  "auto" selects the time by held-out log-likelihood (0, a
-        Gaussian, is possible); it is 1 if no rows are held out.
+        times give smoother densities.  "auto" selects the time by held-out log-likelihood; it is 0,
+        a Gaussian, unless the flow is clearly better, and 1 if no rows are held out.
     mixture : "auto" or None, default="auto"
         Whether the density may be a mixture of the flow stopped at several times, and of a Gaussian
         mixture.  A single end time has to suit all rows; a mixture can be sharp where rows are
         dense and smooth where they are scattered.  With "auto", it is used if it raises the
         log-likelihood of held-out rows, which its weights were not fitted to, by 0.03 nats per row
-        and two standard errors over the best single end time.  Candidates are the best end time, 0, a few others if the fit
-        is cross-fitted, and, below 10,000 rows, a Gaussian mixture of 1 to 20 components.  Scoring
-        takes one solve for each end time after 0.  "auto" is None if `end_time` is a number, no
-        rows are held out, or a student is distilled.  None is always a single end time.
+        and two standard errors over the best single end time.  Candidates are the best end time, 0,
+        a few others if the fit is cross-fitted, and, below 10,000 rows, a Gaussian mixture of 1 to
+        20 components.  Scoring takes one solve for each end time after 0.  "auto" is None if
+        `end_time` is a number, no rows are held out, or a student is distilled.  None is always a
+        single end time.
     scaling : str, Scaling or None, default="gaussianize"
         Invertible map that is applied to the data before the flow.  Its Jacobian is part of the
         density.
