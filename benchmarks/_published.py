@@ -21,6 +21,7 @@ COMMANDS = {
     "quickstart": "python benchmarks/quickstart.py",
     "defaults-small": "python benchmarks/defaults.py --small",
     "defaults-large": "python benchmarks/defaults.py --data-dir DIR",
+    "simple_peers": "python benchmarks/simple_peers.py",
     "equal_time": "python benchmarks/equal_time.py --data-dir DIR",
     "rnade": "python benchmarks/rnade.py --data-dir DIR",
     "growth-rows": "python benchmarks/growth.py rows",
@@ -49,6 +50,7 @@ COMMANDS = {
 KEYS = {
     "defaults-small": ("data", "method"),
     "defaults-large": ("data", "method"),
+    "simple_peers": ("data", "method"),
     "equal_time": ("data", "method", "precision"),
     "rnade": ("data", "method"),
     "rates": ("data",),

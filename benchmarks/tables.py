@@ -109,6 +109,16 @@ def defaults(results: Results, name: str, cell: Callable[[Record], str]) -> Cell
     return cells
 
 
+def simple_peers(results: Results) -> Cells:
+    """Data sets by methods, without errors: the sets are many, and the folds few."""
+    methods = results.values("simple_peers", "method")
+    cells = [["data", *map(titled, methods)]]
+    for data in results.values("simple_peers", "data"):
+        found = [results.row("simple_peers", data=data, method=method) for method in methods]
+        cells.append([titled(data), *best_in_bold(found, plain)])
+    return cells
+
+
 def defaults_with_worst(results: Results, name: str) -> Cells:
     """As `defaults`, with the worst rows of the best classical method and of ours."""
     head, *body = defaults(results, name, with_error)
@@ -520,6 +530,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "which: defaults on small data": lambda results: restructured(
         defaults(results, "defaults-small", with_error)
     ),
+    "which: simple peers": with_source("simple_peers", simple_peers),
     "which: equal time": which_equal_time,
     "which: speed": lambda results: restructured(speed(results)),
     "defaults on small data": with_source(

@@ -64,6 +64,7 @@ from skinterflow._runtime import (
     step_seed,
     sums_may_overflow,
 )
+from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ACTIVATIONS, FrozenField, VelocityField
@@ -358,7 +359,15 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     ) -> Trained:
         """Train, from scratch or from an earlier state, and set the attributes of the history."""
         budget, checkpoint = context.budget, context.checkpoint
-        run = Run(objectives, plan.folds, plan.recipe, context.seed, budget, plan.whole)
+        run = Run(
+            objectives,
+            plan.folds,
+            plan.recipe,
+            context.seed,
+            budget,
+            plan.whole,
+            plan.target_scaling,
+        )
         if budget.limited:
             run.reserve_time(0.0 if plan.student is None else _STUDENT_SHARE)
             budget.begin_training()
@@ -454,13 +463,16 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         """Calibrate the solver on rows of the data and on rows outside.
 
         Returns None if the flow ends at 0, the solver chooses its own steps, or there is no time.
+        With several end times, the latest is calibrated.
         """
+        times = (trained.end_time,) if trained.mixture is None else trained.mixture.end_times
+        end_time = max(times)
         own_steps = isinstance(self.solver, Solver) or self.solver in ADAPTIVE_METHODS
-        if trained.end_time == 0 or own_steps or not context.budget.calibrates:
+        if end_time == 0 or own_steps or not context.budget.calibrates:
             return None
         generators = seeded_generators(step_seed(context.seed, Draw.CALIBRATION), context.device)
         rows = plan.whole.train.batch(0, _CALIBRATION_ROWS, generators)[0].double()
-        flow = Flow(on_device(field, rows.device, torch.float64), end_time=trained.end_time)
+        flow = Flow(on_device(field, rows.device, torch.float64), end_time=end_time)
         target = on_device(plan.target_scaling, rows.device, torch.float64)
         columns = self._columns()
         rows = columns.with_density(rows, target)
@@ -563,7 +575,14 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
             target=on_device(self._target, device, torch.float64),
             device=device,
             dtype=dtype,
+            mixture=self._mixture(field, base, device),
         )
+
+    def _mixture(
+        self, field: VelocityField, base: Scaling | None, device: torch.device
+    ) -> CombinedDensity | None:
+        """Density of the model, if it is not that of the flow at one time."""
+        return None
 
     def _diffused(
         self,

@@ -45,6 +45,7 @@ from skinterflow._data.scaling import gaussianized_columns
 from skinterflow._data.weights import checked_weight, weighted_rows
 from skinterflow._fit.context import FitContext, Plan
 from skinterflow._fit.distillation import distilled
+from skinterflow._fit.mixture import Mixture
 from skinterflow._fit.recipe import Recipe, resolve_coupling, resolve_recipe, resolve_student
 from skinterflow._fit.run import STATISTICS_ROWS, Draw, History, Run, Trained
 from skinterflow._fit.validation import Fold, held_out_rows
@@ -62,10 +63,13 @@ from skinterflow._runtime import (
     sums_may_overflow,
 )
 from skinterflow.interflow.atoms import AtomBase, AtomMasses, AtomPath, AtomScaling, moving
+from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.fields import ResidualMLP, VelocityField
+from skinterflow.interflow.flows import Flow, Pushforward
 from skinterflow.interflow.grading import Grading
 from skinterflow.interflow.interpolants import Interpolant, learned_parameters
+from skinterflow.interflow.mixtures import NormalMixture
 from skinterflow.interflow.noise import Gamma, StochasticInterpolant
 from skinterflow.interflow.objectives import PathObjective
 from skinterflow.interflow.ode import Calibration, Solver
@@ -131,15 +135,26 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         default draws more times near the data ([1]_, table 3).
     end_time : "auto" or float in [1e-9, 1], default="auto"
         Time at which the flow stops, the analogue of a bandwidth: 1 is the full flow, and earlier
-        times give smoother densities.  "auto" selects the time by held-out log-likelihood (0, a
-        Gaussian, is possible); it is 1 if no rows are held out.
+        times give smoother densities.  "auto" selects the time by held-out log-likelihood; it is 0,
+        a Gaussian, unless the flow is clearly better, and 1 if no rows are held out.
+    mixture : "auto" or None, default="auto"
+        Whether the density may be a mixture of the flow stopped at several times, and of a Gaussian
+        mixture.  A single end time has to suit all rows; a mixture can be sharp where rows are
+        dense and smooth where they are scattered.  With "auto", it is used if it raises the
+        log-likelihood of held-out rows, which its weights were not fitted to, by 0.03 nats per row
+        and two standard errors over the best single end time.  Candidates are the best end time, 0,
+        a few others if the fit is cross-fitted, and, below 10,000 rows, a Gaussian mixture of 1 to
+        20 components.  Scoring takes one solve for each end time after 0.  "auto" is None if
+        `end_time` is a number, no rows are held out, a student is distilled, or there are `atoms_`.
+        None is always a single end time.
     scaling : str, Scaling or None, default="gaussianize"
         Invertible map that is applied to the data before the flow.  Its Jacobian is part of the
         density.
 
         - "standardize": mean and standard deviation of each column
-        - "whiten": "standardize", then whitening with Ledoit-Wolf shrinkage
-        - "power": a Yeo-Johnson transform of each column, then "whiten"
+        - "whiten": "standardize", then whitening by a covariance with Ledoit-Wolf shrinkage or
+          of a factor analysis, whichever has the better held-out likelihood
+        - "power": a Yeo-Johnson transform of each column that gains by it, then "whiten"
         - "gaussianize": "power", and a smooth map to a normal distribution for columns that are
           still far from normal, if there are at least 750 training rows and the likelihood of a
           Gaussian increases
@@ -253,7 +268,13 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     Attributes
     ----------
     end_time_ : float
-        End time of the flow, in [0, 1].
+        End time of the flow, in [0, 1]; of a mixture, the one with the largest weight.  It is the
+        time of :meth:`transform` and :meth:`inverse_transform`.
+    mixture_end_times_ : ndarray of shape (n_times,)
+        End times of the components of the density; only `end_time_` if it is not a mixture.
+    mixture_weights_ : ndarray of shape (n_times,) or (n_times + 1,)
+        Weights of the components.  If there is one more weight than end times, the last one is the
+        weight of a Gaussian mixture.
     n_iter_ : int
         Number of gradient steps, including those of the fits that this one continued.
     check_steps_ : list of int
@@ -339,6 +360,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
 
     __metadata_request__inverse_transform: ClassVar[dict[str, str]] = {"Z": UNUSED}
     _gaussian_source: ClassVar[bool] = True
+    _normals: NormalMixture | None = None
+    _other_parts: ClassVar[frozenset[str]] = FlowEstimator._other_parts | {"_normals"}
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **PARAMETER_CONSTRAINTS,
         "bounds": [Mapping, "array-like", None],
@@ -347,6 +370,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         "base": [StrOptions({"normal", "learned"})],
         "end_time": [StrOptions({"auto"}), Interval(Real, 1e-9, 1, closed="both")],
         "student_layer_sizes": [StrOptions({"auto"}), "array-like", None],
+        "mixture": [StrOptions({"auto"}), None],
         "early_stopping": [StrOptions({"auto"}), "boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -363,6 +387,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         coupling: str | Coupling = "independent",
         time_beta: tuple[float, float] = (1.0, 0.5),
         end_time: str | float = "auto",
+        mixture: str | None = "auto",
         scaling: str | Scaling | None = "gaussianize",
         bounds: BoundsLike = None,
         integer_features: ArrayLike | None = None,
@@ -398,6 +423,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         self.coupling = coupling
         self.time_beta = time_beta
         self.end_time = end_time
+        self.mixture = mixture
         self.scaling = scaling
         self.bounds = bounds
         self.integer_features = integer_features
@@ -778,6 +804,13 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             n_iter_no_change=self.n_iter_no_change,
             tol=self.tol,
             verbose=bool(self.verbose),
+            # A student learns the flow up to one end time; a Gaussian mixture has no atoms.
+            mixture=(
+                self.mixture is not None
+                and end_time == "auto"
+                and self.student_layer_sizes is None
+                and not self.atoms_
+            ),
         )
 
     def _set_history(self, history: History) -> None:
@@ -798,6 +831,31 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         marginals = np.empty(0) if masses is None else masses.marginals().numpy()
         ends = np.cumsum([len(values) for values in self.atoms_.values()], dtype=int)
         self.atom_masses_ = dict(zip(self.atoms_, np.split(marginals, ends), strict=False))
+        mixture = trained.mixture or Mixture((trained.end_time,), (1.0,))
+        self.mixture_end_times_ = np.array(mixture.end_times)
+        self.mixture_weights_ = np.array(mixture.weights)
+        self._normals = mixture.normals
+
+    def _is_mixture(self) -> bool:
+        # Models of release 0.1 have no such attribute.
+        return len(getattr(self, "mixture_weights_", ())) > 1
+
+    def _mixture(
+        self, field: VelocityField, base: Scaling | None, device: torch.device
+    ) -> CombinedDensity | None:
+        if not self._is_mixture():
+            return None
+        normals = self._normals
+        if normals is not None:
+            normals = NormalMixture(
+                *(part.to(device) for part in (normals.weights, normals.means, normals.covariances))
+            )
+        return CombinedDensity(
+            Pushforward(Flow(field, self._solver(), self.end_time_), base),
+            self.mixture_end_times_.tolist(),
+            self.mixture_weights_.tolist(),
+            normals,
+        )
 
     def _base(self, n_features: int, warm: bool) -> Scaling:
         if warm:
@@ -820,8 +878,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         return_error : bool, default=False
             Whether to return the estimated errors as well.
         t : float in [0, 1] or None, default=None
-            Time on the path ([1]_, appendix A).  0 is the base, in data units; None is `end_time_`,
-            the time of the model.
+            Time on the path ([1]_, appendix A).  0 is the base, in data units; None is the density
+            of the model: at `end_time_`, or the mixture of the `mixture_end_times_`.
 
         Returns
         -------
@@ -850,8 +908,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         value, error = self._log_density(self._validated(X), self._time(t))
         return (value, error) if return_error else value
 
-    def _log_density(self, rows: NDArray[Any], time: float) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Log-densities of validated rows at a time, and their estimated errors.
+    def _log_density(
+        self, rows: NDArray[Any], time: float | None
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Log-densities of validated rows at a time, and their estimated errors; None is the model.
 
         Rows outside the bounds, or not whole, have minus infinity with an error of zero.
         """
@@ -924,7 +984,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         ValueError
             If a weight is negative or not finite, or all are zero.
         """
-        log_density, _ = self._log_density(self._validated(X), self.end_time_)
+        log_density, _ = self._log_density(self._validated(X), self._time(None))
         weight = checked_weight(sample_weight, log_density)
         return float(np.average(log_density[weight > 0], weights=weight[weight > 0]))
 
@@ -1004,7 +1064,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         random = private_random_state(random_state)
 
         def drawn() -> NDArray[np.float64]:
-            return self._log_density(self._drawn(n, random, self.end_time_), self.end_time_)[0]
+            time = self._time(None)
+            return self._log_density(self._drawn(n, random, time), time)[0]
 
         if isinstance(random_state, np.random.RandomState):
             return drawn()
@@ -1043,7 +1104,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
                 "contains accepts one level at a time; level must be a single number in (0, 1), "
                 f"got {level!r}."
             )
-        log_density, _ = self._log_density(rows, self.end_time_)
+        log_density, _ = self._log_density(rows, self._time(None))
         inside: NDArray[np.bool_] = log_density >= np.asarray(
             self.density_threshold(level, n_samples=n_samples, random_state=random_state)
         )
@@ -1059,7 +1120,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         X : array-like of shape (n_samples, n_features)
             Rows at time `t`.
         t : float in [0, 1] or None, default=None
-            Time on the path; None is `end_time_`, the time of the model.
+            Time on the path; None is the density of the model, see :meth:`score_samples`, and
+            `end_time_` for ``method="path"``.
         method : {"flow", "path"}, default="flow"
             How the score is computed; both are equal if the field is exact.
 
@@ -1093,6 +1155,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         if method not in ("flow", "path"):
             raise ValueError(f"method must be 'flow' or 'path', got {method!r}.")
         rows, time = self._located(X), self._time(t)
+        if method == "path" and time is None:
+            time = self.end_time_
         score = FlowModel.score if method == "flow" else FlowModel.path_score
         return self._model_for(rows).ask(score, rows, time)[0]
 
@@ -1171,7 +1235,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         random_state : int, RandomState instance or None, default=None
             Seed of the samples; None gives different samples at each call.
         t : float in [0, 1] or None, default=None
-            Time on the path; None is `end_time_`, the time of the model.
+            Time on the path; None is the density of the model, see :meth:`score_samples`.  Of a
+            mixture, the component of each sample is drawn first.
         method : {"ode", "sde"}, default="ode"
             Equation that is solved.
 
@@ -1224,20 +1289,58 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         base_points = random.standard_normal(
             (checked_n_samples(n_samples, self.n_features_in_), self.n_features_in_)
         )
+
         # The base points are drawn before the seed of the noise, from the same random state.
-        drawn = self._diffused(FlowModel.diffuse, base_points, time, random, epsilon, n_steps)
+        def diffused(rows: NDArray[np.float64], time: float) -> NDArray[np.float64]:
+            return self._diffused(FlowModel.diffuse, rows, time, random, epsilon, n_steps)
+
+        drawn = (
+            self._drawn_from_mixture(base_points, random, diffused)
+            if time is None
+            else diffused(base_points, time)
+        )
         return self._contained(self._columns().rounded_and_clipped(drawn), None, self._names_in())
 
     def _drawn(
-        self, n_samples: int, random_state: RandomStateLike, time: float
+        self, n_samples: int, random_state: RandomStateLike, time: float | None
     ) -> NDArray[np.float64]:
-        """Samples at a time: random base points, carried by the flow."""
+        """Samples at a time: random base points, carried by the flow; None is the model."""
         n = checked_n_samples(n_samples, self.n_features_in_)
         random = private_random_state(random_state)
         base_points = self._with_patterns(random.standard_normal((n, self.n_features_in_)), random)
+        drawn = (
+            self._drawn_from_mixture(base_points, random, self._pushed)
+            if time is None
+            else self._pushed(base_points, time)
+        )
+        return self._columns().rounded_and_clipped(drawn)
+
+    def _pushed(self, base_points: NDArray[np.float64], time: float) -> NDArray[np.float64]:
         model = self._model_for(base_points)
-        drawn, _ = model.ask(FlowModel.push, base_points, time, side="source")
-        return model.columns.rounded_and_clipped(drawn)
+        return model.ask(FlowModel.push, base_points, time, side="source")[0]
+
+    def _drawn_from_mixture(
+        self,
+        base_points: NDArray[np.float64],
+        random: np.random.RandomState,
+        carry: Callable[[NDArray[np.float64], float], NDArray[np.float64]],
+    ) -> NDArray[np.float64]:
+        """Samples of the mixture: a random component for each base point, which carries it."""
+        times, weights = self.mixture_end_times_, self.mixture_weights_
+        if self._normals is not None:
+            weights = np.concatenate([weights[:-1], weights[-1] * self._normals.weights.numpy()])
+        component = random.choice(len(weights), len(base_points), p=weights / weights.sum())
+        drawn = np.empty_like(base_points)
+        for k in np.unique(component):
+            rows = component == k
+            drawn[rows] = (
+                carry(base_points[rows], float(times[k]))
+                if k < len(times)
+                else self._model_for(base_points).ask(
+                    FlowModel.from_normal, base_points[rows], int(k) - len(times), side="source"
+                )[0]
+            )
+        return drawn
 
     def _with_patterns(
         self, base_points: NDArray[np.float64], random: np.random.RandomState
@@ -1258,7 +1361,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     def transform(self, X: ArrayLike) -> NDArray[Any]:
         """Map each row of `X` to its latent.
 
-        The latent of a row is the point of the standard normal base that the flow carries to it.
+        The latent of a row is the point of the standard normal base that the flow carries to it,
+        at `end_time_`.
 
         Parameters
         ----------
@@ -1268,7 +1372,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Returns
         -------
         Z : ndarray of shape (n_samples, n_features)
-            Latents in the dtype of `X`, distributed as N(0, I) for rows of the fitted density.
+            Latents in the dtype of `X`, distributed as N(0, I) for rows of the flow at `end_time_`.
 
         Raises
         ------
@@ -1463,7 +1567,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         self._columns().check_in_cells(rows)
         return rows
 
-    def _time(self, t: float | None) -> float:
+    def _time(self, t: float | None) -> float | None:
+        """Validated time; None, which is the model, remains only if the model is a mixture."""
+        if t is None and self._is_mixture():
+            return None
         return checked_time(t, self.end_time_, self._latest())
 
     def _latest(self) -> float:

@@ -227,7 +227,7 @@ def test_very_few_rows(n, d):
 
 
 def test_interrupt_keeps_the_best_weights(monkeypatch, iris):
-    scores, n_checks = fitting.validation_scores, []
+    scores, n_checks = fitting.check_score, []
 
     def interrupted(*arguments):
         n_checks.append(1)
@@ -235,7 +235,7 @@ def test_interrupt_keeps_the_best_weights(monkeypatch, iris):
             raise KeyboardInterrupt
         return scores(*arguments)
 
-    monkeypatch.setattr(fitting, "validation_scores", interrupted)
+    monkeypatch.setattr(fitting, "check_score", interrupted)
     density = crossed(max_iter=300, n_iter_no_change=99, end_time=1.0)
     with pytest.raises(
         KeyboardInterrupt,

@@ -299,6 +299,7 @@ PARAMETERS = {
 
 FIT_PARAMETERS = {
     **PARAMETERS,
+    "mixture": ["auto", None, False, "a", 0],
     "end_time": ["auto", 1.0, 0.5, 1e-9, 0.0, 1e-50, -1, 2, np.nan, "a", 10**400],
     "hidden_layer_sizes": ["auto", (4,), (4, 3), (10**9,), (2**62,), (10**30,), (0,), (), "a", None,
                            [[4], [4, 3]], 5, {}, (4.5,), (1,) * 2000],

@@ -288,6 +288,7 @@ def resolve_recipe(
     n_iter_no_change: int,
     tol: float,
     verbose: bool,
+    mixture: bool = False,
 ) -> Recipe:
     """Recipe of a fit on `n_rows` rows."""
     return Recipe(
@@ -300,6 +301,8 @@ def resolve_recipe(
         tol=tol,
         end_time=_auto(end_time, None),
         verbose=verbose,
+        mixture=mixture,
+        gaussian_mixture=mixture and n_rows < _LARGE,
     )
 
 
@@ -362,7 +365,8 @@ class Recipe:
     """Resolved parameters of a fit, see `InterpolantFlowDensity`.
 
     If `end_time` is None, it is selected on held-out rows.  If `max_iter` is None, the number of
-    steps is not limited.
+    steps is not limited.  `mixture` is whether the model may be a mixture of end times, and
+    `gaussian_mixture` whether a Gaussian mixture may be one of its components.
     """
 
     coupling: Coupling
@@ -374,3 +378,5 @@ class Recipe:
     tol: float
     end_time: float | None
     verbose: bool
+    mixture: bool = False
+    gaussian_mixture: bool = False

@@ -31,14 +31,22 @@ from torch import Tensor
 
 from skinterflow._data.batches import FlowRows, PairBatch
 from skinterflow._fit.limits import Interruption, TimeBudget, timed
+from skinterflow._fit.mixture import (
+    FoldNormals,
+    Mixture,
+    choose_mixture,
+    fold_normals,
+    refitted,
+)
 from skinterflow._fit.recipe import Recipe
 from skinterflow._fit.validation import (
     END_TIMES,
-    VALIDATION_ROW_TIMES,
     Fold,
+    HeldOut,
+    check_score,
     choose_end_time,
     end_times_at_check,
-    validation_scores,
+    row_times_at_check,
 )
 from skinterflow._persistence.checkpoint import Checkpoint
 from skinterflow._runtime import Generators, seeded_generators, step_seed
@@ -58,6 +66,8 @@ N_CHECKS = 10
 _MIN_STEPS = 1_000
 """Minimum steps before early stopping, unless the model is better than the Gaussian by
 `_MIN_GAIN`."""
+_MIN_STEPS_IF_WIDE, _WIDE = 400, 64
+"""Minimum steps if there are more columns than this, where a check takes as long as many steps."""
 _MIN_GAIN = 0.05
 """Held-out log-likelihood over the Gaussian's, in nats per row, that counts as learning."""
 _CHECKS_PART = 0.3
@@ -75,6 +85,8 @@ _TIMED_ROWS = 64
 _ONE_CHECK_PART, _CALIBRATION_PART = 0.02, 0.25
 """Maximum fractions of a time budget for one check, and for the calibration, which is skipped if it
 would take more."""
+_NORMALS_PART = 0.05
+"""Maximum fraction of a time budget for the choice of a Gaussian mixture."""
 _CALIBRATION_ROW_TIMES = 2_000
 """Number of held-out rows whose scoring takes as long as the calibration."""
 STATISTICS_ROWS = 8_192
@@ -90,6 +102,7 @@ class Draw(IntEnum):
     STATISTICS = -2
     STUDENT = -3
     CALIBRATION = -4
+    MIXTURE = -5
 
 
 @dataclass
@@ -115,13 +128,17 @@ class History:
 
 
 class Trained(NamedTuple):
-    """Result of a training: the field with its path and base, the end time and the history."""
+    """Result of a training: the field with its path and base, the end time and the history.
+
+    The mixture is None if the model has one end time only.
+    """
 
     field: VelocityField
     path: StochasticInterpolant
     base: Scaling
     end_time: float
     history: History
+    mixture: Mixture | None = None
 
 
 class Run:
@@ -138,6 +155,8 @@ class Run:
         None is no time limit.
     whole : Fold or None
         All rows in the units of the model, if the folds have other units.
+    scaling : Scaling or None
+        Scaling of the model; only a mixture needs it.
     """
 
     def __init__(
@@ -148,10 +167,11 @@ class Run:
         seed: int,
         budget: TimeBudget | None = None,
         whole: Fold | None = None,
+        scaling: Scaling | None = None,
     ) -> None:
         alone = len(members) == 1
         self.folds, self.recipe, self.budget = folds, recipe, budget or TimeBudget(None)
-        self._whole = whole or folds[0]
+        self._whole, self._scaling = whole or folds[0], scaling
         self.history, self.best, self.n_no_change, self.diverged = (
             History(),
             copy.deepcopy(members),
@@ -168,7 +188,8 @@ class Run:
             maximized=self._learned,
             elapsed=self.budget.part,
         )
-        self._n_checks, self._check_seconds, self._row_times = 0, 0.0, VALIDATION_ROW_TIMES
+        self._n_checks, self._check_seconds = 0, 0.0
+        self._row_times = row_times_at_check(members[0])
         self._seed, self._first = seed, 0
         self._losses: list[Tensor] = []
         self._device = next(members[0].parameters(), torch.empty(0)).device
@@ -249,16 +270,18 @@ class Run:
         """
         if self.diverged or self.n_no_change < self.recipe.n_iter_no_change:
             return self.diverged
+        wide = self.best[0].field.n_features > _WIDE
         return (
-            self.history.n_iter >= _MIN_STEPS
+            self.history.n_iter >= (_MIN_STEPS_IF_WIDE if wide else _MIN_STEPS)
             or self.history.best_score > self._gaussian_score + _MIN_GAIN
         )
 
     @cached_property
     def _gaussian_score(self) -> float:
         """Held-out log-likelihood of the Gaussian at time 0, on the rows of a check."""
-        n_times = len(end_times_at_check(self.folds, self.recipe))
-        return validation_scores(self.best, self.folds, [0.0] * n_times, self._row_times)[0][0]
+        held_out = self._held_out_at_check(self.best)
+        fixed = self._fixed_components(held_out)
+        return check_score(held_out, (0.0,) if fixed is None else (), fixed)
 
     def reserve_time(self, student_share: float = 0.0) -> None:
         """Reserve time for what follows the training, and reduce the rows of a check to fit.
@@ -270,7 +293,7 @@ class Run:
         """
         seconds, per_row = cast(float, self.budget.seconds), self._seconds_per_row()
         affordable = int(_ONE_CHECK_PART * seconds / max(per_row, 1e-9))
-        self._row_times = min(VALIDATION_ROW_TIMES, max(_TIMED_ROWS, affordable))
+        self._row_times = min(self._row_times, max(_TIMED_ROWS, affordable))
         choose = self.has_validation_rows and self.recipe.end_time is None
         checks = _END_TIME_CHECKS * per_row * self._row_times if choose else 0.0
         calibration = _CALIBRATION_ROW_TIMES * per_row
@@ -294,15 +317,65 @@ class Run:
             for fold, (u, weight) in zip(self.folds, rows, strict=True)
         ]
         # Once without the clock: torch loads libraries at their first use.
-        validation_scores(self.best, folds, END_TIMES[:1])
-        return timed(lambda: validation_scores(self.best, folds, END_TIMES[:1])) / _TIMED_ROWS
+        HeldOut(self.best, folds, _TIMED_ROWS).log_prob(END_TIMES[0])
+        return (
+            timed(lambda: HeldOut(self.best, folds, _TIMED_ROWS).log_prob(END_TIMES[0]))
+            / _TIMED_ROWS
+        )
 
     def finish(self) -> Trained:
         """Return the mean of the best members as the model, with its end time."""
         fields = [member.field for member in self.best]
         mean = fields[0] if len(fields) == 1 else AveragedField(fields)
-        end_time = choose_end_time(self.best, self.folds, self.recipe, self.budget, self._row_times)
-        return Trained(mean, self.best[0].path, self.best[0].base, end_time, self.history)
+        held_out = HeldOut(self.best, self.folds, self._row_times)
+        end_time = choose_end_time(held_out, self.recipe, self.budget)
+        mixture = self._mixture(held_out, end_time)
+        if mixture is not None:
+            end_time = mixture.heaviest_time
+        return Trained(mean, self.best[0].path, self.best[0].base, end_time, self.history, mixture)
+
+    def _mixture(self, held_out: HeldOut, end_time: float) -> Mixture | None:
+        """Return the mixture of the model, or None if one end time is as good."""
+        if not self.recipe.mixture or not held_out.n_rows:
+            return None
+        if self.budget.limited and self.budget.left() <= self.budget.reserved_for_model:
+            return None
+        normals = self._normals
+        chosen = choose_mixture(
+            held_out,
+            (0.0, end_time, *end_times_at_check(self.folds, self.recipe)),
+            end_time,
+            None if normals is None else normals.held_out(held_out),
+        )
+        if chosen is None:
+            return None
+        weights, end_times = chosen
+        if normals is None or len(weights) == len(end_times):
+            return Mixture(tuple(end_times), tuple(weights.tolist()))
+        model = refitted(normals, self._whole, self._scaling, self.generators(Draw.MIXTURE))
+        return Mixture(tuple(end_times), tuple(weights.tolist()), model)
+
+    @cached_property
+    def _normals(self) -> FoldNormals | None:
+        """Gaussian mixtures of the folds, candidates for a component of the model."""
+        if not self.recipe.gaussian_mixture:
+            return None
+        deadline = time.monotonic() + _NORMALS_PART * (self.budget.seconds or math.inf)
+        return fold_normals(
+            self.folds, self.generators(Draw.MIXTURE), lambda: time.monotonic() > deadline
+        )
+
+    def _held_out_at_check(self, members: Sequence[PathObjective]) -> HeldOut:
+        n_times = len(end_times_at_check(self.folds, self.recipe))
+        return HeldOut(members, self.folds, self._row_times // n_times)
+
+    def _fixed_components(self, held_out: HeldOut) -> list[Tensor] | None:
+        """Log-densities of held-out rows under what is not trained; None without a mixture."""
+        if not self.recipe.mixture:
+            return None
+        normals = self._normals
+        fixed = [] if normals is None else [normals.held_out(held_out)]
+        return [held_out.log_prob(0.0), *fixed]
 
     def warn_of_failure(self, trained: Trained) -> None:
         """Warn if the training diverged or learned nothing.
@@ -325,11 +398,12 @@ class Run:
             warn(f"{self.divergence_message()} {outcome}", ConvergenceWarning)
         elif x > _LARGE_ROWS**2:
             warn(f"The fit learned little: {self._large_rows_message()}", ConvergenceWarning)
-        elif trained.end_time == 0 and self.recipe.end_time is None:
+        elif self.recipe.end_time is None and not any(_flow_times(trained)):
+            model = "Gaussian" if trained.mixture is None else "mixture of Gaussians"
             warn(
-                "The fit ended at end_time_=0, and the model is a Gaussian in flow units: after "
+                f"The fit ended at end_time_=0, and the model is a {model} in flow units: after "
                 f"{history.n_iter} steps the flow did not improve the held-out log-likelihood.  "
-                "That is correct for data that are Gaussian after the scaling.  Otherwise raise "
+                f"That is correct for data that are a {model} after the scaling.  Otherwise raise "
                 f"max_iter={self.recipe.max_iter} (or max_time), or use more rows; end_time=1.0 "
                 "forces the full flow.",
                 ConvergenceWarning,
@@ -439,11 +513,12 @@ class Run:
         )
 
     def _validation_score(self, members: Sequence[PathObjective]) -> float:
-        return max(
-            validation_scores(
-                members, self.folds, end_times_at_check(self.folds, self.recipe), self._row_times
-            )
-        )[0]
+        held_out = self._held_out_at_check(members)
+        return check_score(
+            held_out,
+            end_times_at_check(self.folds, self.recipe),
+            self._fixed_components(held_out),
+        )
 
     def _record(self, loss: float, before: PathStatistics | None) -> None:
         """Append a check to the history, and start a new mean of the losses."""
@@ -480,6 +555,11 @@ class Run:
             objective = cast(PathObjective | Ensemble, self._training.objective)
             drawn = objective.draw(pairs.x1, generators.device)
             yield (pairs.x0, pairs.x1, *drawn), pairs.weight
+
+
+def _flow_times(trained: Trained) -> tuple[float, ...]:
+    """End times of a model."""
+    return (trained.end_time,) if trained.mixture is None else trained.mixture.end_times
 
 
 def _never_stop(run: Run) -> bool:

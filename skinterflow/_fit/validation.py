@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from skinterflow._data.batches import MAX_VALIDATION_ROWS, FlowRows, RowSource
 from skinterflow._data.groups import grouped_folds, grouped_part
 from skinterflow._fit.limits import TimeBudget
 from skinterflow._fit.recipe import Recipe
+from skinterflow.interflow.combined import mixture_log_prob, mixture_weights
 from skinterflow.interflow.flows import Pushforward
 from skinterflow.interflow.grading import UNGRADED
 from skinterflow.interflow.objectives import PathObjective
@@ -34,6 +35,10 @@ the full flow first, the best of a family is the better criterion."""
 VALIDATION_ROW_TIMES = 512
 """Number of held-out rows times end times that a check evaluates over all members, the bound on its
 cost."""
+_WIDE = 64
+"""Number of columns above which this number decreases, as an exact divergence takes one pass for
+every column."""
+_FEWEST_ROW_TIMES = 128
 _VALIDATION_SOLVER = UNGRADED.solver(atol=math.inf, rtol=0.0)
 """Twelve steps and divergences: its error is the same at every check, so that scores compare."""
 
@@ -72,6 +77,14 @@ def held_out_rows(
     return [order[:n_held_out]]
 
 
+def row_times_at_check(member: PathObjective) -> int:
+    """Return the number of held-out rows times end times that a check evaluates."""
+    n_features = member.field.n_features
+    if n_features <= _WIDE or member.field.n_estimates is not None:
+        return VALIDATION_ROW_TIMES
+    return max(_FEWEST_ROW_TIMES, VALIDATION_ROW_TIMES * (_WIDE + 1) // (n_features + 1))
+
+
 def end_times_at_check(folds: Sequence[Fold], recipe: Recipe) -> Sequence[float]:
     """Return the end times that a check evaluates."""
     if recipe.end_time is not None:
@@ -79,48 +92,110 @@ def end_times_at_check(folds: Sequence[Fold], recipe: Recipe) -> Sequence[float]
     return _CHECKED_END_TIMES if len(folds) > 1 else _CHECKED_END_TIMES[:1]
 
 
-def choose_end_time(
-    members: Sequence[PathObjective],
-    folds: Sequence[Fold],
-    recipe: Recipe,
-    budget: TimeBudget,
-    n_row_times: int,
-) -> float:
+def choose_end_time(held_out: HeldOut, recipe: Recipe, budget: TimeBudget) -> float:
     """Return the end time of the recipe or, for "auto", the best one on the held-out rows.
 
     "auto" searches from the full flow towards the Gaussian for the first maximum of the held-out
-    log-likelihood.  The Gaussian itself is always evaluated, so that the model is not worse than it
-    on the held-out rows.  The search stops when the time budget ends.
+    log-likelihood.  The Gaussian itself is always evaluated, and is the model unless the flow is
+    better by more than two standard errors.  The search stops when the time budget ends.
     """
-    if recipe.end_time is not None or not len(folds[0].validation.u):
+    if recipe.end_time is not None or not held_out.n_rows:
         return 1.0 if recipe.end_time is None else recipe.end_time
-    (best,) = validation_scores(members, folds, END_TIMES[:1], n_row_times)
+    best = held_out.score(END_TIMES[0])
     for end_time in END_TIMES[1:-1]:
         if budget.left() <= budget.reserved_for_model:
             break
-        (candidate,) = validation_scores(members, folds, (end_time,), n_row_times)
+        candidate = held_out.score(end_time)
         if candidate[0] < best[0]:
             break
         best = candidate
-    return max(best, *validation_scores(members, folds, END_TIMES[-1:], n_row_times))[1]
+    gaussian = held_out.log_prob(END_TIMES[-1])
+    better = held_out.clearly_better(held_out.log_prob(best[1]), gaussian)
+    return best[1] if better else END_TIMES[-1]
 
 
-def validation_scores(
-    members: Sequence[PathObjective],
-    folds: Sequence[Fold],
-    end_times: Sequence[float],
-    n_row_times: int = VALIDATION_ROW_TIMES,
-) -> list[tuple[float, float]]:
-    """Return the mean held-out log-likelihood, in nats per row, with its end time, for each.
+class HeldOut:
+    """Held-out rows, each with the member that was not trained on it.
 
-    Every row is scored by the member that was not trained on it.
+    Log-densities are in data units, and computed once for each end time.
+
+    Parameters
+    ----------
+    members : sequence of PathObjective
+    folds : sequence of Fold, one for each member
+    n_rows : int, maximum number of rows over all folds
+
+    Attributes
+    ----------
+    weight : Tensor of shape (n,), float64, on the CPU
     """
-    totals, mass = torch.zeros(len(end_times), dtype=torch.float64), 0.0
-    for member, fold in zip(members, folds, strict=True):
-        density = member.density(_VALIDATION_SOLVER)
-        total, weight = held_out_log_prob(density, fold, end_times, n_row_times // len(folds))
-        totals, mass = totals + total, mass + weight
-    return list(zip((totals / mass).tolist(), end_times, strict=True))
+
+    def __init__(
+        self, members: Sequence[PathObjective], folds: Sequence[Fold], n_rows: int
+    ) -> None:
+        self._densities = [member.density(_VALIDATION_SOLVER) for member in members]
+        n = max(1, n_rows // len(folds))
+        self._rows = [FlowRows(*(part[:n] for part in fold.validation)) for fold in folds]
+        self.weight = torch.cat([rows.weight for rows in self._rows]).double().cpu()
+        self._known: dict[float, Tensor] = {}
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows over all folds."""
+        return len(self.weight)
+
+    def log_prob(self, end_time: float) -> Tensor:
+        """Log-densities under the flow stopped at a time, shape (n,), float64."""
+        if end_time not in self._known:
+            self._known[end_time] = self.log_prob_by(
+                lambda k, u: self._densities[k].measured_log_prob(u, end_time).value
+            )
+        return self._known[end_time]
+
+    @torch.no_grad()
+    def log_prob_by(self, density: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """Log-densities by a function of the number of the fold and rows in its flow units."""
+        parts = [
+            (density(k, rows.u).double() + rows.log_det).cpu() for k, rows in enumerate(self._rows)
+        ]
+        return torch.cat(parts)
+
+    def mean(self, log_prob: Tensor) -> float:
+        """Weighted mean over the rows."""
+        return float(log_prob @ self.weight / self.weight.sum())
+
+    def clearly_better(self, log_prob: Tensor, other: Tensor, n_errors: float = 2.0) -> bool:
+        """Whether the mean gain over another density is above `n_errors` standard errors.
+
+        The same rows have selected the weights of the members, so that one error is too little.
+        """
+        gain, share = log_prob - other, self.weight / self.weight.sum()
+        error = math.sqrt(float((gain - self.mean(gain)).square() @ share.square()))
+        return self.mean(gain) > n_errors * error
+
+    def score(self, end_time: float) -> tuple[float, float]:
+        """Mean log-density under the flow stopped at a time, and the time."""
+        return self.mean(self.log_prob(end_time)), end_time
+
+
+def check_score(
+    held_out: HeldOut, end_times: Sequence[float], fixed: Sequence[Tensor] | None
+) -> float:
+    """Return the held-out log-likelihood of a check, in nats per row.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+    end_times : sequence of float
+    fixed : sequence of Tensors of shape (n,) or None
+        Log-densities of the rows under the components that are not trained, for the likelihood of
+        the best mixture of all; None is the best single end time.
+    """
+    columns = [held_out.log_prob(t) for t in end_times]
+    if fixed is None:
+        return max(held_out.mean(column) for column in columns)
+    log_prob = torch.stack([*columns, *fixed])
+    return held_out.mean(mixture_log_prob(log_prob, mixture_weights(log_prob, held_out.weight)))
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version that `pack` writes and the latest that `unpack` reads; raise it when older releases
 cannot read new files."""
 

@@ -30,6 +30,7 @@ from skinterflow.interflow.interpolants import (
     VariancePreserving,
 )
 from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
+from skinterflow.interflow.mixtures import NormalMixture
 from skinterflow.interflow.noise import (
     Brownian,
     Gamma,
@@ -99,6 +100,7 @@ COMPONENTS = (
     Component(HeadedDrift),
     Component(SeparateHeads),
     Component(SharedTrunk, has_weights=True),
+    Component(NormalMixture),
     Component(Calibration),
     Component(Grading),
     Component(Solver),

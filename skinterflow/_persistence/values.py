@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from skinterflow.interflow.atoms import AtomMasses, AtomScaling
 from skinterflow.interflow.grading import KINDS, LEVELS, Grading
 from skinterflow.interflow.marginals import Bounds
+from skinterflow.interflow.mixtures import NormalMixture
 from skinterflow.interflow.ode import Calibration, Solver
 from skinterflow.interflow.scaling import Compose, Scaling
 
@@ -53,6 +54,8 @@ def check_fitted_values(fitted: Mapping[str, Any]) -> None:
             name,
             names,
         )
+    if "mixture_weights_" in fitted:
+        _check_mixture(fitted, n_features)
     if "bounds_" in fitted or "integer_features_" in fitted:
         _check_columns(
             fitted["bounds_"], fitted["integer_features_"], fitted["_target"], n_features
@@ -72,6 +75,48 @@ def check_fitted_values(fitted: Mapping[str, Any]) -> None:
 def _require(holds: bool, name: str, value: Any) -> None:
     if not holds:
         raise ValueError(f"{name} cannot be {str(value)[:100]}")
+
+
+def _check_mixture(fitted: Mapping[str, Any], n_features: int) -> None:
+    """Check end times and weights of a mixture, and the Gaussian mixture, if there is one."""
+    times: Any = fitted.get("mixture_end_times_")
+    weights = fitted["mixture_weights_"]
+    normals = fitted.get("_normals")
+    for name, value in (("mixture_end_times_", times), ("mixture_weights_", weights)):
+        floats = isinstance(value, np.ndarray) and value.dtype == np.float64 and value.ndim == 1
+        _require(floats and bool(((value >= 0.0) & (value <= 1.0)).all()), name, value)
+    n_weights = len(times) + (normals is not None)
+    _require(
+        len(weights) == n_weights and bool((weights > 0.0).all()) and abs(weights.sum() - 1) < 1e-6,
+        "mixture_weights_",
+        weights,
+    )
+    _require(fitted["end_time_"] in times, "mixture_end_times_", times)
+    if normals is not None:
+        _check_normals(normals, n_features)
+
+
+def _check_normals(normals: NormalMixture, n_features: int) -> None:
+    """Check that a Gaussian mixture has weights, and positive definite covariances."""
+    weights, covariances = normals.weights, normals.covariances
+    k = len(weights) if weights.ndim == 1 else 0
+    shapes = (
+        k > 0
+        and normals.means.shape == (k, n_features)
+        and covariances.shape == (k, n_features, n_features)
+    )
+    parts = (weights, normals.means, covariances)
+    _require(
+        shapes and all(part.dtype == torch.float64 and part.isfinite().all() for part in parts),
+        "_normals",
+        normals,
+    )
+    positive = torch.linalg.cholesky_ex(covariances).info == 0
+    _require(
+        bool(positive.all() and (weights > 0).all() and abs(weights.sum() - 1) < 1e-6),
+        "_normals",
+        normals,
+    )
 
 
 def _check_columns(bounds: Any, whole: Any, target: Scaling, n_features: int) -> None:

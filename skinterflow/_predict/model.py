@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skinterflow._data.columns import Columns
+from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.derivatives import directional_derivative
 from skinterflow.interflow.flows import Diffusion, Estimate, Flow, Pushforward, warn_unresolved
+from skinterflow.interflow.mixtures import NormalMixture
 from skinterflow.interflow.ode import Solution
 from skinterflow.interflow.quantities import LearnedQuantities
 from skinterflow.interflow.scaling import Scaling
@@ -55,6 +57,8 @@ class FlowModel:
     dtype : torch.dtype of the flow
     n_jobs : int or None
         Number of threads that process blocks of rows.
+    mixture : CombinedDensity or None
+        Density of the model; None is that of the flow at its end time.
     """
 
     columns: Columns
@@ -65,6 +69,7 @@ class FlowModel:
     device: torch.device
     dtype: torch.dtype
     n_jobs: int | None = None
+    mixture: CombinedDensity | None = None
 
     def ask(
         self,
@@ -207,18 +212,27 @@ class FlowModel:
             value=self.target.log_abs_det(x) + log_det.value - self.source.log_abs_det(z)
         )
 
-    def log_mass(self, x: Tensor, t: float) -> Estimate:
+    def log_mass(self, x: Tensor, t: float | None) -> Estimate:
         """Return :meth:`log_prob` integrated over the cells of columns of whole numbers."""
         return self.columns.log_mass(lambda x: self.log_prob(x, t), x, self.flow.solver.tolerance)
 
-    def log_prob(self, x: Tensor, t: float) -> Estimate:
-        """Return the log-density at time `t`, in target units, for a Gaussian source."""
-        measured = self._density().measured_log_prob(self.target(x).to(self.dtype), t)
+    def log_prob(self, x: Tensor, t: float | None) -> Estimate:
+        """Return the log-density at time `t`, in target units, for a Gaussian source.
+
+        None is the density of the model.
+        """
+        measured = self._density(t).measured_log_prob(self.target(x).to(self.dtype))
         return measured._replace(value=measured.value + self.target.log_abs_det(x))
 
-    def score(self, x: Tensor, t: float) -> Estimate:
+    def score(self, x: Tensor, t: float | None) -> Estimate:
         """Return the gradient of :meth:`log_prob` at time `t`, carried along the flow."""
-        return self._in_units(x, self._density().score(self.target(x).to(self.dtype), t))
+        return self._in_units(x, self._density(t).score(self.target(x).to(self.dtype)))
+
+    def from_normal(self, z: Tensor, component: int) -> Estimate:
+        """Map standard normal points to a component of the Gaussian mixture, in target units."""
+        normals = cast(NormalMixture, cast(CombinedDensity, self.mixture).normals)
+        root = torch.linalg.cholesky(normals.covariances[component])
+        return without_error(self.target.inverse(normals.means[component] + z @ root.T))
 
     def path_score(self, x: Tensor, t: float) -> Estimate:
         """Return the score of the path at time `t`: learned, or computed from the drift."""
@@ -292,8 +306,11 @@ class FlowModel:
         )
         return self.source.inverse(u.double())
 
-    def _density(self) -> Pushforward:
-        return Pushforward(self.flow, self.quantities.base)
+    def _density(self, t: float | None) -> Pushforward | CombinedDensity:
+        if t is None and self.mixture is not None:
+            return self.mixture
+        end_time = self.flow.end_time if t is None else t
+        return Pushforward(Flow(self.flow.field, self.flow.solver, end_time), self.quantities.base)
 
     def _split(self, solution: Solution) -> tuple[Tensor, Estimate]:
         u, log_det, standard_error = self.flow.split(solution.y)

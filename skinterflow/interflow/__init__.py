@@ -25,6 +25,7 @@ from skinterflow.interflow.atoms import (
     AtomScaling,
 )
 from skinterflow.interflow.bridges import bridge_defect
+from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
 from skinterflow.interflow.custom import CustomField
 from skinterflow.interflow.diagnostics import (
@@ -99,6 +100,7 @@ __all__ = [
     "BridgeObjective",
     "Brownian",
     "Calibration",
+    "CombinedDensity",
     "Compose",
     "Coupling",
     "CustomField",

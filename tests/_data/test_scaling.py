@@ -9,6 +9,7 @@ from scipy.special import ndtr
 from sklearn.covariance import LedoitWolf
 from sklearn.preprocessing import PowerTransformer
 
+from skinterflow._data.covariance import best_covariance
 from skinterflow._data.scaling import _powers, estimate_scaling
 from skinterflow.interflow import marginals
 from skinterflow.interflow.derivatives import directional_derivative
@@ -101,6 +102,13 @@ def test_estimated_powers_equal_scikit_learn():
     np.testing.assert_allclose(_powers(x, np.ones(300)).lambdas, np.clip(expected, 0, 2), atol=1e-3)
 
 
+def test_normal_columns_keep_the_power_one():
+    x = np.random.default_rng(0).normal(size=(100, 30))
+    powers = _powers(x, np.ones(100)).lambdas
+    assert (powers == 1.0).sum() >= 28
+    assert (_powers(np.exp(x), np.ones(100)).lambdas < 0.9).all()
+
+
 @pytest.mark.parametrize("kind", ["power", "whiten", "standardize"])
 def test_weights_count_as_repetitions(kind):
     rng = np.random.default_rng(1)
@@ -115,15 +123,17 @@ def test_weights_count_as_repetitions(kind):
     )  # the shrinkage looks at the rows alone
 
 
-def test_whitening_is_the_root_of_the_ledoit_wolf_precision():
+@pytest.mark.parametrize("mixed", [False, True])
+def test_whitening_is_the_root_of_the_best_precision(mixed):
     rng = np.random.default_rng(2)
-    x = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 3)) + 5.0
+    x = rng.normal(size=(200, 3)) @ (rng.normal(size=(3, 3)) if mixed else np.eye(3)) + 5.0
     standardize, whiten = estimate_scaling(
         "whiten", x, np.ones(200), NONE_CONSTANT, torch.Generator()
     ).parts
-    precision = (
-        LedoitWolf(assume_centered=True).fit(standardize(torch.from_numpy(x)).numpy()).precision_
-    )
+    standardised = standardize(torch.from_numpy(x)).numpy()
+    precision = np.linalg.inv(best_covariance(standardised, np.ones(200)))
+    shrunk = LedoitWolf(assume_centered=True).fit(standardised).precision_
+    assert np.allclose(precision, shrunk) == (not mixed)
     np.testing.assert_allclose(whiten.matrix.T @ whiten.matrix, precision, rtol=1e-9, atol=1e-9)
 
 

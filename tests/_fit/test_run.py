@@ -91,21 +91,30 @@ def test_size_of_the_held_out_parts(n_rows, choice, sizes):
         ({1.0: -1.0, 0.97: -2.0, 0.0: -4.0}, 1.0),
     ],
 )
-def test_end_time_is_chosen_by_held_out_log_likelihood(monkeypatch, scores, chosen):
-    monkeypatch.setattr(
-        validation,
-        "validation_scores",
-        lambda members, folds, times, n: [(scores[time], time) for time in times],
-    )
-    assert validation.choose_end_time([], folds_of(20), RECIPE, UNLIMITED, 512) == chosen
-    assert (
-        validation.choose_end_time([], folds_of(20), replace(RECIPE, end_time=0.4), UNLIMITED, 512)
-        == 0.4
-    )
-    assert (
-        validation.choose_end_time([], folds_of(20, early_stopping=False), RECIPE, UNLIMITED, 512)
-        == 1.0
-    )
+def test_end_time_is_chosen_by_held_out_log_likelihood(scores, chosen):
+    def end_time(recipe, n_rows=20):
+        return validation.choose_end_time(Table(scores, n_rows), recipe, UNLIMITED)
+
+    assert end_time(RECIPE) == chosen
+    assert end_time(replace(RECIPE, end_time=0.4)) == 0.4
+    assert end_time(RECIPE, n_rows=0) == 1.0
+
+
+class Table(validation.HeldOut):
+    """Held-out rows whose mean log-density is known for each end time."""
+
+    def __init__(self, scores, n_rows, spread=0.0):
+        self.weight = torch.ones(n_rows, dtype=torch.float64)
+        noise = spread * (-1.0) ** torch.arange(n_rows, dtype=torch.float64)
+        self._known = {time: score + time * noise for time, score in scores.items()}
+
+
+def test_the_gaussian_stays_unless_the_flow_is_clearly_better():
+    scores = {1.0: -1.9, 0.97: -2.5, 0.0: -2.0}
+    # The standard error of the gain is the spread over the root of 100.
+    for spread, chosen in ((0.5, 1.0), (2.0, 0.0)):
+        table = Table(scores, 100, spread)
+        assert validation.choose_end_time(table, RECIPE, UNLIMITED) == chosen
 
 
 def test_pairs_carry_the_product_of_their_weights():

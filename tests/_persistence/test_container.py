@@ -74,9 +74,9 @@ def test_another_kind_and_newer_formats(monkeypatch):
         unpack(pack(TREE, ARRAYS, "thing"), "checkpoint")
 
     def newer(header):
-        header["__metadata__"] |= {"format_version": "2", "skinterflow": "9.0"}
+        header["__metadata__"] |= {"format_version": "3", "skinterflow": "9.0"}
 
-    with pytest.raises(SavedModelError, match=r"skinterflow 9\.0 in version 2.*upgrade"):
+    with pytest.raises(SavedModelError, match=r"skinterflow 9\.0 in version 3.*upgrade"):
         unpack(with_header(newer), "thing")
 
 
