@@ -245,10 +245,10 @@ def test_best_weights_are_kept_and_training_stops(iris):
     check."""
     parameters = QUICK | {
         "max_iter": 400,
-        "random_state": 1,
         "alpha": 0.0,
         "learning_rate_init": 0.05,
         "end_time": 1.0,
+        "n_iter_no_change": 2,
     }
     density = InterpolantFlowDensity(**parameters).fit(iris[::4])
     scores = density.validation_scores_
