@@ -106,7 +106,7 @@ def resolved(atoms, X=None, bounds=None, integer_features=None):
     X = np.column_stack([with_copies({0.0: 200}), *np.zeros((2, 500))]) if X is None else X
     X[:, 1], X[:, 2] = continuous(len(X), 3), np.arange(len(X)) % 7
     columns = resolve_columns(bounds, integer_features, NAMES)
-    return resolve_atoms(atoms, columns, X, np.zeros(3)).atoms
+    return resolve_atoms(atoms, columns, X).atoms
 
 
 def test_atoms_are_given_by_name_or_number():
@@ -208,7 +208,7 @@ def test_weights_count_as_copies_of_rows():
 
 def scaled(X, name="gaussianize", **parameters):
     columns = resolve_columns(parameters.get("bounds"), None, NAMES)
-    columns = resolve_atoms({0: [0.0], 1: [0.0]}, columns, X, np.zeros(3))
+    columns = resolve_atoms({0: [0.0], 1: [0.0]}, columns, X)
     generator = torch.Generator().manual_seed(0)
     return columns.estimate_scaling(
         name, X, np.ones(len(X)), np.zeros(3), generator, parameters.get("chosen")
