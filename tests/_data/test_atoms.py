@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from skinterflow._data.columns import resolve_atoms, resolve_columns
 from skinterflow._data.groups import copies
 from skinterflow._data.scaling import gaussianized_columns
 from skinterflow.interflow.marginals import Bounds
+from skinterflow.interflow.scaling import Identity
 
 NAMES = ["rain", "share", "height"]
 
@@ -73,6 +75,24 @@ def test_simple_fractions_among_finer_ones_are_no_atoms():
     x, rng = np.random.default_rng(0).lognormal(size=4_000), np.random.default_rng(1)
     fine = rng.random(4_000) < 0.5
     assert found(np.where(fine, np.round(x, 4), np.round(x, 1))) == []
+
+
+def test_a_value_that_is_a_few_times_as_frequent_as_its_neighbours_is_no_atom():
+    grid = 0.5 + np.arange(30.0) / 4
+    assert found(np.concatenate([np.repeat(grid, 50), np.full(160, grid[9])])) == []
+
+
+def test_points_are_held_at_the_atoms_of_rows():
+    columns = resolve_columns(None, None, NAMES)
+    x, points = torch.tensor([[0.0, 3.0, 0.0]]).double(), torch.full((1, 3), 7.0).double()
+    assert columns.with_atoms_of(x, points) is points
+    atoms = replace(columns, atoms=TWO)
+    assert atoms.with_atoms_of(x, points).tolist() == [[0.0, 7.0, 7.0]]
+    u = torch.zeros(2, 3).double()
+    u[0, 2] = 1.0
+    only = replace(columns, atoms=Atoms.of({0: [0.0], 1: [0.0], 2: [0.0]}, 3))
+    assert only.with_density(u, Identity()).tolist() == u[:1].tolist()
+    assert len(only.with_density(u[1:], Identity())) == 1  # better than none
 
 
 def test_whole_numbers_have_no_atoms_though_not_declared():
