@@ -35,7 +35,9 @@ COMMANDS = {
     ),
     "rates": "python benchmarks/rates.py --data-dir DIR --old DIR --seconds 0 --error-rows 0",
     "atoms": "python benchmarks/atoms.py",
+    "students": "python benchmarks/students.py --data-dir DIR --steps 1500",
     "error_bars": "python benchmarks/error_bars.py",
+    "masses": "python benchmarks/masses.py",
     "paths": "python benchmarks/paths.py --targets checkerboard",
     "latent-checkerboard": "python benchmarks/latent.py checkerboard",
     "latent-mixture": "python benchmarks/latent.py mixture --rows 10000 --max-iter 300 --steps 60",
@@ -50,13 +52,14 @@ KEYS = {
     "equal_time": ("data", "method", "precision"),
     "rnade": ("data", "method"),
     "rates": ("data",),
+    "students": ("data", "widths"),
     "paths": ("target", "choice"),
 }
 """Columns that say which row of an earlier run a new one replaces; files that are not listed are
 replaced whole."""
 _PLACES = {"data_dir", "directory", "models", "old", "plot", "timeout"}
 """Options that change no figure."""
-_CHOICES = {"sets", "methods", "choices"}
+_CHOICES = {"sets", "methods", "choices", "widths"}
 """Options that leave out rows."""
 
 

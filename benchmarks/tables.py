@@ -504,6 +504,15 @@ _RATES = (
     "sampled per s",
     "f51299d, sampled per s",
 )
+_STUDENTS = (
+    "data",
+    "widths",
+    "distillation, s",
+    "nats lost",
+    "scored per s",
+    "trained field, scored per s",
+    "NSF, scored per s",
+)
 TABLES: dict[str, Callable[[Results], str]] = {
     "README quick start": quick_start,
     "README defaults": readme_defaults,
@@ -525,6 +534,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "gains at equal time": gains,
     "speed at equal time": with_source("equal_time", speed_at_equal_time),
     "student at equal time": students,
+    "students": with_source("students", columns_of("students", _STUDENTS)),
     "rates": with_source("rates", columns_of("rates", _RATES)),
     "speed of the defaults": lambda results: restructured(speed_of_defaults(results)),
     "RNADE protocol": with_source("rnade", rnade),
@@ -550,6 +560,19 @@ TABLES: dict[str, Callable[[Results], str]] = {
     ),
     "atoms": with_source("atoms", atoms),
     "error bars": with_source("error_bars", error_bars),
+    "masses": with_source(
+        "masses",
+        columns_of(
+            "masses",
+            (
+                "data",
+                "mass minus one",
+                "estimated error of the mass",
+                "points of the grid",
+                "points per s",
+            ),
+        ),
+    ),
     "paths": with_source("paths", paths),
     "checkerboard": with_source("latent-checkerboard", checkerboard),
     "mixture": with_source("latent-mixture", mixture),

@@ -24,7 +24,7 @@ TIMES = (0.0, 0.4, 0.7, 0.9, 1.0)
 
 
 def plot(density):
-    axis = np.linspace(-3, 3, 100)
+    axis = np.linspace(-3, 3, 80)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     figure, axes = plt.subplots(
         1, len(TIMES) + 1, figsize=(16, 3.4), layout="constrained", sharey=True
@@ -32,7 +32,7 @@ def plot(density):
     fine = np.linspace(0.0, 1.0, 41)
     trajectories = density.trajectory(density.sample(12, random_state=1, t=0.0), fine)
     for panel, t in zip(axes, TIMES, strict=False):
-        heights = np.exp(density.score_samples(grid.astype(np.float32), t=t)).reshape(100, 100)
+        heights = np.exp(density.score_samples(grid.astype(np.float32), t=t)).reshape(80, 80)
         panel.imshow(heights, origin="lower", extent=(-3, 3, -3, 3), cmap="viridis")
         so_far = trajectories[fine <= t + 1e-9]
         panel.plot(so_far[:, :, 0], so_far[:, :, 1], color="white", linewidth=0.7)

@@ -66,7 +66,7 @@ from skinterflow._runtime import (
 )
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.divergence import Hutchinson
-from skinterflow.interflow.fields import ACTIVATIONS, VelocityField
+from skinterflow.interflow.fields import ACTIVATIONS, FrozenField, VelocityField
 from skinterflow.interflow.flows import NESTED, Flow, points_outside
 from skinterflow.interflow.grading import UNGRADED, Grading
 from skinterflow.interflow.interpolants import Interpolant
@@ -79,6 +79,9 @@ from skinterflow.interflow.scaling import Identity, Scaling
 _CALIBRATION_ROWS = 96
 _AUTO_ATOL, _AUTO_POINTS_ATOL = 0.05, 5e-3
 """Meaning of ``atol="auto"``: nats for a log-density, flow units for coordinates."""
+_AUTO_ATOL_OF_ONE_COLUMN = 2e-3
+"""The same for a single column, whose density people integrate, and which costs little: errors of
+one sign add up to as much of the total mass."""
 _STUDENT_SHARE = 0.35
 """Fraction of `max_time` that is reserved for the distillation of a student."""
 _MOST_KEPT = 8
@@ -357,7 +360,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         budget, checkpoint = context.budget, context.checkpoint
         run = Run(objectives, plan.folds, plan.recipe, context.seed, budget, plan.whole)
         if budget.limited:
-            run.reserve_time(0.0 if plan.student_widths is None else _STUDENT_SHARE)
+            run.reserve_time(0.0 if plan.student is None else _STUDENT_SHARE)
             budget.begin_training()
         earlier = self._progress if context.warm else None
         if checkpoint is not None and checkpoint.state is not None:
@@ -551,7 +554,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         drift, path = on_device(self._field, device, dtype), on_device(self._path, device, dtype)
         base = on_device(self._source, device, dtype) if self._gaussian_source else None
         exact = self.divergence == "exact"
-        field = drift if exact else Hutchinson(drift, int(self.divergence))
+        field = FrozenField(drift) if exact else Hutchinson(drift, int(self.divergence))
         return FlowModel(
             columns=self._columns(),
             flow=Flow(field, self._solver(), self.end_time_),
@@ -601,7 +604,9 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     def _solver_of_parameters(self) -> Solver:
         if isinstance(self.solver, Solver):
             return self.solver
-        atol = _AUTO_ATOL if isinstance(self.atol, str) else float(self.atol)
+        if not isinstance(self.atol, str):
+            return Solver(self.solver, float(self.atol), float(self.rtol))
+        atol = _AUTO_ATOL if self.n_features_in_ > 1 else _AUTO_ATOL_OF_ONE_COLUMN
         return Solver(self.solver, atol, float(self.rtol))
 
 

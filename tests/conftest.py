@@ -1,4 +1,4 @@
-"""Shared fixtures: small data, a quick fitted estimator, and a watch over global state."""
+"""Shared fixtures: small data and a quick fitted estimator."""
 
 import os
 
@@ -30,22 +30,3 @@ def iris():
 def fitted(iris):
     """A fitted estimator that tests must not change; its flow goes all the way."""
     return InterpolantFlowDensity(**QUICK, end_time=1.0).fit(iris)
-
-
-@pytest.fixture(autouse=True)
-def global_state_is_untouched(request):
-    """After every test: global random states, default dtype and thread count are those before
-    it."""
-    if (
-        request.function.__name__ == "test_common_checks"
-    ):  # scikit-learn's checks draw from NumPy's global state themselves
-        yield
-        return
-    numpy_state, torch_state = np.random.get_state(), torch.random.get_rng_state()
-    dtype, n_threads = torch.get_default_dtype(), torch.get_num_threads()
-    yield
-    assert np.array_equal(np.random.get_state()[1], numpy_state[1])
-    assert np.random.get_state()[2] == numpy_state[2]
-    assert torch.equal(torch.random.get_rng_state(), torch_state)
-    assert torch.get_default_dtype() == dtype
-    assert torch.get_num_threads() == n_threads

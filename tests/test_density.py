@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.integrate import trapezoid
-from sklearn.base import clone
 from sklearn.mixture import GaussianMixture
 
 from skinterflow import AccuracyWarning, InterpolantFlowDensity
@@ -21,7 +20,10 @@ from skinterflow._predict import model as engine
 from skinterflow.interflow.interpolants import Linear
 from skinterflow.interflow.marginals import Gaussianize
 from skinterflow.interflow.scaling import Standardize
-from tests.helpers import QUICK, moons
+from tests.helpers import ONE_FIELD, QUICK, moons
+
+CROSSED = QUICK | {"max_iter": 4}
+"""Cross-fitted, and checked four times."""
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +35,21 @@ def moon_density():
 
 @pytest.mark.slow
 def test_density_integrates_to_one_in_two_dimensions(moon_density):
-    x, y = np.linspace(-3, 4, 106), np.linspace(-2.5, 3, 101)
+    x, y = np.linspace(-3, 4, 71), np.linspace(-2.5, 3, 56)
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", AccuracyWarning
         )  # grid corners are far outside the data, where nothing counts
-        total = np.exp(moon_density.score_samples(grid)).sum() * (x[1] - x[0]) * (y[1] - y[0])
+        density = copy.deepcopy(moon_density).set_params(atol=2e-2)
+        total = np.exp(density.score_samples(grid)).sum() * (x[1] - x[0]) * (y[1] - y[0])
     assert total == pytest.approx(1.0, abs=5e-3)
 
 
 @pytest.mark.parametrize("scaling", ["power", "whiten", "standardize", None])
 def test_density_integrates_to_one_in_one_dimension(scaling):
     X = np.random.default_rng(0).gamma(2.0, size=(200, 1))
-    density = InterpolantFlowDensity(**QUICK, scaling=scaling).fit(X)
+    density = InterpolantFlowDensity(**ONE_FIELD, scaling=scaling).fit(X)
     grid = np.linspace(-20, 60, 4001)[:, None]
     assert trapezoid(np.exp(density.score_samples(grid)), grid[:, 0]) == pytest.approx(
         1.0, abs=2e-3
@@ -57,7 +60,7 @@ def test_density_of_a_gaussianized_column_integrates_to_one():
     """Two modes, which the column's own map makes one; samples have the masses of both."""
     rng = np.random.default_rng(0)
     X = rng.normal(np.where(rng.random(1000) < 0.4, -3.0, 2.0), 0.5)[:, None]
-    density = InterpolantFlowDensity(**QUICK).fit(X)
+    density = InterpolantFlowDensity(**ONE_FIELD, atol=1e-4).fit(X)
     assert any(isinstance(part, Gaussianize) for part in density._target.modules())
     grid = np.linspace(-15, 15, 2001)[:, None]
     p = np.exp(density.score_samples(grid))
@@ -90,7 +93,7 @@ def test_gaussian_data_get_the_gaussian_density():
 def test_end_time_zero_is_the_gaussian():
     """Held-out rows may choose the base itself, which is the shrunk Gaussian fit."""
     X = np.random.default_rng(0).normal(size=(12, 3))
-    density = InterpolantFlowDensity(**QUICK, scaling="standardize").fit(X)
+    density = InterpolantFlowDensity(**ONE_FIELD, scaling="standardize").fit(X)
     density.end_time_ = 0.0
     np.testing.assert_allclose(
         density.score_samples(X), stats.norm(X.mean(0), X.std(0)).logpdf(X).sum(1)
@@ -101,7 +104,7 @@ def test_end_time_zero_is_the_gaussian():
 @pytest.mark.parametrize(
     "parameters",
     [
-        {},
+        {"early_stopping": "auto", "end_time": 1.0},
         {"interpolant": "linear"},
         {"interpolant": Linear()},
         {"end_time": 0.7},
@@ -109,20 +112,20 @@ def test_end_time_zero_is_the_gaussian():
     ],
 )
 def test_inverse_transform_returns_the_rows(parameters, iris):
-    density = InterpolantFlowDensity(**QUICK, **parameters, atol=1e-6).fit(iris)
+    density = InterpolantFlowDensity(**ONE_FIELD | parameters, atol=1e-6).fit(iris)
     np.testing.assert_allclose(density.inverse_transform(density.transform(iris)), iris, atol=1e-5)
 
 
 def test_log_density_is_base_plus_log_determinant(fitted, iris):
     """The change of variables, with the Jacobian of `transform` by finite differences."""
-    density = clone(fitted).set_params(atol=1e-7, rtol=0.0).fit(iris)
+    density = copy.deepcopy(fitted).set_params(atol=1e-7, rtol=0.0)
     x, h = iris[::40], 1e-3
-    steps = h * np.eye(4)
-    columns = [
-        (density.transform(x + step) - density.transform(x - step)) / (2 * h) for step in steps
-    ]
+    steps = h * np.eye(4)[:, None]
+    latents = density.transform(np.concatenate([x[None], x + steps, x - steps]).reshape(-1, 4))
+    z, above, below = np.split(latents.reshape(9, len(x), 4), [1, 5])
+    columns = list((above - below) / (2 * h))
     log_det = np.linalg.slogdet(np.stack(columns, axis=-1))[1]
-    expected = stats.norm.logpdf(density.transform(x)).sum(1) + log_det
+    expected = stats.norm.logpdf(z[0]).sum(1) + log_det
     np.testing.assert_allclose(density.score_samples(x), expected, atol=1e-5)
 
 
@@ -138,9 +141,9 @@ def test_rows_do_not_see_each_other(fitted, iris, seed, n):
         )
 
 
-def test_accuracy_is_as_asked(iris):
-    rough = InterpolantFlowDensity(**QUICK, atol=1e-2).fit(iris)
-    exact = copy.deepcopy(rough).set_params(atol=1e-9, rtol=0.0)
+def test_accuracy_is_as_asked(fitted, iris):
+    rough = copy.deepcopy(fitted).set_params(atol=1e-2)
+    exact = copy.deepcopy(fitted).set_params(atol=1e-9, rtol=0.0)
     assert np.abs(rough.score_samples(iris) - exact.score_samples(iris)).max() < 1e-2
 
 
@@ -192,9 +195,9 @@ def test_score_is_the_weighted_mean(fitted, iris):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_same_seed_same_density(iris):
-    first, second = (InterpolantFlowDensity(**QUICK).fit(iris) for _ in range(2))
+    first, second = (InterpolantFlowDensity(**CROSSED).fit(iris) for _ in range(2))
     np.testing.assert_array_equal(first.score_samples(iris), second.score_samples(iris))
-    other = InterpolantFlowDensity(**(QUICK | {"random_state": 1})).fit(iris)
+    other = InterpolantFlowDensity(**(CROSSED | {"random_state": 1})).fit(iris)
     assert not np.array_equal(first.score_samples(iris), other.score_samples(iris))
 
 
@@ -202,20 +205,23 @@ def test_same_seed_same_density(iris):
 def test_weights_move_the_density(iris):
     """Rows of weight zero count as absent; heavy rows draw the density to them."""
     kept = iris[:, 2] < 5.0  # petal length: the longest third is left out
-    without = InterpolantFlowDensity(**QUICK).fit(iris[kept])
-    zero = InterpolantFlowDensity(**QUICK).fit(iris, sample_weight=kept.astype(float))
+    without = InterpolantFlowDensity(**CROSSED).fit(iris[kept])
+    zero = InterpolantFlowDensity(**CROSSED).fit(iris, sample_weight=kept.astype(float))
     np.testing.assert_array_equal(zero.score_samples(iris), without.score_samples(iris))
-    heavy = InterpolantFlowDensity(**QUICK).fit(iris, sample_weight=np.where(kept, 1.0, 20.0))
+    zero, heavy = (
+        InterpolantFlowDensity(**ONE_FIELD).fit(iris, sample_weight=np.where(kept, 1.0, weight))
+        for weight in (0.0, 20.0)
+    )
     assert heavy.score(iris[~kept]) > zero.score(iris[~kept]) + 1.0
 
 
 @pytest.mark.parametrize(("early_stopping", "n_members"), [("auto", 4), (True, 1), (False, 1)])
 def test_early_stopping_decides_who_judges(iris, early_stopping, n_members):
-    density = InterpolantFlowDensity(**QUICK, early_stopping=early_stopping).fit(iris)
+    density = InterpolantFlowDensity(**CROSSED | {"early_stopping": early_stopping}).fit(iris)
     assert len(getattr(density._field, "members", [0])) == n_members
     assert (density.validation_scores_ is None) == (early_stopping is False)
     if early_stopping is False:
-        assert density.n_iter_ == QUICK["max_iter"]
+        assert density.n_iter_ == CROSSED["max_iter"]
         assert density.end_time_ == 1.0
         assert density.best_validation_score_ is None
     else:
@@ -226,7 +232,8 @@ def test_early_stopping_decides_who_judges(iris, early_stopping, n_members):
 def test_validation_scores_are_log_likelihoods_of_data_units(iris):
     """Scaling a column by a hundred lowers every log-density by log(100)."""
     plain, scaled = (
-        InterpolantFlowDensity(**QUICK).fit(iris * [factor, 1, 1, 1]) for factor in (1.0, 100.0)
+        InterpolantFlowDensity(**CROSSED, end_time=1.0).fit(iris * [factor, 1, 1, 1])
+        for factor in (1.0, 100.0)
     )
     np.testing.assert_allclose(
         np.array(plain.validation_scores_) - scaled.validation_scores_, np.log(100), atol=1e-2
@@ -260,12 +267,14 @@ def test_warm_start_goes_on(iris):
 
 
 def test_verbose_prints_progress(iris, capsys):
-    InterpolantFlowDensity(**QUICK, verbose=True, n_iter_no_change=99).fit(iris)
+    InterpolantFlowDensity(**QUICK, early_stopping=True, verbose=True, n_iter_no_change=99).fit(
+        iris
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("step 30/30: loss ")
     for words in ("held-out log-likelihood", "s elapsed", "s remaining"):
         assert words in lines[0]
-    InterpolantFlowDensity(**QUICK).fit(iris)
+    InterpolantFlowDensity(**ONE_FIELD).fit(iris)
     assert capsys.readouterr().out == ""
 
 
@@ -273,7 +282,7 @@ def test_given_scaling_is_part_of_the_density(iris):
     scaling = Standardize(
         torch.full((4,), 3.0, dtype=torch.float64), torch.full((4,), 2.0, dtype=torch.float64)
     )
-    density = InterpolantFlowDensity(**QUICK, scaling=scaling).fit(iris)
+    density = InterpolantFlowDensity(**ONE_FIELD, scaling=scaling).fit(iris)
     np.testing.assert_allclose(density.inverse_transform(density.transform(iris)), iris, atol=1e-2)
     density.end_time_ = 0.0
     np.testing.assert_allclose(
@@ -324,9 +333,26 @@ def test_memory_does_not_grow_with_the_rows(fitted, iris, monkeypatch):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_wide_data_with_few_rows():
     X = np.random.default_rng(0).normal(size=(8, 20))
-    density = InterpolantFlowDensity(**QUICK).fit(X)
+    density = InterpolantFlowDensity(**CROSSED).fit(X)
     assert np.isfinite(density.score_samples(X)).all()
     assert density.sample(3, random_state=0).shape == (3, 20)
+
+
+def test_density_of_one_column_has_mass_one():
+    """Errors of one sign would show; the default tolerance is tighter than for more columns."""
+    random = np.random.default_rng(0)
+    X = 3.0 * random.integers(0, 8, (300, 1)) + 0.2 * random.standard_normal((300, 1))
+    density = InterpolantFlowDensity(
+        hidden_layer_sizes=(32, 32),
+        max_iter=300,
+        early_stopping=False,
+        end_time=1.0,
+        random_state=0,
+    ).fit(X)
+    x = np.linspace(-40.0, 60.0, 2_001)
+    value, error = density.score_samples(x[:, None], return_error=True)
+    np.testing.assert_allclose(np.trapezoid(np.exp(value), x), 1.0, atol=1e-3)
+    assert np.trapezoid(np.exp(value) * error, x) < 2e-3
 
 
 def test_error_bar_is_honest(fitted, iris):
@@ -389,5 +415,5 @@ def test_jobs_do_not_change_the_result(fitted, iris, monkeypatch):
 
 def test_diagnosis_of_a_frame_does_not_miss_its_names(iris):
     frame = pd.DataFrame(iris, columns=list("abcd"))
-    diagnosis = InterpolantFlowDensity(**QUICK).fit(frame).diagnose(frame, random_state=0)
+    diagnosis = InterpolantFlowDensity(**ONE_FIELD).fit(frame).diagnose(frame, random_state=0)
     assert diagnosis.latent_ks.shape == (4,)

@@ -2,7 +2,6 @@
 that runs."""
 
 import dataclasses
-import doctest
 import importlib
 import inspect
 import re
@@ -51,14 +50,6 @@ def public_objects():
 
 PUBLIC = dict(sorted(public_objects().items()))
 over_names = pytest.mark.parametrize("name", PUBLIC)
-QUICK_MODULES = sorted(
-    {
-        each.__module__
-        for each in PUBLIC.values()
-        if re.match(r"skinterflow\.(interflow|datasets)", each.__module__)
-    }
-)
-over_quick_modules = pytest.mark.parametrize("name", QUICK_MODULES)
 
 
 def sections(documented):
@@ -171,11 +162,3 @@ def test_every_function_says_what_it_returns_and_raises(name):
             assert "Raises" in sections(public if function.__name__[0] == "_" else function), (
                 function.__qualname__
             )
-
-
-@over_quick_modules
-def test_examples_leave_the_global_state_alone(name):
-    """Once more, because the watch over global state is only over the tests of this folder."""
-    result = doctest.testmod(importlib.import_module(name))
-    assert result.failed == 0
-    assert result.attempted > 0

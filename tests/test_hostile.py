@@ -302,7 +302,7 @@ FIT_PARAMETERS = {
     "end_time": ["auto", 1.0, 0.5, 1e-9, 0.0, 1e-50, -1, 2, np.nan, "a", 10**400],
     "hidden_layer_sizes": ["auto", (4,), (4, 3), (10**9,), (2**62,), (10**30,), (0,), (), "a", None,
                            [[4], [4, 3]], 5, {}, (4.5,), (1,) * 2000],
-    "student_layer_sizes": [None, (4,), (10**9,), (), (1, 2, 3), "a"],
+    "student_layer_sizes": [None, "auto", (4,), (10**9,), (), (1, 2, 3), "a"],
     "learning_rate_init": ["auto", 0.01, 1e300, 10**400, 0, -1, np.nan, np.inf, "a", 1e-300, 100.0],
     "alpha": [0.0, 30.0, -1, 1e300, np.nan, 10**400, "a"],
     "targets": ["auto", "b", ("b", "eta"), [["b"]], [1], [], "z", ("b", "b"), None, 3, {"b"}],
@@ -690,9 +690,9 @@ def test_calls(place):
     if "HOSTILE_SEED" in os.environ:
         run([int(os.environ["HOSTILE_SEED"])])
         return
-    outcomes = run(range(300))
+    outcomes = run(range(150))
     assert (
-        min(outcomes.count("answer"), outcomes.count("error")) > 50
+        min(outcomes.count("answer"), outcomes.count("error")) > 25
     )  # neither all good nor all bad
 
 

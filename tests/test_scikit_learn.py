@@ -13,22 +13,16 @@ from sklearn.utils._set_output import ADAPTERS_MANAGER
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinterflow import InterpolantFlowDensity
-from tests.helpers import QUICK
+from tests.helpers import ONE_FIELD, expected_failures
 
 TINY = {"hidden_layer_sizes": (8,), "max_iter": 2, "batch_size": 16}
 
 
-def expected_failures(estimator):
-    return {
-        "check_sample_weight_equivalence_on_dense_data": (
-            "stochastic training: a row of weight two is not drawn into batches as two rows are; "
-            "scikit-learn grants this to its own stochastic estimators"
-        )
-    }
-
-
 @parametrize_with_checks(
-    [InterpolantFlowDensity(**TINY), InterpolantFlowDensity(**TINY, early_stopping=True)],
+    [
+        InterpolantFlowDensity(**TINY, end_time=1.0),  # cross-fitted
+        InterpolantFlowDensity(**TINY, early_stopping=True),  # chooses its end time
+    ],
     expected_failed_checks=expected_failures,
 )
 @pytest.mark.filterwarnings(
@@ -39,7 +33,7 @@ def test_common_checks(estimator, check):
 
 
 def test_pipeline_scores_what_its_last_step_sees(iris):
-    pipeline = make_pipeline(StandardScaler(), InterpolantFlowDensity(**QUICK)).fit(iris)
+    pipeline = make_pipeline(StandardScaler(), InterpolantFlowDensity(**ONE_FIELD)).fit(iris)
     standardized = StandardScaler().fit_transform(iris)
     np.testing.assert_allclose(
         pipeline.score_samples(iris), pipeline[-1].score_samples(standardized)
@@ -53,7 +47,7 @@ def test_pipeline_scores_what_its_last_step_sees(iris):
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_grid_search_takes_the_better_density(iris, n_jobs):
     search = GridSearchCV(
-        InterpolantFlowDensity(**QUICK),
+        InterpolantFlowDensity(**ONE_FIELD),
         {"scaling": [None, "power"], "end_time": [1.0]},
         cv=3,
         n_jobs=n_jobs,
@@ -66,7 +60,7 @@ def test_grid_search_takes_the_better_density(iris, n_jobs):
 
 
 def test_randomized_search_in_a_pipeline(iris):
-    pipeline = make_pipeline(StandardScaler(), InterpolantFlowDensity(**QUICK))
+    pipeline = make_pipeline(StandardScaler(), InterpolantFlowDensity(**ONE_FIELD))
     name = "interpolantflowdensity__scaling"
     search = RandomizedSearchCV(
         pipeline, {name: ["power", "whiten"]}, n_iter=2, cv=2, random_state=0
@@ -75,7 +69,7 @@ def test_randomized_search_in_a_pipeline(iris):
 
 
 def test_cross_val_score_is_the_mean_per_row(iris):
-    scores = cross_val_score(InterpolantFlowDensity(**QUICK), iris, cv=3)
+    scores = cross_val_score(InterpolantFlowDensity(**ONE_FIELD), iris, cv=3)
     assert scores.shape == (3,)
     assert (np.abs(scores) < 20).all()
 
@@ -90,19 +84,19 @@ def test_metadata_routing_of_weights(iris):
     weight = np.linspace(0.1, 1.0, 150)
     with sklearn.config_context(enable_metadata_routing=True):
         density = (
-            InterpolantFlowDensity(**QUICK)
+            InterpolantFlowDensity(**ONE_FIELD)
             .set_fit_request(sample_weight=True)
             .set_score_request(sample_weight=True)
         )
         routed = cross_val_score(density, iris, cv=3, params={"sample_weight": weight})
-    assert not np.allclose(routed, cross_val_score(InterpolantFlowDensity(**QUICK), iris, cv=3))
+    assert not np.allclose(routed, cross_val_score(InterpolantFlowDensity(**ONE_FIELD), iris, cv=3))
 
 
 def test_output_containers_and_names(iris):
     frame = pd.DataFrame(
         iris, columns=["sepal length", "sepal width", "petal length", "petal width"]
     )
-    density = InterpolantFlowDensity(**QUICK).fit(frame).set_output(transform="pandas")
+    density = InterpolantFlowDensity(**ONE_FIELD).fit(frame).set_output(transform="pandas")
     latent = density.transform(frame)
     expected = [f"latent{k}" for k in range(4)]
     assert list(latent.columns) == expected == list(density.get_feature_names_out())
@@ -114,7 +108,7 @@ def test_output_containers_and_names(iris):
 def test_samples_are_frames_of_the_fitted_columns(iris):
     names = ["sepal length", "sepal width", "petal length", "petal width"]
     frame = pd.DataFrame(iris, columns=names, index=np.arange(150) + 7)
-    density = InterpolantFlowDensity(**QUICK, early_stopping=False).fit(frame)
+    density = InterpolantFlowDensity(**ONE_FIELD).fit(frame)
     plain = density.sample(3, random_state=0)
     assert isinstance(plain, np.ndarray)
     density.set_output(transform="pandas")
@@ -129,7 +123,7 @@ def test_samples_are_frames_of_the_fitted_columns(iris):
     assert density.score_samples(density.sample(3, random_state=0)).shape == (3,)
     assert density.contains(frame, 0.5, n_samples=50, random_state=0).shape == (150,)
     assert np.isfinite(density.diagnose(frame, random_state=0).latent_ks).all()
-    unnamed = InterpolantFlowDensity(**QUICK, early_stopping=False).fit(iris)
+    unnamed = InterpolantFlowDensity(**ONE_FIELD).fit(iris)
     with sklearn.config_context(transform_output="pandas"):
         assert list(unnamed.sample(2, random_state=0).columns) == ["x0", "x1", "x2", "x3"]
 
@@ -154,9 +148,7 @@ class Recorder:
 
 def test_any_container_of_scikit_learn_is_given(iris, monkeypatch):
     monkeypatch.setitem(ADAPTERS_MANAGER.adapters, "recorder", Recorder())
-    density = InterpolantFlowDensity(**QUICK, early_stopping=False).fit(
-        pd.DataFrame(iris, columns=list("abcd"))
-    )
+    density = InterpolantFlowDensity(**ONE_FIELD).fit(pd.DataFrame(iris, columns=list("abcd")))
     density._sklearn_output_config = {"transform": "recorder"}
     assert density.sample(2, random_state=0)["columns"] == list("abcd")
     assert density.inverse_transform(iris[:2])["columns"] == list("abcd")

@@ -13,14 +13,14 @@ from sklearn.model_selection import cross_val_score
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
 
 N_FITS = 4
-TINY = {"hidden_layer_sizes": (8,), "max_iter": 12, "batch_size": 16}
+TINY = {"hidden_layer_sizes": (8,), "max_iter": 5, "batch_size": 16}
 KINDS = {
-    "cross-fitted": {},
+    "cross-fitted": {"end_time": 1.0},
     "one member": {"early_stopping": True},
     "student": {"student_layer_sizes": (8, 8), "end_time": 1.0, "early_stopping": False},
-    "heads": {"gamma": "brownian", "targets": ("b", "eta")},
-    "learned path": {"interpolant": "fourier", "base": "learned"},
-    "whole numbers": {"integer_features": [0]},
+    "heads": {"gamma": "brownian", "targets": ("b", "eta"), "early_stopping": False},
+    "learned path": {"interpolant": "fourier", "base": "learned", "early_stopping": False},
+    "whole numbers": {"integer_features": [0], "early_stopping": False},
     "stream": {"early_stopping": False},
     "transport": {},
     "noisy transport": {"gamma": "quadratic"},

@@ -9,7 +9,7 @@ import torch
 
 from skinterflow._fit.callbacks import FitEvents
 from skinterflow._fit.limits import Interruption, TimeBudget
-from skinterflow._fit.recipe import Recipe
+from skinterflow._fit.recipe import Recipe, StudentRecipe
 from skinterflow._fit.validation import Fold
 from skinterflow._persistence.checkpoint import Checkpoint
 from skinterflow.interflow.noise import StochasticInterpolant
@@ -70,8 +70,8 @@ class Plan(NamedTuple):
     target_scaling : Scaling
     source_scaling : Scaling or None
         None is the trained base.
-    student_widths : list of int or None
-        Layer sizes of the student; None is no distillation.
+    student : StudentRecipe or None
+        None is no distillation.
     """
 
     folds: list[Fold]
@@ -82,4 +82,4 @@ class Plan(NamedTuple):
     recipe: Recipe
     target_scaling: Scaling
     source_scaling: Scaling | None = None
-    student_widths: list[int] | None = None
+    student: StudentRecipe | None = None

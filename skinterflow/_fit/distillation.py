@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -55,6 +55,15 @@ _VALIDATION_SOLVER = replace(UNGRADED.solver(atol=math.inf, rtol=0.0), start=(25
 
 MAX_DISTILLATION_LOSS = 1.0
 """Held-out log-likelihood, in nats per row, that a student may lose before it is rejected."""
+SMALL_DISTILLATION_LOSS = 0.15
+"""Loss up to which no further student is tried."""
+
+
+class Candidate(NamedTuple):
+    """A student and the held-out log-likelihood, in nats per row, that it loses."""
+
+    field: VelocityField
+    loss: float
 
 
 class Targets(NamedTuple):
@@ -75,7 +84,7 @@ class Targets(NamedTuple):
 
 
 def distilled(
-    student: VelocityField,
+    students: Sequence[VelocityField],
     teacher_fit: Trained,
     folds: Sequence[Fold],
     time_law: TimeLaw,
@@ -86,18 +95,19 @@ def distilled(
 ) -> tuple[VelocityField, float | None]:
     """Distil the trained field, and return the student with the log-likelihood that it loses.
 
-    The teacher is returned instead, with a warning, if the student is not good enough.
+    The students are trained one after the other until one loses little.  The best is returned, or
+    the teacher, with a warning, if no student is good enough.
 
     Parameters
     ----------
-    student : VelocityField of one or two hidden layers, trained in place
+    students : sequence of VelocityField of one or two hidden layers, trained in place
     teacher_fit : Trained
         Its field is the teacher, which is left unchanged; the end time is after 0.
     folds : sequence of Fold
         The student is validated on their held-out rows, or on training rows of the first fold if
         nothing is held out.
     time_law : TimeLaw
-    max_iter : int, number of steps
+    max_iter : int, number of steps of each student
     generators : Generators
     budget : TimeBudget
     interruption : Interruption
@@ -116,21 +126,26 @@ def distilled(
         started = clock()
         by_teacher = _validation_score(teacher, teacher_fit, folds, generators, n_rows)
         # A student is scored in less time than its teacher, whose time is reserved for it.
-        reserved = budget.reserved_for_calibration + clock() - started
-        trained = distil(
-            student,
-            teacher,
-            folds[0].train,
-            teacher_fit.end_time,
-            teacher_fit.path,
-            teacher_fit.base,
-            time_law,
-            max_iter,
-            generators,
-            budget,
-            reserved,
-        )
-        by_student = _validation_score(trained, teacher_fit, folds, generators, n_rows)
+        scoring = clock() - started
+
+        def trained(student: VelocityField, later: float) -> Candidate:
+            field = distil(
+                student,
+                teacher,
+                folds[0].train,
+                teacher_fit.end_time,
+                teacher_fit.path,
+                teacher_fit.base,
+                time_law,
+                max_iter,
+                generators,
+                budget,
+                budget.reserved_for_calibration + scoring + later,
+            )
+            by_student = _validation_score(field, teacher_fit, folds, generators, n_rows)
+            return Candidate(field, by_teacher - by_student)
+
+        best = _best_student(students, trained, budget)
     except FloatingPointError as error:
         return _keep_teacher(teacher, f"diverged ({error})")
     except KeyboardInterrupt:
@@ -138,15 +153,53 @@ def distilled(
             "The fit was interrupted during the distillation; the trained field is the model."
         )
         return teacher, None
-    loss = by_teacher - by_student
-    if not loss <= MAX_DISTILLATION_LOSS:  # "not" includes NaN
+    if not best.loss <= MAX_DISTILLATION_LOSS:  # "not" includes NaN
         return _keep_teacher(
             teacher,
-            f"lost {loss:.2f} nats per row of held-out log-likelihood, more than "
+            f"lost {best.loss:.2f} nats per row of held-out log-likelihood, more than "
             f"{MAX_DISTILLATION_LOSS:g}",
-            loss,
+            best.loss,
         )
-    return trained, loss
+    return best
+
+
+def _best_student(
+    students: Sequence[VelocityField],
+    trained: Callable[[VelocityField, float], Candidate],
+    budget: TimeBudget,
+) -> Candidate:
+    """Train the students in turn until one loses little, and return the best.
+
+    With a time limit, each has an equal part of the time that is left, and a further student is
+    only trained while there is time.
+
+    Parameters
+    ----------
+    students : sequence of VelocityField
+    trained : callable, a student and the seconds reserved for further ones to the candidate
+    budget : TimeBudget
+
+    Raises
+    ------
+    FloatingPointError
+        If all diverged.
+    """
+    candidates: list[Candidate] = []
+    for k, student in enumerate(students):
+        waiting = len(students) - 1 - k
+        left = budget.left() - budget.reserved_for_calibration
+        if candidates and left <= 0:
+            break
+        try:
+            one = trained(student, left * waiting / (waiting + 1) if budget.limited else 0.0)
+        except FloatingPointError:
+            if not (waiting or candidates):
+                raise
+            continue
+        candidates.append(one)
+        if one.loss <= SMALL_DISTILLATION_LOSS:
+            break
+    return min(candidates, key=lambda one: math.inf if math.isnan(one.loss) else one.loss)
 
 
 def _affordable_validation_rows(

@@ -13,7 +13,7 @@ import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -211,7 +211,7 @@ def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> 
         widths = np.empty(0)
     if widths.dtype.kind not in "iu" or widths.ndim != 1 or not len(widths) or (widths < 1).any():
         raise ValueError(
-            f"{name} must be {'None' if most else repr('auto')} or one or more integers of at "
+            f"{name} must be {'None, ' if most else ''}'auto' or one or more integers of at "
             f"least 1, got {sizes!r}."
         )
     if most is not None and len(widths) > most:
@@ -228,6 +228,40 @@ def checked_widths(name: str, sizes: Sequence[int], most: int | None = None) -> 
             "narrower layers."
         )
     return sizes
+
+
+class StudentRecipe(NamedTuple):
+    """How a student is distilled.
+
+    Attributes
+    ----------
+    widths : list of lists of int
+        Widths of the hidden layers of each student, in the order in which they are tried.
+    passes : int
+        Number of steps relative to `max_iter`.
+    """
+
+    widths: list[list[int]]
+    passes: int
+
+
+_AUTO_STUDENT = StudentRecipe([[128, 128], [256, 256]], passes=3)
+"""Longer training costs no time when scoring, and width does (`benchmarks/students.py`)."""
+
+
+def resolve_student(student_layer_sizes: str | Sequence[int] | None) -> StudentRecipe | None:
+    """Recipe of the student, or None without one.
+
+    Raises
+    ------
+    ValueError
+        If the sizes are not those of one or two layers.
+    """
+    if student_layer_sizes is None:
+        return None
+    if isinstance(student_layer_sizes, str):
+        return _AUTO_STUDENT
+    return StudentRecipe([checked_widths("student_layer_sizes", student_layer_sizes, most=2)], 1)
 
 
 def continued_fields(

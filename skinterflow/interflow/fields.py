@@ -81,6 +81,8 @@ _TANGENT_ELEMENTS = 2**19
 memory."""
 _HIDDEN_ELEMENTS = 2**16
 """Numbers per hidden layer held at a time where there are no tangents, for the same reason."""
+_KEPT_NUMBERS, _MOST_SNAPSHOTS = 2**23, 256
+"""Weights of the snapshots that a field keeps, and their number, at most."""
 
 
 class VelocityField(nn.Module, ABC):
@@ -538,3 +540,45 @@ class AveragedField(VelocityField):
     def at(self, t: Tensor, dtype: torch.dtype) -> Snapshot:
         snapshots = [cast(VelocityField, member).at(t, dtype) for member in self.members]
         return weighted_sum(snapshots, [1.0 / len(snapshots)] * len(snapshots))
+
+
+class FrozenField(VelocityField):
+    """A field that will not change any more, and keeps its snapshots.
+
+    Parameters
+    ----------
+    field : VelocityField
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import MixtureField, NormalMixture
+    >>> from skinterflow.interflow.fields import FrozenField
+    >>> field = FrozenField(MixtureField(NormalMixture.standard(2)))
+    >>> t = torch.tensor(0.5, dtype=torch.float64)
+    >>> field.at(t, torch.float32) is field.at(t, torch.float32)
+    True
+    """
+
+    def __init__(self, field: VelocityField) -> None:
+        super().__init__()
+        self.field = field
+        self.n_features, self.n_estimates = field.n_features, field.n_estimates
+        n_weights = sum(parameter.numel() for parameter in field.parameters())
+        self._most_kept = _KEPT_NUMBERS // max(n_weights, _KEPT_NUMBERS // _MOST_SNAPSHOTS)
+        self._kept: dict[tuple[float, torch.dtype], Snapshot] = {}
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        return cast(Tensor, self.field(t, x))
+
+    def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.field.value_and_divergence(t, x)
+
+    def at(self, t: Tensor, dtype: torch.dtype) -> Snapshot:
+        key = float(t), dtype
+        snapshot = self._kept.get(key)
+        if snapshot is None:
+            snapshot = self.field.at(t, dtype)
+            if len(self._kept) < self._most_kept:
+                self._kept[key] = snapshot
+        return snapshot

@@ -30,12 +30,12 @@ from skinterflow.interflow.trajectories import (
     travel,
 )
 
-LEVELS = (7, 13, 25)
+LEVELS = (7, 13, 17, 25)
 """Nodes of the trajectories and rules whose factors are measured; those of the last hold for finer
 ones as well."""
 KINDS = ("points", "log_det", "density")
 """What may be asked for: positions, positions and log-determinants, or log-densities."""
-STARTS = ((13, 13), (25, 13), (25, 25))
+STARTS = ((13, 13), (17, 17), (25, 13), (25, 25))
 """Nodes of trajectory and rule that rows may start with; each is refined by doubling."""
 _USUAL = 13
 FINEST = 385
@@ -51,6 +51,8 @@ _FEWEST = 8
 _TYPICAL_DISTANCE = 4.0
 _ROUNDING_SHARE = 0.1
 """Largest part of a tolerance that the rounding of float32 may take of typical rows."""
+SHARE = 0.5
+"""Part of a tolerance that the trajectory may take, and that rounding may."""
 _STAGES = 3
 """Velocities of a step, in addition to the one at its node."""
 
@@ -117,6 +119,10 @@ class Grading:
         inside, outside = pairs[min(sum(level < n for level in LEVELS), len(LEVELS) - 1)]
         return torch.where(distance <= self.reach, inside, outside)
 
+    def _work(self, m: int, n: int) -> float:
+        """Work for a trajectory of `m` nodes with a rule of `n`."""
+        return _STAGES * (m - 1) + m - n + self.cost * n
+
     def first_level(self, kind: str, atol: float) -> tuple[int, int]:
         """Nodes of the trajectory and of the rule to start with, for the least work on rows like
         those of the data."""
@@ -129,12 +135,16 @@ class Grading:
         rule = dict(zip(LEVELS, self.rule_errors, strict=True))
 
         def work(start: tuple[int, int]) -> float:
-            """Expected work for a row, with that of its first refinement."""
+            """Expected work for a row, with that of its refinements as far as they are known."""
             m, n = start
-            coarse, rough = state[m] > 0.5 * atol, state[m] + rule[n] > atol
-            again = _STAGES * 2 * (m - 1) + self.cost * (2 * n - 1)
-            more = torch.where(coarse, again, self.cost * (n - 1)) * rough
-            return _STAGES * (m - 1) + m - n + self.cost * n + float(more.mean())
+            going = torch.ones_like(state[m])
+            total = self._work(m, n) * going
+            while m in state:
+                above = going * (state[m] + rule[n] > atol)
+                coarse = state[m] > SHARE * atol
+                again = torch.where(coarse, self._work(2 * m - 1, 2 * n - 1), self.cost * (n - 1))
+                total, going, m, n = total + above * again, above, 2 * m - 1, 2 * n - 1
+            return float(total.mean())
 
         return min(STARTS, key=work)
 
@@ -152,7 +162,7 @@ def _expected_steps(m: int, errors: dict[int, Tensor], atol: float) -> float:
 _NO_ROWS = torch.empty(len(KINDS), len(LEVELS), 0, dtype=torch.float64)
 UNGRADED = Grading(
     reach=math.inf,
-    quadrature=((3.0, 3.0), (2.0, 2.0), (2.0, 2.0)),
+    quadrature=((3.0, 3.0), *((2.0, 2.0),) * (len(LEVELS) - 1)),
     points=((1.0, 1.0),) * len(LEVELS),
     log_det=((10.0, 10.0),) * len(LEVELS),
     density=((4.0, 4.0),) * len(LEVELS),

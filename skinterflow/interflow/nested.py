@@ -21,14 +21,12 @@ import torch
 from torch import Tensor
 
 from skinterflow.interflow.fields import VelocityField
-from skinterflow.interflow.grading import GradedSolver, Level
+from skinterflow.interflow.grading import SHARE, GradedSolver, Level
 from skinterflow.interflow.trajectories import Clock, Trajectories, joined, refined, travel
 
 _DTYPES = (torch.float32, torch.float64)
 _CHUNK_NUMBERS = 2**22
 """Numbers of positions that are held at a time: the bound on memory."""
-_SHARE = 0.5
-"""Part of a tolerance that the trajectory may take, and that rounding may."""
 
 
 class Carried(NamedTuple):
@@ -133,7 +131,7 @@ class Carrier:
         result: Carried | None = None
         while waiting:
             level = min(waiting)
-            group = self._worked(level, waiting.pop(level), x)
+            group = self._worked(level, waiting.pop(level), x, few=level != first)
             graded = self._graded(level, group, x)
             if result is None:
                 result = Carried(
@@ -157,13 +155,13 @@ class Carrier:
         yield first._replace(precision=1), far
         yield first, ~far
 
-    def _worked(self, level: Level, groups: list[_Group], x: Tensor) -> _Group:
+    def _worked(self, level: Level, groups: list[_Group], x: Tensor, *, few: bool) -> _Group:
         """The groups as one, once they have what the level asks for."""
         dtype, n = _DTYPES[level.precision], None if self.kind == "points" else level.n
         known = []
         for rows, trajectories, _ in groups:
             if trajectories is None:
-                known.append(travel(self.field, x[rows], self.clock, level.m, n, dtype))
+                known.append(travel(self.field, x[rows], self.clock, level.m, n, dtype, few=few))
             else:
                 known.append(refined(trajectories, self.field, self.clock, level.n, dtype, x.dtype))
         states = [
@@ -220,9 +218,9 @@ class Carrier:
         assert group.known is not None
         assert group.state is not None
         _, m, n = level
-        rounded = graded.rounding > _SHARE * graded.tolerance
-        finer = graded.state > _SHARE * graded.tolerance
-        rougher = graded.rule > _SHARE * graded.tolerance
+        rounded = graded.rounding > SHARE * graded.tolerance
+        finer = graded.state > SHARE * graded.tolerance
+        rougher = graded.rule > SHARE * graded.tolerance
         # No trajectory is fine enough to get below the rounding.
         above = graded.carried.unresolved & (graded.state + graded.rule > graded.rounding)
         if (

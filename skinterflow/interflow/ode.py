@@ -39,6 +39,8 @@ _N_STRETCHES = 8
 _COVERAGE = 0.95
 _FINEST_STEPS = 512
 """Steps of the finest grid that a calibrated solver uses."""
+_LEAST_TOLERANCE = torch.finfo(torch.float64).eps
+"""Below it no number of float64 near one differs from the next."""
 
 
 class Solution(NamedTuple):
@@ -132,6 +134,11 @@ class Solver:
             raise ValueError(
                 f"The tolerances must not be negative and not both be zero, got atol={self.atol!r} "
                 f"and rtol={self.rtol!r}; try atol=1e-2, rtol=1e-5."
+            )
+        if self.atol + self.rtol < _LEAST_TOLERANCE:
+            raise ValueError(
+                f"atol={self.atol!r} with rtol={self.rtol!r} is less than float64 can tell apart "
+                f"({_LEAST_TOLERANCE:.1e}); no step is that accurate.  Set atol to 1e-10 or more."
             )
         if self.nodes is not None:
             increasing = all(a < b for a, b in zip(self.nodes, self.nodes[1:], strict=False))

@@ -125,7 +125,7 @@ class NetworkSnapshot:
 
     def snapshot(self) -> Snapshot:
         if len(self.weights) <= 2:
-            return Snapshot(self.velocity, self._shallow(), self.out.dtype, _SHALLOW_COST)
+            return Snapshot(self.velocity, self._shallow, self.out.dtype, _SHALLOW_COST)
         return Snapshot(self.velocity, self._deep(), self.out.dtype, 1.0 + self.out.shape[0])
 
     def velocity(self, x: Tensor) -> Tensor:
@@ -154,24 +154,27 @@ class NetworkSnapshot:
             slopes.append(slope)
         return self._read_out(h, x), slopes
 
-    def _shallow(self) -> WithSlope:
-        """One or two hidden layers: the closed form."""
+    @cached_property
+    def _loops(self) -> tuple[Tensor | None, Tensor | None]:
+        """The matrices of the closed form, which only snapshots with a divergence need: around the
+        residual of the second layer, and through it."""
         loop = (
             self.weights[0] @ self.out
         )  # (H_1, H_last): from the last hidden layer through x to the first
         direct = loop.diagonal() if len(self.weights) == 1 or self.residual[1] else None
         through = (self.weights[1].T * loop).contiguous() if len(self.weights) == 2 else None
+        return direct, through
 
-        def with_divergence(x: Tensor) -> tuple[Tensor, Tensor]:
-            v, slopes = self._with_slopes(x)
-            divergence = torch.full_like(x[:, 0], self.gain * x.shape[1])
-            if direct is not None:
-                divergence.add_(slopes[0] @ direct)
-            if through is not None:
-                divergence.add_((slopes[0] @ through).mul_(slopes[1]).sum(dim=1))
-            return v, divergence
-
-        return with_divergence
+    def _shallow(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """One or two hidden layers: the closed form."""
+        direct, through = self._loops
+        v, slopes = self._with_slopes(x)
+        divergence = torch.full_like(x[:, 0], self.gain * x.shape[1])
+        if direct is not None:
+            divergence.add_(slopes[0] @ direct)
+        if through is not None:
+            divergence.add_((slopes[0] @ through).mul_(slopes[1]).sum(dim=1))
+        return v, divergence
 
     def _deep(self) -> WithSlope:
         """Any number of hidden layers: the rows of the last matrix travel backward."""
@@ -217,8 +220,11 @@ class NetworkSnapshot:
         shape = (n * len(slopes[0]), -1)
         carried = self.out[:n, None, :].expand(-1, len(slopes[0]), -1)
         backward = list(zip(self.weights, self.residual, strict=True))[:0:-1]
+        scratch: Tensor | None = None  # one for all layers stays in the cache
         for (weight, residual), slope in zip(backward, slopes[:0:-1], strict=True):
-            passed = (carried * slope).view(shape)
+            if scratch is None or scratch.shape != carried.shape:
+                scratch = carried.new_empty(carried.shape)
+            passed = torch.mul(carried, slope, out=scratch).view(shape)
             if residual:
                 carried = carried.contiguous()
                 carried.view(shape).addmm_(passed, weight)

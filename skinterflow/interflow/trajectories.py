@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -30,10 +31,11 @@ from skinterflow.interflow.quadrature import chebyshev, clenshaw_curtis
 from skinterflow.interflow.snapshots import Value, WithSlope
 
 _BEND = 0.25
-_BLOCK_ROWS = {"cpu": 128}
-_BLOCK_ROWS_ELSEWHERE = 4_096
+_BLOCK_ROWS, _FEW_ROWS = {"cpu": 128}, {"cpu": 64}
+_BLOCK_ROWS_ELSEWHERE, _FEW_ROWS_ELSEWHERE = 4_096, 1_024
 """Rows of a block: few, so that one row costs little and all numbers of a block stay in the cache;
-many where a device needs them."""
+many where a device needs them.  Levels that few rows reach have smaller blocks, because the last
+block of a level is filled."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def roughness(divergences: Tensor) -> Tensor:
     Tensor of shape (B,)
     """
     n = len(divergences)
-    last = chebyshev(n)[-(n // 3) :].to(divergences)
+    last = _last_coefficients(n).to(divergences)
     # A sum over the last axis, for the same reason as in `integral`.
     return (divergences.mean(dim=2).T.contiguous()[:, None, :] * last).sum(dim=2).norm(dim=1)
 
@@ -164,9 +166,22 @@ def integral(values: Tensor) -> Tensor:
     place of a row.
     """
     total = torch.zeros_like(values[0])
-    for weight, value in zip(clenshaw_curtis(len(values))[1].tolist(), values, strict=True):
+    for weight, value in zip(_rule(len(values))[1], values, strict=True):
         total.add_(value, alpha=weight)
     return total
+
+
+@lru_cache(maxsize=16)
+def _rule(n: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Nodes and weights of Clenshaw and Curtis's rule."""
+    nodes, weights = clenshaw_curtis(n)
+    return tuple(nodes.tolist()), tuple(weights.tolist())
+
+
+@lru_cache(maxsize=16)
+def _last_coefficients(n: int) -> Tensor:
+    """The matrix from values at the nodes to the last third of the Chebyshev coefficients."""
+    return chebyshev(n)[-(n // 3) :]
 
 
 def joined(parts: Sequence[Trajectories]) -> Trajectories:
@@ -180,7 +195,14 @@ def joined(parts: Sequence[Trajectories]) -> Trajectories:
 
 
 def travel(
-    field: VelocityField, x: Tensor, clock: Clock, m: int, n: int | None, dtype: torch.dtype
+    field: VelocityField,
+    x: Tensor,
+    clock: Clock,
+    m: int,
+    n: int | None,
+    dtype: torch.dtype,
+    *,
+    few: bool = False,
 ) -> Trajectories:
     """Carry rows along the field.
 
@@ -194,14 +216,16 @@ def travel(
         Nodes of the rule for the log-determinant, with ``n - 1`` a divisor of ``m - 1``; None asks
         for none.
     dtype : torch.dtype in which the field is evaluated, where it can; positions add up in float64
+    few : bool, whether to take the smaller blocks
+        A row's last bits depend on the size of the blocks.
 
     Raises
     ------
     FloatingPointError
         If a velocity is not finite, with the time and the number of rows.
     """
-    nodes, every = clenshaw_curtis(m)[0].tolist(), m if n is None else (m - 1) // (n - 1)
-    starts = _blocks(x)
+    nodes, every = _rule(m)[0], m if n is None else (m - 1) // (n - 1)
+    starts = _blocks(x, few=few)
     runs = [_Run(block.double()) for block in starts]
     positions = x.new_empty((m, *starts.shape), dtype=torch.float64)
     velocities, divergences = torch.empty_like(positions), []
@@ -302,14 +326,14 @@ def refined(
             torch.einsum("nm,mbd->nbd", matrix, block) for block in _row_blocks(known.positions)
         ]
         positions[1::2] = torch.cat(found, dim=1)[:, : positions.shape[1]]
-    nodes, every = clenshaw_curtis(n)[0].tolist(), (len(positions) - 1) // (n - 1)
+    nodes, every = _rule(n)[0], (len(positions) - 1) // (n - 1)
     divergences = positions.new_empty(n, *known.divergences.shape[1:])
     divergences[::2] = known.divergences
     for j in between:
         look, rate = _looked_at(field, clock, nodes[j], dtype, rows), clock.rate(nodes[j])
         parts = [
             _Run(block).begin(look, rate, with_divergence=True)
-            for block in _blocks(positions[j * every])
+            for block in _blocks(positions[j * every], few=True)
         ]
         v, divergence = (torch.cat(part)[: positions.shape[1]] for part in zip(*parts, strict=True))
         _check(v, clock.time(nodes[j]))
@@ -343,10 +367,13 @@ def _looked_at(
     return _Look(snapshot.velocity, snapshot.with_divergence, snapshot.dtype or rows)
 
 
-def _blocks(x: Tensor) -> Tensor:
+def _blocks(x: Tensor, *, few: bool) -> Tensor:
     """Rows in blocks of one shape, the last of which is filled with its last row: shape (K, R,
     D)."""
-    n_rows = _BLOCK_ROWS.get(x.device.type, _BLOCK_ROWS_ELSEWHERE)
+    sizes, elsewhere = (
+        (_FEW_ROWS, _FEW_ROWS_ELSEWHERE) if few else (_BLOCK_ROWS, _BLOCK_ROWS_ELSEWHERE)
+    )
+    n_rows = sizes.get(x.device.type, elsewhere)
     missing = -len(x) % n_rows
     return torch.cat([x, x[-1:].expand(missing, -1)]).view(-1, n_rows, x.shape[1])
 

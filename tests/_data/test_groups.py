@@ -15,6 +15,9 @@ from skinterflow._data import groups
 from skinterflow._data.groups import checked_groups, copies, grouped_folds, grouped_part
 from tests.helpers import QUICK
 
+BRIEF = QUICK | {"max_iter": 2, "end_time": 1.0}
+"""Cross-fitted, and checked once or twice."""
+
 
 def generator():
     return torch.Generator().manual_seed(0)
@@ -63,7 +66,7 @@ def test_fit_holds_groups_out(iris, monkeypatch, early_stopping):
         density, "held_out_rows", lambda *args: seen.append(choose(*args)) or seen[-1]
     )
     labels, weight = np.array([f"patient {k % 12}" for k in range(150)]), np.r_[0.0, np.ones(149)]
-    InterpolantFlowDensity(**QUICK | {"early_stopping": early_stopping, "end_time": 1.0}).fit(
+    InterpolantFlowDensity(**BRIEF, early_stopping=early_stopping).fit(
         iris, sample_weight=weight, groups=labels
     )
     for rows in seen[0]:
@@ -74,7 +77,7 @@ def test_fit_holds_groups_out(iris, monkeypatch, early_stopping):
 def test_routing_of_groups(iris):
     labels = np.arange(150) // 5
     with sklearn.config_context(enable_metadata_routing=True):
-        estimator = InterpolantFlowDensity(**QUICK | {"end_time": 1.0}).set_fit_request(groups=True)
+        estimator = InterpolantFlowDensity(**BRIEF).set_fit_request(groups=True)
         scores = cross_val_score(estimator, iris, cv=GroupKFold(3), params={"groups": labels})
     assert np.isfinite(scores).all()
 
@@ -104,7 +107,7 @@ def test_many_copies_are_held_out_together_with_a_warning(monkeypatch):
         DegenerateDataWarning,
         match=r"75% of the rows are exact copies .* held out together.  Drop .* groups",
     ):
-        InterpolantFlowDensity(**QUICK | {"end_time": 1.0}).fit(X)
+        InterpolantFlowDensity(**BRIEF).fit(X)
     for rows in seen[0]:
         assert (np.bincount(rows.numpy() // 4)[np.unique(rows.numpy() // 4)] == 4).all()
 
@@ -125,7 +128,7 @@ def test_scaling_has_not_seen_the_held_out_rows(monkeypatch, early_stopping):
     monkeypatch.setattr(
         density, "held_out_rows", lambda *args: held_out.append(choose(*args)) or held_out[-1]
     )
-    parameters = QUICK | {"early_stopping": early_stopping, "end_time": 1.0}
+    parameters = BRIEF | {"early_stopping": early_stopping}
     InterpolantFlowDensity(**parameters).fit(X)
     moved = X.copy()
     moved[held_out[0][0][0]] += 50.0

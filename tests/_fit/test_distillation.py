@@ -92,6 +92,63 @@ def test_bad_student_leaves_the_teacher_with_a_warning(trouble, iris, monkeypatc
     assert density._field.hidden_layer_sizes == (16, 16)
 
 
+def distilled_by(monkeypatch, iris, losses, **choice):
+    """A fit with students that lose so much, or diverge (None), and the number of steps of each."""
+    scores, asked = iter([0.0, *(-loss for loss in losses if loss is not None)]), []
+
+    def distil(student, *rest):
+        asked.append((student.hidden_layer_sizes, rest[6]))
+        if losses[len(asked) - 1] is None:
+            raise FloatingPointError("not finite")
+        return student
+
+    monkeypatch.setattr(distillation, "distil", distil)
+    monkeypatch.setattr(distillation, "_validation_score", lambda *arguments: next(scores))
+    parameters = QUICK | {"end_time": 1.0, "early_stopping": True, "student_layer_sizes": "auto"}
+    density = InterpolantFlowDensity(**parameters | choice).fit(iris)
+    return density, asked
+
+
+@pytest.mark.parametrize(
+    ("losses", "widths"),
+    [
+        pytest.param([0.1], (128, 128), id="the first is good enough"),
+        pytest.param([0.4, 0.1], (256, 256), id="the second is better"),
+        pytest.param([0.4, 0.6], (128, 128), id="the second is worse"),
+        pytest.param([1.5, 0.9], (256, 256), id="the first would be rejected"),
+        pytest.param([None, 0.4], (256, 256), id="the first diverges"),
+        pytest.param([0.4, None], (128, 128), id="the second diverges"),
+        pytest.param([float("nan"), 0.4], (256, 256), id="the first is not a number"),
+    ],
+)
+def test_auto_tries_a_wider_student_where_one_loses_much(losses, widths, iris, monkeypatch):
+    density, asked = distilled_by(monkeypatch, iris, losses)
+    assert density._field.hidden_layer_sizes == widths
+    assert density.distillation_loss_ == losses[widths == (256, 256)]
+    assert asked == [((128, 128), 90), ((256, 256), 90)][: len(losses)]  # three times max_iter
+
+
+@pytest.mark.parametrize(
+    ("losses", "reason"), [([1.5, 1.2], r"lost 1\.20 nats"), ([None, None], "diverged")]
+)
+def test_auto_keeps_the_teacher_where_no_student_is_good_enough(losses, reason, iris, monkeypatch):
+    with pytest.warns(DistillationWarning, match=f"The student {reason}"):
+        density, asked = distilled_by(monkeypatch, iris, losses)
+    assert density._field is density._trained
+    assert len(asked) == 2
+
+
+def test_sizes_of_the_user_are_tried_alone(iris, monkeypatch):
+    density, asked = distilled_by(monkeypatch, iris, [0.4], student_layer_sizes=(8, 8))
+    assert density.distillation_loss_ == 0.4
+    assert asked == [((8, 8), 30)]
+
+
+def test_student_of_another_name_is_refused(iris):
+    with pytest.raises(ValueError, match=r"student_layer_sizes.* must be a str among {'auto'}"):
+        InterpolantFlowDensity(**QUICK, student_layer_sizes="small").fit(iris)
+
+
 @pytest.mark.parametrize("sizes", [(8, 8, 8), (0,), ("a",), (1.5, 2)])
 def test_student_of_impossible_shape_is_refused(sizes, iris):
     with pytest.raises(ValueError, match=r"student_layer_sizes must .*, got \("):

@@ -58,6 +58,31 @@ def test_time_ends_the_fit_and_its_schedule(iris, ticking, monkeypatch, early_st
     assert np.isfinite(density.score(iris))
 
 
+@pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.ConvergenceWarning", "ignore::skinterflow.DistillationWarning"
+)
+def test_students_of_auto_share_the_time_of_one(iris, ticking, monkeypatch):
+    """A hundred seconds: 65 steps of the field, and 17 or 18 of each student."""
+    train, n_steps = distillation.train, []
+
+    def slow(*arguments, **choice):
+        n_steps.append(0)
+        for step in train(*arguments, **choice):
+            ticking[0] += 1.0
+            n_steps[-1] = step.number
+            yield step
+
+    monkeypatch.setattr(distillation, "train", slow)
+    monkeypatch.setattr(distillation, "SMALL_DISTILLATION_LOSS", -1e9)  # none is good enough
+    parameters = QUICK | {"max_iter": 1000, "early_stopping": True, "end_time": 1.0}
+    InterpolantFlowDensity(
+        **parameters, n_iter_no_change=99, max_time=100.0, student_layer_sizes="auto"
+    ).fit(iris)
+    assert len(n_steps) == 2
+    assert all(16 <= n <= 19 for n in n_steps)
+    assert ticking[0] == pytest.approx(100.0, abs=2.0)
+
+
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.filterwarnings(
     "ignore::sklearn.exceptions.ConvergenceWarning", "ignore::skinterflow.DistillationWarning"

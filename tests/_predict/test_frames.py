@@ -10,7 +10,7 @@ import pytest
 import skinterflow
 from skinterflow import InterpolantFlowDensity
 from skinterflow.interflow.fields import AveragedField
-from tests.helpers import QUICK
+from tests.helpers import ONE_FIELD
 
 HOME = Path(skinterflow.__file__).parent
 CALLS = {
@@ -68,7 +68,7 @@ def test_no_file_is_entered_again(fitted, iris, monkeypatch, name):
 
 
 def test_the_model_is_built_once(iris, monkeypatch):
-    density = InterpolantFlowDensity(**QUICK).fit(iris)
+    density = InterpolantFlowDensity(**ONE_FIELD).fit(iris)
     built, build = [], InterpolantFlowDensity._built_model
     monkeypatch.setattr(
         InterpolantFlowDensity,

@@ -8,11 +8,19 @@ import pytest
 from sklearn.neighbors import KernelDensity
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
+from skinterflow._predict import model as engine
 from tests.helpers import QUICK
 
-N_ROWS = 40_000
+N_ROWS = 2_500
+BLOCK_ROWS = 1_000
+"""Three blocks, of which two or three are predicted at a time."""
 TINY = QUICK | {"hidden_layer_sizes": (8, 8), "early_stopping": False, "end_time": 1.0, "atol": 0.5}
 TINY_TRANSPORT = QUICK | {"hidden_layer_sizes": (8, 8), "atol": 0.05}
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(engine, "_BLOCK_ROWS", BLOCK_ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +102,7 @@ def density_of(rows):
 @pytest.mark.slow
 @pytest.mark.parametrize("choice", DENSITIES)
 def test_jobs_change_no_prediction_of_a_density(density_of, rows, choice):
-    """Forward-mode derivatives gave up to 32,768 velocities of other rows."""
+    """Forward-mode derivatives gave thousands of velocities of other rows."""
     density = density_of(choice)
     predictions = (
         PREDICTIONS

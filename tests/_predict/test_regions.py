@@ -10,7 +10,7 @@ from sklearn.exceptions import NotFittedError
 
 from skinterflow import InterpolantFlowDensity
 from skinterflow._predict.regions import checked_levels, density_thresholds
-from tests.helpers import QUICK
+from tests.helpers import ONE_FIELD
 
 LEVELS = np.array([0.05, 0.5, 0.9, 0.99])
 
@@ -28,9 +28,7 @@ def normal_log_density(rows):
 def normal():
     """A fitted estimator whose density is N(0, I): its flow ends where it starts."""
     rows = np.random.default_rng(0).normal(size=(40, 2))
-    return InterpolantFlowDensity(**QUICK, early_stopping=False, scaling=None, end_time=1e-9).fit(
-        rows
-    )
+    return InterpolantFlowDensity(**ONE_FIELD, scaling=None, end_time=1e-9).fit(rows)
 
 
 def test_thresholds_of_a_normal_are_those_of_chi2():
@@ -92,7 +90,7 @@ def test_contains_the_fraction_that_it_says(normal):
 def test_names_of_columns_are_no_cause_for_a_warning(iris):
     """Samples of the model have no names, those of the rows are checked."""
     frame = pd.DataFrame(iris, columns=list("abcd"))
-    density = InterpolantFlowDensity(**QUICK, early_stopping=False).fit(frame)
+    density = InterpolantFlowDensity(**ONE_FIELD).fit(frame)
     assert density.contains(frame, 0.5, n_samples=50, random_state=0).shape == (150,)
     with pytest.raises(ValueError, match="feature names should match"):
         density.contains(frame[["b", "a", "c", "d"]], 0.5)
@@ -165,7 +163,7 @@ def test_unfitted(ask):
 
 
 def test_samples_are_drawn_once_for_a_model_and_a_seed(iris, monkeypatch):
-    density = InterpolantFlowDensity(**QUICK).fit(iris)
+    density = InterpolantFlowDensity(**ONE_FIELD).fit(iris)
     drawn, draw = [], InterpolantFlowDensity._drawn
     monkeypatch.setattr(
         InterpolantFlowDensity, "_drawn", lambda self, *rest: drawn.append(1) or draw(self, *rest)

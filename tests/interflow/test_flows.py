@@ -278,7 +278,10 @@ def test_diffusion_has_the_law_of_the_flow(epsilon):
         difference = (x**power).mean(0) - (fresh**power).mean(0)
         standard_error = ((x**power).var(0) / n + (fresh**power).var(0) / n).sqrt()
         assert (difference.abs() < 4 * standard_error).all()
-    assert energy_distance(x, fresh) < energy_distance(fresh, other).abs() + 0.005
+    some = slice(2_000)
+    assert energy_distance(x[some], fresh[some]) < (
+        energy_distance(fresh[some], other[some]).abs() + 0.005
+    )
     if epsilon > 0:
         moved = (x - Flow(field, Solver(atol=1e-3)).push(x0)).norm(dim=1)
         assert moved.median() > 0.5  # the noise did act

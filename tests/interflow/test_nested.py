@@ -85,7 +85,7 @@ def test_a_row_is_the_same_to_the_last_bit_beside_any_others(widths, atol):
 
 @pytest.mark.slow
 def test_a_row_is_the_same_to_the_last_bit_among_many(monkeypatch):
-    field, x = network(8, 8, 8), 2.0 * points(40_000, 3)
+    field, x = network(8, 8, 8), 2.0 * points(8_000, 3)
     flow = Flow(field, UNGRADED.solver(0.1, 0.0))
     whole = flow.pull_and_logdet(x)[1]
     assert torch.equal(flow.pull_and_logdet(x[-1_000:])[1], whole[-1_000:])
@@ -123,7 +123,7 @@ def test_rows_whose_rules_never_agree_have_a_large_error_and_are_counted():
     assert carried.unresolved.tolist() == [True, False]
     assert float(carried.error[0]) > 10.0
     assert float(carried.log_det[1, 0]) == pytest.approx(1.0, abs=1e-3)
-    assert field.divergences <= 128 * (13 + 12 + 24 + 48)
+    assert field.divergences <= 128 * 13 + 64 * (12 + 24 + 48)
 
 
 def test_rows_far_outside_are_carried_in_float64():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from skinterflow.interflow.divergence import Hutchinson
-from skinterflow.interflow.fields import AveragedField, ResidualMLP
+from skinterflow.interflow.fields import AveragedField, FrozenField, ResidualMLP
 from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import Linear, Trigonometric
 from skinterflow.interflow.noise import Brownian, StochasticInterpolant
@@ -68,3 +68,35 @@ def test_parts_of_the_rows_make_the_whole(monkeypatch):
     whole = field.at(time, torch.float64).with_divergence(x)[1]
     monkeypatch.setattr("skinterflow.interflow.snapshots._TANGENT_ELEMENTS", 8 * 3 * 6)
     torch.testing.assert_close(field.at(time, torch.float64).with_divergence(x)[1], whole)
+
+
+class TestFrozenField:
+    def test_is_the_field(self):
+        field, t, x = network(6, 6, 6), torch.tensor(0.3, dtype=torch.float64), points(9, 3)
+        frozen = FrozenField(field)
+        assert (frozen.n_features, frozen.n_estimates) == (3, None)
+        assert torch.equal(frozen(t, x), field(t, x))
+        for found, expected in zip(
+            frozen.value_and_divergence(t, x), field.value_and_divergence(t, x), strict=True
+        ):
+            assert torch.equal(found, expected)
+
+    def test_each_time_and_precision_has_a_snapshot_of_its_own(self):
+        field, x = network(6, 6, 6), points(9, 3)
+        frozen = FrozenField(field)
+        for _ in range(2):
+            for t in (0.3, 0.4):
+                time = torch.tensor(t, dtype=torch.float64)
+                for dtype in (torch.float32, torch.float64):
+                    snapshot = frozen.at(time, dtype)
+                    assert snapshot is frozen.at(time, dtype)
+                    assert torch.equal(
+                        snapshot.velocity(x.to(dtype)), field.at(time, dtype).velocity(x.to(dtype))
+                    )
+
+    def test_what_is_kept_is_bounded(self, monkeypatch):
+        monkeypatch.setattr("skinterflow.interflow.fields._MOST_SNAPSHOTS", 3)
+        frozen = FrozenField(network(6, 6, 6))
+        for t in torch.linspace(0.0, 1.0, 8, dtype=torch.float64):
+            frozen.at(t, torch.float32)
+        assert len(frozen._kept) == 3

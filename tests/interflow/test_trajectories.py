@@ -83,6 +83,17 @@ def test_each_step_takes_three_velocities_beside_the_one_at_its_node():
     assert field.velocities == (3 * 12 + 6) * 128
 
 
+def test_levels_that_few_rows_reach_have_smaller_blocks():
+    field, x, clock = Counted(mixture(2)), points(3, 2), Clock(1.0, 0.0)
+    known = travel(field, x, clock, 13, 13, DOUBLE)
+    few = travel(field, x, clock, 13, 13, DOUBLE, few=True)
+    assert field.divergences == 13 * (128 + 64)
+    torch.testing.assert_close(few.end, known.end, rtol=0, atol=1e-12)
+    field.divergences = 0
+    refined(known, field, clock, 25, DOUBLE, DOUBLE)
+    assert field.divergences == 12 * 64
+
+
 def test_nodes_between_are_all_that_a_finer_rule_evaluates():
     field, clock = Counted(mixture(2)), Clock(1.0, 0.0)
     known = travel(field, points(128, 2), clock, 25, 13, DOUBLE)
