@@ -39,7 +39,7 @@ from skinterflow._data.columns import (
     resolve_atoms,
     resolve_columns,
 )
-from skinterflow._data.degenerate import constant_widths, shown, warn_columns
+from skinterflow._data.degenerate import shown, warn_columns
 from skinterflow._data.groups import checked_groups, copies, warn_copies
 from skinterflow._data.scaling import gaussianized_columns
 from skinterflow._data.weights import checked_weight, weighted_rows
@@ -1519,7 +1519,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
 
     def _with_atoms(self, columns: Columns, rows: NDArray[Any]) -> Columns:
         """The columns with their atoms, if the other parameters allow them."""
-        found = resolve_atoms(self.atoms, columns, rows, constant_widths(rows))
+        found = resolve_atoms(self.atoms, columns, rows)
         other = self._parameters_without_atoms()
         if found.atoms is None or not other:
             return found

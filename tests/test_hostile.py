@@ -708,7 +708,9 @@ class Kind(random.Random):
 
 
 @pytest.mark.parametrize("value", [1e155, 1e300, -1e308, np.nan, np.float32(1e30)])
-@pytest.mark.parametrize("name", ["density", "density with bounds", "transport with noise"])
+@pytest.mark.parametrize(
+    "name", ["density", "density with atoms", "density with bounds", "transport with noise"]
+)
 def test_every_method_meets_extreme_rows(place, name, value):
     """One number of the rows is extreme, and all else is good."""
     rows = ROWS[:4].astype(np.asarray(value).dtype)

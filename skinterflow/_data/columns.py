@@ -26,6 +26,7 @@ from torch import Tensor
 
 from skinterflow._data.atoms import Atoms, estimate_masses, find_atoms
 from skinterflow._data.degenerate import (
+    constant_widths,
     evenly_spaced,
     shown,
     spread_constant_columns,
@@ -369,7 +370,7 @@ def resolve_columns(
     return Columns(resolved, whole, names)
 
 
-def resolve_atoms(atoms: AtomsLike, columns: Columns, X: NDArray[Any], widths: Array) -> Columns:
+def resolve_atoms(atoms: AtomsLike, columns: Columns, X: NDArray[Any]) -> Columns:
     """The columns with the atoms that the parameter gives, or that are found for "auto".
 
     Parameters
@@ -377,18 +378,19 @@ def resolve_atoms(atoms: AtomsLike, columns: Columns, X: NDArray[Any], widths: A
     atoms : "auto", mapping of column name or number to values, or None
     columns : Columns
     X : array of shape (n, D)
-    widths : array of shape (D,), positive for constant columns
 
     Raises
     ------
     ValueError
-        If a named column does not exist or has whole numbers, if the values are not finite numbers
+        If a named column does not exist or has whole numbers, if rows are so large that their
+        squares overflow, if the values are not finite numbers
         within the bounds, or if a column has no other values.
     """
     if atoms is None:
         return columns
+    check_magnitudes(X, columns.names)
     if isinstance(atoms, str):
-        found = find_atoms(X, ~columns.whole & (widths == 0), columns.names)
+        found = find_atoms(X, ~columns.whole & (constant_widths(X) == 0), columns.names)
     else:
         numbers = [_resolve_column(key, columns.names, "atoms") for key in atoms]
         _check_once(numbers, atoms, "atoms")

@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from skinterflow._data.columns import resolve_atoms, resolve_columns
 from skinterflow._data.groups import copies
 from skinterflow._data.scaling import gaussianized_columns
 from skinterflow.interflow.marginals import Bounds
+from skinterflow.interflow.scaling import Identity
 
 NAMES = ["rain", "share", "height"]
 
@@ -75,6 +77,24 @@ def test_simple_fractions_among_finer_ones_are_no_atoms():
     assert found(np.where(fine, np.round(x, 4), np.round(x, 1))) == []
 
 
+def test_a_value_that_is_a_few_times_as_frequent_as_its_neighbours_is_no_atom():
+    grid = 0.5 + np.arange(30.0) / 4
+    assert found(np.concatenate([np.repeat(grid, 50), np.full(160, grid[9])])) == []
+
+
+def test_points_are_held_at_the_atoms_of_rows():
+    columns = resolve_columns(None, None, NAMES)
+    x, points = torch.tensor([[0.0, 3.0, 0.0]]).double(), torch.full((1, 3), 7.0).double()
+    assert columns.with_atoms_of(x, points) is points
+    atoms = replace(columns, atoms=TWO)
+    assert atoms.with_atoms_of(x, points).tolist() == [[0.0, 7.0, 7.0]]
+    u = torch.zeros(2, 3).double()
+    u[0, 2] = 1.0
+    only = replace(columns, atoms=Atoms.of({0: [0.0], 1: [0.0], 2: [0.0]}, 3))
+    assert only.with_density(u, Identity()).tolist() == u[:1].tolist()
+    assert len(only.with_density(u[1:], Identity())) == 1  # better than none
+
+
 def test_whole_numbers_have_no_atoms_though_not_declared():
     x = np.round(50.0 * continuous(2_000))
     assert found(np.where(np.arange(2_000) % 2, x, 0.0)) == []
@@ -106,7 +126,7 @@ def resolved(atoms, X=None, bounds=None, integer_features=None):
     X = np.column_stack([with_copies({0.0: 200}), *np.zeros((2, 500))]) if X is None else X
     X[:, 1], X[:, 2] = continuous(len(X), 3), np.arange(len(X)) % 7
     columns = resolve_columns(bounds, integer_features, NAMES)
-    return resolve_atoms(atoms, columns, X, np.zeros(3)).atoms
+    return resolve_atoms(atoms, columns, X).atoms
 
 
 def test_atoms_are_given_by_name_or_number():
@@ -208,7 +228,7 @@ def test_weights_count_as_copies_of_rows():
 
 def scaled(X, name="gaussianize", **parameters):
     columns = resolve_columns(parameters.get("bounds"), None, NAMES)
-    columns = resolve_atoms({0: [0.0], 1: [0.0]}, columns, X, np.zeros(3))
+    columns = resolve_atoms({0: [0.0], 1: [0.0]}, columns, X)
     generator = torch.Generator().manual_seed(0)
     return columns.estimate_scaling(
         name, X, np.ones(len(X)), np.zeros(3), generator, parameters.get("chosen")
