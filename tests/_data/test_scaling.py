@@ -112,7 +112,7 @@ def test_normal_columns_keep_the_power_one():
 @pytest.mark.parametrize("kind", ["power", "whiten", "standardize"])
 def test_weights_count_as_repetitions(kind):
     rng = np.random.default_rng(1)
-    x, weight = rng.normal(size=(60, 3)) ** 3, rng.integers(1, 4, size=60)
+    x, weight = np.exp(rng.normal(size=(60, 3))), rng.integers(1, 4, size=60)
     weighted = estimate_scaling(kind, x, weight.astype(float), NONE_CONSTANT, torch.Generator())
     repeated = estimate_scaling(
         kind, np.repeat(x, weight, axis=0), np.ones(weight.sum()), NONE_CONSTANT, torch.Generator()
