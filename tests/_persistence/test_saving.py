@@ -182,8 +182,7 @@ def test_training_goes_on_after_loading(models, answers, rows, tmp_path, name):
     if name == "bounds and a sitting":  # with held-out rows, earlier weights may stay the best
         further["early_stopping"] = False
     again, continued = (
-        m.set_params(**further).fit(*data)
-        for m in (copy.deepcopy(models(name)), loaded)
+        m.set_params(**further).fit(*data) for m in (copy.deepcopy(models(name)), loaded)
     )
     assert_equal(continued, again)
     assert same(answers_of(continued, rows), answers_of(again, rows))
