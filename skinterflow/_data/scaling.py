@@ -27,9 +27,9 @@ _GAIN_ROWS = 10_000
 _GAUSSIANIZED_ROWS = 750
 _GAUSSIANIZED_VALUES = 128
 """Minimum numbers of rows, and of distinct values of a column, for a map to the normal law."""
-_POWER_GAIN = 3.0
+_POWER_GAIN = 6.0
 """Minimum gain of log-likelihood, in nats over all rows, for a power: chance gives this to one
-normal column in seventy, and each needless parameter costs likelihood on new rows."""
+normal column in two thousand, and a needless power costs likelihood on new rows."""
 _N_CELLS = 16
 _TAIL, _TAIL_ROWS = 1e-3, 20
 """Mass of each outermost cell, or that of this many rows if it is larger."""

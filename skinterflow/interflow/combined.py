@@ -182,8 +182,8 @@ def mixture_log_prob(log_prob: Tensor, weights: Tensor) -> Tensor:
     --------
     >>> import torch
     >>> from skinterflow.interflow.combined import mixture_log_prob
-    >>> mixture_log_prob(torch.zeros(2, 1), torch.tensor([0.75, 0.25]))
-    tensor([0.])
+    >>> round(float(mixture_log_prob(torch.ones(2, 1), torch.tensor([0.75, 0.25]))), 4)
+    1.0
     """
     return (log_prob + weights.log()[:, None]).logsumexp(dim=0)
 

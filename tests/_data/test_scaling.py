@@ -105,14 +105,14 @@ def test_estimated_powers_equal_scikit_learn():
 def test_normal_columns_keep_the_power_one():
     x = np.random.default_rng(0).normal(size=(100, 30))
     powers = _powers(x, np.ones(100)).lambdas
-    assert (powers == 1.0).sum() >= 28
+    assert (powers == 1.0).all()
     assert (_powers(np.exp(x), np.ones(100)).lambdas < 0.9).all()
 
 
 @pytest.mark.parametrize("kind", ["power", "whiten", "standardize"])
 def test_weights_count_as_repetitions(kind):
     rng = np.random.default_rng(1)
-    x, weight = rng.normal(size=(60, 3)) ** 3, rng.integers(1, 4, size=60)
+    x, weight = np.exp(rng.normal(size=(60, 3))), rng.integers(1, 4, size=60)
     weighted = estimate_scaling(kind, x, weight.astype(float), NONE_CONSTANT, torch.Generator())
     repeated = estimate_scaling(
         kind, np.repeat(x, weight, axis=0), np.ones(weight.sum()), NONE_CONSTANT, torch.Generator()

@@ -178,9 +178,11 @@ def test_shared_parts_stay_shared(models, saved):
 def test_training_goes_on_after_loading(models, answers, rows, tmp_path, name):
     data = (rows[:40], rows[40:]) if name == "transport with noise" else (rows,)
     loaded = by_file(models(name), tmp_path / "model")
+    further = {"warm_start": True, "max_iter": 8}
+    if name == "bounds and a sitting":  # with held-out rows, earlier weights may stay the best
+        further["early_stopping"] = False
     again, continued = (
-        m.set_params(warm_start=True, max_iter=8).fit(*data)
-        for m in (copy.deepcopy(models(name)), loaded)
+        m.set_params(**further).fit(*data) for m in (copy.deepcopy(models(name)), loaded)
     )
     assert_equal(continued, again)
     assert same(answers_of(continued, rows), answers_of(again, rows))
