@@ -90,6 +90,7 @@ class Draw(IntEnum):
     STATISTICS = -2
     STUDENT = -3
     CALIBRATION = -4
+    PILOT = -5
 
 
 @dataclass
@@ -138,6 +139,8 @@ class Run:
         None is no time limit.
     whole : Fold or None
         All rows in the units of the model, if the folds have other units.
+    row_times : int
+        Maximum number of held-out rows times end times of a check, over all members.
     """
 
     def __init__(
@@ -148,6 +151,7 @@ class Run:
         seed: int,
         budget: TimeBudget | None = None,
         whole: Fold | None = None,
+        row_times: int = VALIDATION_ROW_TIMES,
     ) -> None:
         alone = len(members) == 1
         self.folds, self.recipe, self.budget = folds, recipe, budget or TimeBudget(None)
@@ -168,7 +172,7 @@ class Run:
             maximized=self._learned,
             elapsed=self.budget.part,
         )
-        self._n_checks, self._check_seconds, self._row_times = 0, 0.0, VALIDATION_ROW_TIMES
+        self._n_checks, self._check_seconds, self._row_times = 0, 0.0, row_times
         self._seed, self._first = seed, 0
         self._losses: list[Tensor] = []
         self._device = next(members[0].parameters(), torch.empty(0)).device
@@ -270,7 +274,7 @@ class Run:
         """
         seconds, per_row = cast(float, self.budget.seconds), self._seconds_per_row()
         affordable = int(_ONE_CHECK_PART * seconds / max(per_row, 1e-9))
-        self._row_times = min(VALIDATION_ROW_TIMES, max(_TIMED_ROWS, affordable))
+        self._row_times = min(self._row_times, max(_TIMED_ROWS, affordable))
         choose = self.has_validation_rows and self.recipe.end_time is None
         checks = _END_TIME_CHECKS * per_row * self._row_times if choose else 0.0
         calibration = _CALIBRATION_ROW_TIMES * per_row

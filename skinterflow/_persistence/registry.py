@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from skinterflow._data.encoding import FeatureEncoding
+from skinterflow._data.trees import BoostedTrees
+from skinterflow.interflow.conditional import ConditionalMLP
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
 from skinterflow.interflow.custom import CustomField
 from skinterflow.interflow.fields import AveragedField, ResidualMLP
@@ -83,10 +86,13 @@ COMPONENTS = (
     Component(YeoJohnson),
     Component(ResidualMLP, has_weights=True),
     Component(AveragedField),
+    Component(ConditionalMLP, has_weights=True),
     Component(CustomField),
     Component(HeadedDrift),
     Component(SeparateHeads),
     Component(SharedTrunk, has_weights=True),
+    Component(BoostedTrees),
+    Component(FeatureEncoding),
     Component(Calibration),
     Component(Grading),
     Component(Solver),

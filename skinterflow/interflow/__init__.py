@@ -11,12 +11,19 @@ of points (:mod:`~skinterflow.interflow.couplings`) gives a flow, its density an
 
 Drift, velocity, score and denoiser have one interface (:mod:`~skinterflow.interflow.quantities`);
 between Gaussian mixtures they are known in closed form (:mod:`~skinterflow.interflow.mixtures`).
+:mod:`~skinterflow.interflow.conditional` is the same for outputs given a context.
 :mod:`~skinterflow.interflow.diagnostics` measures how well they were learned.
 :mod:`~skinterflow.interflow.scaling` maps data to the units of the flow, and
 :mod:`~skinterflow.interflow.marginals` maps single columns.
 """
 
 from skinterflow.interflow.bridges import bridge_defect
+from skinterflow.interflow.conditional import (
+    BoundField,
+    ConditionalFlow,
+    ConditionalMLP,
+    ConditionalObjective,
+)
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
 from skinterflow.interflow.custom import CustomField
 from skinterflow.interflow.diagnostics import (
@@ -82,11 +89,15 @@ __all__ = [
     "AffineInterpolant",
     "AveragedField",
     "Beta",
+    "BoundField",
     "Bounds",
     "BridgeObjective",
     "Brownian",
     "Calibration",
     "Compose",
+    "ConditionalFlow",
+    "ConditionalMLP",
+    "ConditionalObjective",
     "Coupling",
     "CustomField",
     "Diffusion",
