@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import reprlib
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral, Real
@@ -261,6 +260,7 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         "tol": [Interval(Real, 0, 1e9, closed="both")],
     }  # fmt: skip
 
+    n_outputs_: int
     _encoding: FeatureEncoding
     _base: list[Any]
     _sizes: NDArray[np.float64]
@@ -405,7 +405,7 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
                 f"y has {outputs.shape[1]} outputs, but the fit that warm_start=True continues has "
                 f"{self.n_outputs_}; set warm_start=False."
             )
-        self._one_dimensional = np.ndim(y) == 1
+        self._one_dimensional = np.asarray(y).ndim == 1
         self.n_outputs_ = outputs.shape[1]
         return matrix, outputs
 
@@ -648,7 +648,7 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
     def _new_fields(
         self, n_fields: int, plan: Plan, generator: torch.Generator
     ) -> list[ConditionalMLP]:
-        trunk = checked_widths("trunk_layer_sizes", self.trunk_layer_sizes)
+        trunk = checked_widths("trunk_layer_sizes", cast(Sequence[int], self.trunk_layer_sizes))
         head = checked_widths("hidden_layer_sizes", self.hidden_layer_sizes)
         n_context = plan.folds[0].validation.u.shape[1] - self.n_outputs_
         crossed = plan.recipe.batch_size <= 64 and self.dropout == "auto"
@@ -697,9 +697,7 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         super()._set_history(history)
         del self.initial_action_, self.initial_path_length_
         self.validation_scores_ = history.validation_scores or None
-        self.best_validation_score_ = (
-            history.best_score if history.validation_scores else None
-        )
+        self.best_validation_score_ = history.best_score if history.validation_scores else None
 
     def _set_model(
         self, trained: Trained, field: VelocityField, plan: Plan, calibration: Any = None
@@ -724,10 +722,8 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
             ).density()
             log_prob = density.log_prob_at(rows, times).double() + fold.validation.log_det
             scores.append(log_prob.cpu().numpy())
-        table = np.stack(
-            [np.concatenate(scores[i * n_members : (i + 1) * n_members]) for i in range(len(kinds))],
-            axis=1,
-        )
+        parts = [scores[k : k + n_members] for k in range(0, len(scores), n_members)]
+        table = np.stack([np.concatenate(part) for part in parts], axis=1)
         return np.repeat(mixture_weights(table) / n_members, n_members)
 
     @classmethod
@@ -822,7 +818,7 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         self._check_one_output("cdf")
         check_consistent_length(X, y)
         value = self._estimate(ConditionalModel.cdf, conditions, points)[0]
-        return value.reshape(np.shape(y))
+        return value.reshape(np.asarray(y).shape)
 
     def log_density(
         self, X: ArrayLike, y: ArrayLike, return_error: bool = False
@@ -1018,9 +1014,7 @@ class _Rows:
         )
 
 
-def _positive_rows(
-    n_rows: int, sample_weight: ArrayLike | None
-) -> tuple[NDArray[np.int64], Array]:
+def _positive_rows(n_rows: int, sample_weight: ArrayLike | None) -> tuple[NDArray[np.int64], Array]:
     """Numbers of the rows of positive weight, and their weights with mean one."""
     numbers, weight = weighted_rows(np.arange(n_rows), sample_weight)
     return numbers, weight

@@ -84,7 +84,7 @@ class FeatureEncoding:
 
 def estimate_encoding(X: Array, categories: dict[int, list[Any]]) -> FeatureEncoding:
     """Estimate the encoding of the columns of `X`, shape (n, d), with NaN for missing values."""
-    missing = np.isnan(X).any(axis=0)
+    missing: NDArray[np.bool_] = np.asarray(np.isnan(X).any(axis=0))
     center, scale = np.zeros(X.shape[1]), np.ones(X.shape[1])
     for j, column in enumerate(X.T):
         present = column[~np.isnan(column)]

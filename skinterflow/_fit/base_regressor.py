@@ -84,5 +84,3 @@ def _predicted(regressor: Any, features: Array) -> Array:
             f"{int((~np.isfinite(prediction)).sum())} numbers that are not finite; use another."
         )
     return prediction
-
-

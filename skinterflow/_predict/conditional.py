@@ -1,4 +1,4 @@
-"""ConditionalModel: a mixture of conditional flows, which computes all predictions of a regressor."""
+"""ConditionalModel: a mixture of conditional flows, which computes what a regressor predicts."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ _TABLE_ERROR = 1e-4
 """Accepted error of a table, as a probability."""
 _TABLE_ATOL = 1e-3
 _BLOCK_ROWS = 2**12
+_LEAST_WEIGHT = 0.02
 _MEAN_SAMPLES = 128
 """Samples of which the mean of several outputs is taken."""
 _FARTHEST = 1e6
@@ -245,7 +246,7 @@ class ConditionalModel:
         return MonotoneMixture(torch.stack(tables, dim=1), self._tensor(self.weights))
 
     def _increasing(self, k: int, context: Tensor, points: Tensor) -> Tensor:
-        """Points of a table, shape (n, J); solved more accurately where rounding hides the order."""
+        """Points of a table, shape (n, J); solved again in float64 if they do not increase."""
         quick = self._flow(k, torch.float32, _TABLE_ATOL)
         outputs = quick.push(context.float(), points.float()).y[..., 0].double()
         wrong = (outputs.diff(dim=-1) <= 0).any(dim=-1)
@@ -283,7 +284,10 @@ def _blocks_of(n_rows: int, size: int = _BLOCK_ROWS) -> list[slice]:
 
 
 def mixture_weights(log_density: Array) -> Array:
-    """Weights of a mixture with the largest likelihood, by the EM algorithm.
+    """Weights of a mixture: half-way from those of the largest likelihood to equal ones.
+
+    The likelihood is that of single members.  Their averages differ less, because the worse kind
+    gains more by averaging.
 
     Parameters
     ----------
@@ -291,7 +295,7 @@ def mixture_weights(log_density: Array) -> Array:
 
     Returns
     -------
-    array of shape (K,), of sum one; weights below 0.02 are zero
+    array of shape (K,), of sum one; zero for components whose weight would be below 0.02
     """
     n_components = log_density.shape[1]
     weights = np.full(n_components, 1.0 / n_components)
@@ -299,5 +303,6 @@ def mixture_weights(log_density: Array) -> Array:
     for _ in range(200):
         joint = densities * weights
         weights = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
-    weights = np.where(weights < 0.02, 0.0, weights)
-    return weights / weights.sum()
+    kept = weights >= _LEAST_WEIGHT
+    weights = np.where(kept, weights, 0.0)
+    return 0.5 * (weights / weights.sum() + kept / kept.sum())

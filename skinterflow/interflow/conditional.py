@@ -123,7 +123,9 @@ class ConditionalMLP(VelocityField):
         Tensor of shape (..., M)
         """
         activate, h = ACTIVATIONS[self.activation].value, context
-        factors = [None] * len(self.trunk) if keep is None else keep.split(self.trunk_layer_sizes, -1)
+        factors = (
+            [None] * len(self.trunk) if keep is None else keep.split(self.trunk_layer_sizes, -1)
+        )
         for layer, factor in zip(self.trunk, factors, strict=True):
             a = activate(layer(h))
             residual = a.shape[-1] == h.shape[-1] and layer is not self.trunk[0]

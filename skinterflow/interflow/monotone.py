@@ -1,4 +1,4 @@
-r"""Mixtures of increasing maps of a standard normal, tabulated: distribution functions and quantiles.
+r"""Mixtures of increasing maps of a standard normal, tabulated: distribution and quantiles.
 
 A flow of one dimension is an increasing map ``y = T(z)`` of a standard normal `z`, so that its
 distribution function is ``Phi(T^{-1}(y))`` and its quantile of level `q` is ``T(Phi^{-1}(q))``.
@@ -90,9 +90,7 @@ class MonotoneMixture:
             dim=-1,
         )
         n = padded.shape[-1]
-        inner = sum(
-            weight * padded[..., k : n - 4 + k] for k, weight in enumerate(_STENCIL) if weight
-        )
+        inner = torch.stack([w * padded[..., k : n - 4 + k] for k, w in enumerate(_STENCIL)]).sum(0)
         slopes = torch.cat([secants[..., :1], inner / self.step, secants[..., -1:]], dim=-1)
         least = torch.minimum(
             torch.cat([secants[..., :1], secants], dim=-1),
