@@ -648,8 +648,8 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
     def _new_fields(
         self, n_fields: int, plan: Plan, generator: torch.Generator
     ) -> list[ConditionalMLP]:
-        trunk = checked_widths("trunk_layer_sizes", cast(Sequence[int], self.trunk_layer_sizes))
-        head = checked_widths("hidden_layer_sizes", self.hidden_layer_sizes)
+        trunk = checked_widths("trunk_layer_sizes", self.trunk_layer_sizes)
+        head = checked_widths("hidden_layer_sizes", cast(Sequence[int], self.hidden_layer_sizes))
         n_context = plan.folds[0].validation.u.shape[1] - self.n_outputs_
         crossed = plan.recipe.batch_size <= 64 and self.dropout == "auto"
         dropout = (0.2 if crossed else 0.1) if isinstance(self.dropout, str) else self.dropout

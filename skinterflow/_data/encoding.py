@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-_CLIP = 3.0
+_CLIP = 5.0
 """Bound on scaled numbers, which a smooth clip approaches."""
 _NORMAL_RANGE = 1.349
 """Distance of the quartiles of a standard normal."""
@@ -92,7 +92,8 @@ def estimate_encoding(X: Array, categories: dict[int, list[Any]]) -> FeatureEnco
             continue
         low, center[j], high = np.quantile(present, [0.25, 0.5, 0.75])
         center[j] = center[j] if low < high else present.mean()
-        spread = (high - low) / _NORMAL_RANGE if low < high else present.std()
+        # The deviation is less for flat columns, the range of the quartiles for heavy tails.
+        spread = min(present.std(), (high - low) / _NORMAL_RANGE if low < high else np.inf)
         scale[j] = spread if spread > 0 and np.isfinite(spread) else 1.0
     return FeatureEncoding(categories, missing, center, scale)
 

@@ -18,8 +18,9 @@ from skinterflow.interflow.times import TimeLaw
 from tests.helpers import EXAMPLES, QUICK
 
 BASES = (Coupling, Gamma, Heads, Interpolant, Scaling, TimeLaw, VelocityField)
-NEVER_FITTED = {"Hutchinson", "MixtureField"}
-"""What no estimator keeps: an estimate of the divergence, and a closed form for tests."""
+NEVER_FITTED = {"BoundField", "Hutchinson", "MixtureField"}
+"""What no estimator keeps: a conditional field with its context, an estimate of the divergence, and
+a closed form for tests."""
 
 
 def ours(cls):
