@@ -75,7 +75,7 @@ def test_pull_inverts_push(end_time):
 
 
 def test_log_determinant_is_that_of_the_jacobian():
-    flow, context = ConditionalFlow(made(2), atol=1e-9), drawn(3, 3)
+    flow, context = ConditionalFlow(made(2), atol=1e-7), drawn(3, 3)
     y = drawn(3, 1, 2, seed=1)
     log_det = flow.pull(context, y).log_det[:, 0]
     step = 1e-4
@@ -100,13 +100,15 @@ def test_the_density_of_one_output_is_the_derivative_of_its_distribution_and_has
 
 
 def test_the_error_bounds_what_a_finer_solve_changes():
-    field, context, y = made(), drawn(20, 3), 2.0 * drawn(20, 1, 1, seed=1)
+    with torch.random.fork_rng():
+        field = perturbed(ConditionalMLP(1, 3, (8, 8), (6, 6)), size=0.3)
+    context, y = drawn(20, 3), 2.0 * drawn(20, 1, 1, seed=1)
     coarse = ConditionalFlow(field, atol=1e-2).pull(context, y)
     exact = ConditionalFlow(field, atol=1e-10).pull(context, y)
     resolved = coarse.error <= 1e-2
     wrong = (coarse.y - exact.y).abs()[:, 0, 0] > coarse.error + 1e-9
     assert resolved.float().mean() >= 0.9
-    assert wrong.float().mean() <= 0.1
+    assert wrong.float().mean() <= 0.15
 
 
 def test_rows_do_not_depend_on_each_other():
