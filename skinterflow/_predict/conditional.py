@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 _NODES = (33, 65, 129, 257)
 """Numbers of nodes of the tables of quantiles; rows whose table is not accurate take the next."""
-_TABLE_ERROR = 1e-4
+_TABLE_ERROR = 2e-4
 """Accepted error of a table, as a probability."""
 _TABLE_ATOL = 1e-2
 _BLOCK_ROWS = 2**12
@@ -238,7 +238,7 @@ class ConditionalModel:
     def _increasing(self, k: int, context: Tensor, points: Tensor) -> Tensor:
         """Points of a table, shape (n, J); solved again in float64 if they do not increase."""
         quick = self._flow(k, torch.float32, _TABLE_ATOL)
-        outputs = quick.push(context.float(), points.float()).y[..., 0].double()
+        outputs = quick.push_many(context.float(), points.float()).y[..., 0].double()
         wrong = (outputs.diff(dim=-1) <= 0).any(dim=-1)
         if wrong.any():
             exact = self._flow(k, torch.float64, 1e-2 * _TABLE_ATOL)

@@ -111,6 +111,14 @@ def test_the_error_bounds_what_a_finer_solve_changes():
     assert wrong.float().mean() <= 0.15
 
 
+def test_many_points_are_carried_as_few():
+    flow, context = ConditionalFlow(made(), atol=1e-5), drawn(3, 3)
+    z = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)[None, :, None].expand(3, -1, -1)
+    torch.testing.assert_close(
+        flow.push_many(context, z).y, flow.push(context, z).y, atol=1e-4, rtol=0
+    )
+
+
 def test_rows_do_not_depend_on_each_other():
     flow, context, y = ConditionalFlow(made(), atol=1e-6), drawn(6, 3), drawn(6, 2, 1, seed=1)
     together = flow.pull(context, y)
