@@ -163,6 +163,21 @@ def test_a_base_regressor_shifts_the_density():
     assert InterpolantFlowRegressor(**TINY).fit(X, y).score(X, y) < 0.5
 
 
+def test_the_unit_of_a_member_is_the_size_of_what_the_base_regressor_leaves():
+    y = 5.0 * X[:, 0] + 0.1 * Y
+    model = InterpolantFlowRegressor(**{**TINY, "regressor": LinearRegression()}).fit(X, y)
+    left = (y - LinearRegression().fit(X, y).predict(X)).std() / y.std()
+    np.testing.assert_allclose(model._sizes, left, rtol=0.2)
+
+
+def test_samples_are_drawn_from_members_by_their_weights(fitted):
+    model = copy.deepcopy(fitted)
+    model.member_weights_ = np.array([0.55, 0.15, *[0.0375] * 8])
+    drawn = model._model()._members(np.random.default_rng(0).uniform(size=20_000))
+    shares = np.bincount(drawn, minlength=10) / 20_000
+    np.testing.assert_allclose(shares, model.member_weights_, atol=0.015)
+
+
 def test_boosted_trees_predict_as_the_model_that_they_are_from():
     for rows in (8, 120):
         model = HistGradientBoostingRegressor(max_iter=20, random_state=0).fit(X[:rows], Y[:rows])

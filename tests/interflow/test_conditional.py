@@ -181,6 +181,15 @@ def test_dropout_scales_what_it_keeps():
     assert keep.mean() == pytest.approx(1.0, abs=0.01)
 
 
+def test_a_dropped_layer_is_left_out():
+    field, context = made(), drawn(5, 3)
+    keep = torch.ones(5, 16, dtype=torch.float64)
+    torch.testing.assert_close(field.modulations(context, keep), field.modulations(context))
+    keep[:, 8:] = 0.0  # the second layer, whose input is added to its output
+    first = torch.nn.functional.silu(field.trunk[0](context))
+    torch.testing.assert_close(field.modulations(context, keep), field.modulation(first))
+
+
 # Mixtures of increasing maps.
 
 
