@@ -108,7 +108,8 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
     ----------
     regressor : "auto", None or regressor, default="auto"
         Base regressor, whose cross-fitted prediction is a further feature and is subtracted from
-        `y`.  It sees the encoded features, which are numbers without missing values.
+        `y`.  It sees the encoded features: numbers, scaled and clipped smoothly at five standard
+        deviations, without missing values.
 
         - "auto": gradient boosting (HistGradientBoostingRegressor), if it improves the held-out
           log-likelihood.  From 2,000 rows on, a short training with and one without it decide.

@@ -166,7 +166,8 @@ def test_a_base_regressor_shifts_the_density():
 def test_the_unit_of_a_member_is_the_size_of_what_the_base_regressor_leaves():
     y = 5.0 * X[:, 0] + 0.1 * Y
     model = InterpolantFlowRegressor(**{**TINY, "regressor": LinearRegression()}).fit(X, y)
-    left = (y - LinearRegression().fit(X, y).predict(X)).std() / y.std()
+    features = model._encoding.encode(X, [""] * 3)
+    left = (y - LinearRegression().fit(features, y).predict(features)).std() / y.std()
     np.testing.assert_allclose(model._sizes, left, rtol=0.2)
 
 
