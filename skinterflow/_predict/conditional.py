@@ -21,9 +21,9 @@ Array = NDArray[np.float64]
 
 _NODES = (33, 65, 129, 257)
 """Numbers of nodes of the tables of quantiles; rows whose table is not accurate take the next."""
-_TABLE_ERROR = 2e-4
+_TABLE_ERROR = 1e-4
 """Accepted error of a table, as a probability."""
-_TABLE_ATOL = 1e-2
+_TABLE_ATOL = 4e-3
 _BLOCK_ROWS = 2**12
 _LEAST_WEIGHT = 0.02
 _MEAN_SAMPLES = 128
