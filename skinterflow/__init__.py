@@ -14,6 +14,7 @@ from skinterflow.exceptions import (
     DistillationWarning,
     SavedModelError,
 )
+from skinterflow.regressor import InterpolantFlowRegressor
 from skinterflow.transport import InterpolantTransport
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "DensityDisplay",
     "DistillationWarning",
     "InterpolantFlowDensity",
+    "InterpolantFlowRegressor",
     "InterpolantTransport",
     "SavedModelError",
     "TrainingDisplay",

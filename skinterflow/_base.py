@@ -120,10 +120,6 @@ PARAMETER_CONSTRAINTS: dict[str, list[Any]] = {
 }
 """Constraints of the parameters that all estimators share."""
 
-_READ_BY_PREDICTIONS = ("solver", "atol", "rtol", "divergence", "device", "n_jobs")
-
-_COMPONENTS = ("interpolant", "gamma", "coupling", "scaling", "field")
-
 
 class FlowEstimator(CallbackSupportMixin, SerializableMixin):
     """Base class of estimators that are a flow from a source to a target."""
@@ -185,6 +181,22 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         "_batch_size",
     }
     _gaussian_source: ClassVar[bool]
+    _read_by_predictions: ClassVar[tuple[str, ...]] = (
+        "solver",
+        "atol",
+        "rtol",
+        "divergence",
+        "device",
+        "n_jobs",
+    )
+    _components: ClassVar[tuple[str, ...]] = (
+        "interpolant",
+        "gamma",
+        "coupling",
+        "scaling",
+        "field",
+    )
+    _validation_row_times: ClassVar[int | None] = None
     _doc_link_module: ClassVar[str] = "skinterflow"
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -278,7 +290,9 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         return targets
 
     @contextmanager
-    def _fitting(self, X: ArrayLike, sample_weight: ArrayLike | None) -> Iterator[FitContext]:
+    def _fitting(
+        self, X: ArrayLike, sample_weight: ArrayLike | None, y: ArrayLike | None = None
+    ) -> Iterator[FitContext]:
         """Context of one call of `fit`, the same for all estimators.
 
         The block validates the rows, calls :meth:`_begin` with them, and trains.  If it raises, the
@@ -287,10 +301,10 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
 
         Parameters
         ----------
-        X, sample_weight : array-like, as passed by the user, for callbacks that score them
+        X, sample_weight, y : array-like, as passed by the user, for callbacks that score them
         """
         budget = TimeBudget(self.max_time)
-        events = FitEvents(self, X, sample_weight, N_CHECKS + 1 * budget.limited)
+        events = FitEvents(self, X, sample_weight, N_CHECKS + 1 * budget.limited, y)
         with all_or_nothing(self):
             context = FitContext(self.warm_start and self.__sklearn_is_fitted__(), events, budget)
             yield context
@@ -305,7 +319,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         if context.warm and self.random_state is None and self._progress is not None:
             seed = self._progress["seed"]  # the same rows are held out again
         if self.checkpoint is not None:
-            check_can_be_saved({name: getattr(self, name) for name in _COMPONENTS})
+            check_can_be_saved({name: getattr(self, name) for name in self._components})
             started = [self.n_iter_, self.loss_] if context.warm else []
             fixed = None if self.random_state is None else seed
             mark = fingerprint(self, [fixed, *started], data)
@@ -367,6 +381,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
             budget,
             plan.whole,
             plan.target_scaling,
+            self._validation_row_times,
         )
         if budget.limited:
             run.reserve_time(0.0 if plan.student is None else _STUDENT_SHARE)
@@ -518,7 +533,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
             If a parameter that was set after the fit is invalid.
         """
         check_is_fitted(self)
-        read = {name: getattr(self, name) for name in _READ_BY_PREDICTIONS}
+        read = {name: getattr(self, name) for name in self._read_by_predictions}
         constraints = {name: self._parameter_constraints[name] for name in read}
         validate_parameter_constraints(constraints, read, type(self).__name__)
         named_device(self.device)

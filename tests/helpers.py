@@ -10,6 +10,8 @@ import torch
 from sklearn.utils.fixes import parse_version
 
 from skinterflow import InterpolantTransport
+from skinterflow._data.encoding import FeatureEncoding
+from skinterflow._data.trees import BoostedTrees
 from skinterflow._persistence.codec import encode
 from skinterflow._persistence.registry import BY_CLASS_NAME
 from skinterflow.interflow import (
@@ -24,6 +26,7 @@ from skinterflow.interflow import (
     Brownian,
     Calibration,
     Compose,
+    ConditionalMLP,
     CustomField,
     EncodingDecoding,
     Fourier,
@@ -139,6 +142,9 @@ EXAMPLES = {
     ),
     "AveragedField": lambda: AveragedField(two_fields()),
     "Beta": lambda: Beta(2.0, 0.5),
+    "BoostedTrees": lambda: BoostedTrees(
+        0.5, *(np.arange(2) for _ in range(4)), np.zeros(2), np.ones(2)
+    ),
     "Bounds": lambda: Bounds(
         torch.tensor([0.0, -torch.inf]), torch.tensor([torch.inf, torch.inf]), torch.ones(2)
     ),
@@ -149,8 +155,12 @@ EXAMPLES = {
     "Compose": lambda: Compose(
         [YeoJohnson(torch.ones(2)), Compose([]), Standardize(torch.zeros(2), torch.ones(2))]
     ),
+    "ConditionalMLP": lambda: with_weights(ConditionalMLP(1, 2, (4,), (3,), 0.2, "tanh")),
     "CustomField": lambda: CustomField(two_fields()[0], 3),
     "EncodingDecoding": EncodingDecoding,
+    "FeatureEncoding": lambda: FeatureEncoding(
+        {1: ["a", "b"]}, np.array([True, False]), np.zeros(2), np.ones(2)
+    ),
     "Fourier": lambda: with_weights(Fourier(3)),
     "Gaussianize": lambda: Gaussianize(
         torch.tensor([1]), torch.full((1, 2), 0.5), torch.tensor([[-1.0, 1.0]]), torch.ones(1, 2)

@@ -10,7 +10,13 @@ import skinterflow
 
 ROOT = Path(skinterflow.__file__).parent
 ORDER = [
-    ["interflow.derivatives", "interflow.quadrature", "interflow.snapshots", "interflow.warn"],
+    [
+        "interflow.derivatives",
+        "interflow.monotone",
+        "interflow.quadrature",
+        "interflow.snapshots",
+        "interflow.warn",
+    ],
     [
         "interflow.interpolants",
         "interflow.times",
@@ -39,24 +45,25 @@ ORDER = [
     ["interflow.quantities", "interflow.nested"],
     ["interflow.flows", "interflow.mixtures"],
     ["interflow.objectives", "interflow.combined"],
+    ["interflow.conditional"],
     ["interflow"],
     ["_version", "exceptions", "_runtime", "_data", "_fit", "_predict", "_persistence"],
-    ["_data.degenerate", "_data.groups", "_data.weights"],
+    ["_data.degenerate", "_data.encoding", "_data.groups", "_data.trees", "_data.weights"],
     ["_data.atoms", "_data.covariance"],
     ["_data.scaling"],
     ["_data.batches", "_data.columns", "datasets"],
     ["_persistence.container", "_persistence.registry", "_persistence.values"],
     ["_persistence.codec"],
     ["_persistence.checkpoint", "_persistence.mixin"],
-    ["_predict.arguments", "_predict.model", "_predict.regions"],
-    ["_predict.diagnosis"],
-    ["_fit.callbacks", "_fit.limits", "_fit.recipe"],
+    ["_predict.arguments", "_predict.model", "_predict.quantile_arguments", "_predict.regions"],
+    ["_predict.conditional", "_predict.diagnosis"],
+    ["_fit.base_regressor", "_fit.callbacks", "_fit.limits", "_fit.recipe"],
     ["_fit.validation"],
     ["_fit.mixture"],
     ["_fit.run", "_fit.context"],
     ["_fit.distillation"],
     ["_base"],
-    ["density", "transport"],
+    ["density", "metrics", "regressor", "transport"],
     ["_plots"],
     ["display"],
     [""],
@@ -70,7 +77,16 @@ LOWER_FLOOR_ONLY = {"numpy", "sklearn", "joblib"}
 
 ROOMS = ["interflow", "", "_data", "_persistence", "_predict", "_fit", "_base", "estimators"]
 """Each room knows those before it; "" holds what has no room: exceptions, seeds, the version."""
-ESTIMATORS = {"density", "transport", "display", "_plots", "datasets", "skinterflow"}
+ESTIMATORS = {
+    "density",
+    "transport",
+    "regressor",
+    "metrics",
+    "display",
+    "_plots",
+    "datasets",
+    "skinterflow",
+}
 
 
 def room(name):

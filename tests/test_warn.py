@@ -17,6 +17,7 @@ from skinterflow import (
     DegenerateDataWarning,
     DistillationWarning,
     InterpolantFlowDensity,
+    InterpolantFlowRegressor,
     InterpolantTransport,
 )
 from skinterflow._fit import distillation, run
@@ -173,6 +174,21 @@ def points_of_a_flow_that_are_not_resolved(monkeypatch, tmp_path):
     field = MixtureField(NormalMixture(torch.ones(1), torch.ones(1, 2), 4.0 * torch.eye(2)[None]))
     flow = Flow(field, Solver("euler", atol=1e-6, n_steps=3, max_refinements=1))
     return lambda: flow.push(torch.ones(5, 2))
+
+
+def regressor(**parameters):
+    return InterpolantFlowRegressor(**TINY, trunk_layer_sizes=(4,), regressor=None, **parameters)
+
+
+@case("regressor.py:_check_outputs", "many rows share", DegenerateDataWarning)
+def outputs_that_repeat(monkeypatch, tmp_path):
+    return lambda: regressor().fit(rows(), np.arange(60) % 3)
+
+
+@case("regressor.py:_estimate", "error above", AccuracyWarning)
+def log_densities_that_are_not_resolved(monkeypatch, tmp_path):
+    model = regressor(atol=1e-300).fit(rows(), rows()[:, 0])
+    return lambda: model.log_density(rows(), rows()[:, 0])
 
 
 @pytest.mark.parametrize(("prepare", "place", "text", "category"), CASES)

@@ -33,6 +33,7 @@ class FitEvents:
     X : array-like, rows that callbacks may score, as the user gave them
     sample_weight : array-like or None, their weights
     n_checks : int, maximum number of checks
+    y : array-like or None, their targets; None is zeros, because ScoringMonitor requires targets
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class FitEvents:
         X: ArrayLike,
         sample_weight: ArrayLike | None,
         n_checks: int,
+        y: ArrayLike | None = None,
     ) -> None:
         self._estimator = estimator
         self._root: Any = estimator._init_callback_context(max_subtasks=n_checks)
@@ -48,7 +50,7 @@ class FitEvents:
         self._data: dict[str, Any] = {
             "estimator": estimator,
             "X": X,
-            "y": lambda: np.zeros(len(np.asarray(X))),  # ScoringMonitor requires targets
+            "y": (lambda: np.zeros(len(np.asarray(X)))) if y is None else y,
             "metadata": None if sample_weight is None else {"sample_weight": sample_weight},
         }
 

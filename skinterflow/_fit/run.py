@@ -103,6 +103,7 @@ class Draw(IntEnum):
     STUDENT = -3
     CALIBRATION = -4
     MIXTURE = -5
+    PILOT = -6
 
 
 @dataclass
@@ -157,6 +158,9 @@ class Run:
         All rows in the units of the model, if the folds have other units.
     scaling : Scaling or None
         Scaling of the model; only a mixture needs it.
+    row_times : int or None
+        Maximum number of held-out rows times end times of a check, over all members; None is what
+        the width of the rows suggests.
     """
 
     def __init__(
@@ -168,6 +172,7 @@ class Run:
         budget: TimeBudget | None = None,
         whole: Fold | None = None,
         scaling: Scaling | None = None,
+        row_times: int | None = None,
     ) -> None:
         alone = len(members) == 1
         self.folds, self.recipe, self.budget = folds, recipe, budget or TimeBudget(None)
@@ -189,7 +194,7 @@ class Run:
             elapsed=self.budget.part,
         )
         self._n_checks, self._check_seconds = 0, 0.0
-        self._row_times = row_times_at_check(members[0])
+        self._row_times = row_times or row_times_at_check(members[0])
         self._seed, self._first = seed, 0
         self._losses: list[Tensor] = []
         self._device = next(members[0].parameters(), torch.empty(0)).device

@@ -148,7 +148,7 @@ class HeldOut:
         """Log-densities under the flow stopped at a time, shape (n,), float64."""
         if end_time not in self._known:
             self._known[end_time] = self.log_prob_by(
-                lambda k, u: self._densities[k].measured_log_prob(u, end_time).value
+                lambda k, u: self._densities[k].log_prob_at(u, u.new_full((len(u),), end_time))
             )
         return self._known[end_time]
 

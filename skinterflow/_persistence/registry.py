@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from skinterflow._data.encoding import FeatureEncoding
+from skinterflow._data.trees import BoostedTrees
 from skinterflow.interflow.atoms import (
     AtomBase,
     AtomField,
@@ -15,6 +17,7 @@ from skinterflow.interflow.atoms import (
     AtomPath,
     AtomScaling,
 )
+from skinterflow.interflow.conditional import ConditionalMLP
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
 from skinterflow.interflow.custom import CustomField
 from skinterflow.interflow.fields import AveragedField, ResidualMLP
@@ -96,11 +99,14 @@ COMPONENTS = (
     Component(YeoJohnson),
     Component(ResidualMLP, has_weights=True),
     Component(AveragedField),
+    Component(ConditionalMLP, has_weights=True),
     Component(CustomField),
     Component(HeadedDrift),
     Component(SeparateHeads),
     Component(SharedTrunk, has_weights=True),
     Component(NormalMixture),
+    Component(BoostedTrees),
+    Component(FeatureEncoding),
     Component(Calibration),
     Component(Grading),
     Component(Solver),

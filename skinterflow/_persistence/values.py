@@ -67,9 +67,41 @@ def check_fitted_values(fitted: Mapping[str, Any]) -> None:
     else:
         _check_scaling("_target", fitted["_target"], n_features)
     for name in ("_trained", "_field"):
-        _check_field(name, fitted[name], n_features, incidence)
+        _check_field(name, fitted[name], n_features, len(incidence))
     if fitted["_calibration"] is not None:
         _check_calibration(fitted["_calibration"])
+
+
+def check_regressor_values(fitted: Mapping[str, Any]) -> None:
+    """Raise unless a fit of a regressor can have produced these attributes.
+
+    Parameters
+    ----------
+    fitted : mapping of name to value, of the declared types
+
+    Raises
+    ------
+    ValueError
+        With the name and the value of the first invalid attribute.
+    """
+    fields, k, n = fitted["_trained"].fields(), fitted["n_outputs_"], fitted["n_features_in_"]
+    weights, sizes = np.asarray(fitted["member_weights_"]), fitted["_sizes"]
+    kinds, encoding = np.asarray(fitted["uses_regressor_"]), fitted["_encoding"]
+    _require(n >= 1 and encoding.center.shape == encoding.scale.shape == (n,), "_encoding", n)
+    _require(0.0 <= fitted["end_time_"] <= 1.0, "end_time_", fitted["end_time_"])
+    valid = weights.shape == (len(fields),) and bool((weights >= 0).all())
+    _require(valid and abs(weights.sum() - 1.0) < 1e-6, "member_weights_", weights)
+    _require(kinds.shape == (len(fields),) and kinds.dtype == np.bool_, "uses_regressor_", kinds)
+    _require(bool((sizes > 0).all()) and sizes.shape == (len(fields), k), "_sizes", sizes)
+    _require(len(fitted["_base"]) in (0, k), "_base", fitted["_base"])
+    _require(not kinds.any() or len(fitted["_base"]) == k, "_base", fitted["_base"])
+    for name in ("_target", "_path", "_trained", "_field"):
+        _check_tensors(name, fitted[name])
+    _check_scaling("_target", fitted["_target"], k)
+    for field in fields:
+        _require(field.n_outputs == k, "_trained", field)
+        _require(field.n_context == encoding.n_columns + k, "_trained", field)
+        _check_field("_trained", field, field.n_features)
 
 
 def _require(holds: bool, name: str, value: Any) -> None:
@@ -297,7 +329,7 @@ def _check_scaling(name: str, scaling: Scaling, n_features: int) -> None:
     _require(bool(close), name, f"{scaling!r}, which has no inverse")
 
 
-def _check_field(name: str, field: Any, n_features: int, incidence: Tensor) -> None:
+def _check_field(name: str, field: Any, n_features: int, n_atoms: int = 0) -> None:
     dtype = next(field.parameters(), torch.empty(0)).dtype
     _require(
         all(bool(weight.isfinite().all()) for weight in field.parameters()),
@@ -306,8 +338,8 @@ def _check_field(name: str, field: Any, n_features: int, incidence: Tensor) -> N
     )
     with torch.no_grad():
         x = _probes(n_features, dtype)
-        if len(incidence):  # a field of coded rows
-            x = torch.cat([x, x.new_zeros(len(x), len(incidence))], dim=1)
+        if n_atoms:  # a field of coded rows
+            x = torch.cat([x, x.new_zeros(len(x), n_atoms)], dim=1)
         v = field(torch.tensor(0.5, dtype=dtype), x)
     _require(
         v.shape == x.shape and bool(v.isfinite().all()),

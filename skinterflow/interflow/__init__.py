@@ -11,6 +11,7 @@ of points (:mod:`~skinterflow.interflow.couplings`) gives a flow, its density an
 
 Drift, velocity, score and denoiser have one interface (:mod:`~skinterflow.interflow.quantities`);
 between Gaussian mixtures they are known in closed form (:mod:`~skinterflow.interflow.mixtures`).
+:mod:`~skinterflow.interflow.conditional` is the same for outputs given a context.
 :mod:`~skinterflow.interflow.diagnostics` measures how well they were learned.
 :mod:`~skinterflow.interflow.scaling` maps data to the units of the flow, and
 :mod:`~skinterflow.interflow.marginals` maps single columns.
@@ -26,6 +27,12 @@ from skinterflow.interflow.atoms import (
 )
 from skinterflow.interflow.bridges import bridge_defect
 from skinterflow.interflow.combined import CombinedDensity
+from skinterflow.interflow.conditional import (
+    BoundField,
+    ConditionalFlow,
+    ConditionalMLP,
+    ConditionalObjective,
+)
 from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
 from skinterflow.interflow.custom import CustomField
 from skinterflow.interflow.diagnostics import (
@@ -96,12 +103,16 @@ __all__ = [
     "AtomScaling",
     "AveragedField",
     "Beta",
+    "BoundField",
     "Bounds",
     "BridgeObjective",
     "Brownian",
     "Calibration",
     "CombinedDensity",
     "Compose",
+    "ConditionalFlow",
+    "ConditionalMLP",
+    "ConditionalObjective",
     "Coupling",
     "CustomField",
     "Diffusion",

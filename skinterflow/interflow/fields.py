@@ -235,12 +235,12 @@ class ModulatedMLP(nn.Module):
         self.activation = activation
         self.n_heads = n_heads
         self.layers = nn.ModuleList(
-            _linear(*shape, generator) for shape in itertools.pairwise(widths)
+            linear(*shape, generator) for shape in itertools.pairwise(widths)
         )
-        self.out = _linear(widths[-1], n_heads * n_features, generator)
-        modulations = _linear(_TIME_WIDTH, 2 * sum(hidden_layer_sizes) + n_heads, generator)
+        self.out = linear(widths[-1], n_heads * n_features, generator)
+        modulations = linear(_TIME_WIDTH, 2 * sum(hidden_layer_sizes) + n_heads, generator)
         self.time = nn.Sequential(
-            _linear(1 + 2 * _N_FREQUENCIES, _TIME_WIDTH, generator), nn.SiLU(), modulations
+            linear(1 + 2 * _N_FREQUENCIES, _TIME_WIDTH, generator), nn.SiLU(), modulations
         )
         for layer in (self.out, modulations):
             nn.init.zeros_(layer.weight)
@@ -259,11 +259,7 @@ class ModulatedMLP(nn.Module):
     def _modulations(self, t: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
         """Scale and shift of every layer, of shape ``t.shape + (H_l,)``, and the gain of each head,
         of shape ``t.shape + (n_heads,)``."""
-        t = t.to(self.out.weight.dtype)
-        angles = t[..., None] * (
-            math.pi * torch.arange(1, _N_FREQUENCIES + 1, dtype=t.dtype, device=t.device)
-        )
-        features = self.time(torch.cat([t[..., None], angles.cos(), angles.sin()], dim=-1))
+        features = self.time(time_features(t.to(self.out.weight.dtype)))
         *parts, gains = features.split([*self.hidden_layer_sizes * 2, self.n_heads], dim=-1)
         n_layers = len(self.layers)
         return parts[:n_layers], parts[n_layers:], gains
@@ -346,7 +342,31 @@ class ModulatedMLP(nn.Module):
         return torch.cat(values), torch.cat(divergences)
 
 
-def _linear(n_inputs: int, n_outputs: int, generator: torch.Generator | None = None) -> nn.Linear:
+def time_features(t: Tensor) -> Tensor:
+    """Fourier features of times of any shape: one more axis, which starts with the time itself.
+
+    Parameters
+    ----------
+    t : Tensor of any shape
+
+    Returns
+    -------
+    Tensor of shape ``t.shape + (17,)``
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow.fields import time_features
+    >>> time_features(torch.tensor([0.0, 1.0])).shape
+    torch.Size([2, 17])
+    """
+    angles = t[..., None] * (
+        math.pi * torch.arange(1, _N_FREQUENCIES + 1, dtype=t.dtype, device=t.device)
+    )
+    return torch.cat([t[..., None], angles.cos(), angles.sin()], dim=-1)
+
+
+def linear(n_inputs: int, n_outputs: int, generator: torch.Generator | None = None) -> nn.Linear:
     """A layer with torch's initial weights, which its constructor would draw from the global random
     state."""
     layer: nn.Linear = nn.utils.skip_init(

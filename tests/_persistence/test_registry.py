@@ -18,8 +18,9 @@ from skinterflow.interflow.times import TimeLaw
 from tests.helpers import EXAMPLES, QUICK
 
 BASES = (Coupling, Gamma, Heads, Interpolant, Scaling, TimeLaw, VelocityField)
-NEVER_FITTED = {"FrozenField", "Hutchinson", "MixtureField"}
-"""What no estimator keeps: what predictions wrap a field in, and a closed form for tests."""
+NEVER_FITTED = {"BoundField", "FrozenField", "Hutchinson", "MixtureField"}
+"""What no estimator keeps: what predictions wrap a field in, a conditional field with its context,
+and a closed form for tests."""
 
 
 def ours(cls):

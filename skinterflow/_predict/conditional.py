@@ -1,0 +1,298 @@
+"""ConditionalModel: a mixture of conditional flows, which computes what a regressor predicts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skinterflow.interflow.conditional import ConditionalFlow, ConditionalMLP
+from skinterflow.interflow.flows import Estimate, standard_normal_log_prob
+from skinterflow.interflow.monotone import MonotoneMixture, latent_nodes
+from skinterflow.interflow.scaling import Scaling
+
+Array = NDArray[np.float64]
+
+_NODES = (33, 65, 129, 257)
+"""Numbers of nodes of the tables of quantiles; rows whose table is not accurate take the next."""
+_TABLE_ERROR = 1e-4
+"""Accepted error of a table, as a probability."""
+_TABLE_ATOL = 4e-3
+_BLOCK_ROWS = 2**12
+_LEAST_WEIGHT = 0.02
+_MEAN_SAMPLES = 128
+"""Samples of which the mean of several outputs is taken."""
+_FARTHEST = 1e6
+"""Distance, in flow units, beyond which the density counts as zero."""
+
+
+class Conditions(NamedTuple):
+    """What the outputs are conditioned on.
+
+    Attributes
+    ----------
+    features : array of shape (n, d), encoded
+    shift : array of shape (n, k), prediction of the base regressor in scaled units; zero without
+    """
+
+    features: Array
+    shift: Array
+
+    def rows(self, index: Any) -> Conditions:
+        """The rows with these numbers."""
+        return Conditions(self.features[index], self.shift[index])
+
+
+class Units(NamedTuple):
+    """Units of a member: outputs are ``(scaled - shift) / size``, without `shift` if not `shifted`.
+
+    Attributes
+    ----------
+    shifted : bool
+    size : array of shape (k,)
+    """
+
+    shifted: bool
+    size: Array
+
+    def rows(self, scaled: Array, conditions: Conditions) -> Array:
+        """Outputs in the units of the member, followed by the context: shape (n, k + d)."""
+        outputs = (scaled - self.shifted * conditions.shift) / self.size
+        return np.hstack([outputs, self.context(conditions)])
+
+    def context(self, conditions: Conditions) -> Array:
+        """Features, followed by the prediction of the base regressor."""
+        return np.hstack([conditions.features, self.shifted * conditions.shift])
+
+
+@dataclass(frozen=True)
+class ConditionalModel:
+    """A mixture of conditional flows on one device.
+
+    Parameters
+    ----------
+    scaling : Scaling, float64, of the outputs
+    fields : sequence of ConditionalMLP
+    units : sequence of Units, of each field
+    weights : array of shape (len(fields),), of sum one
+    end_time : float
+    atol : float
+    device : torch.device
+    """
+
+    scaling: Scaling
+    fields: Sequence[ConditionalMLP]
+    units: Sequence[Units]
+    weights: Array
+    end_time: float
+    atol: float
+    device: torch.device
+
+    def log_density(self, conditions: Conditions, y: Array) -> Estimate:
+        """Log-density of outputs, shape (n, k), in their units."""
+        return self._blocks(self._log_density, conditions, y)
+
+    def cdf(self, conditions: Conditions, y: Array) -> Estimate:
+        """Distribution function at points of one output, shape (n, q)."""
+        return self._blocks(self._cdf, conditions, y)
+
+    def quantiles(self, conditions: Conditions, levels: Array) -> Array:
+        """Quantiles of one output, shape (n, q)."""
+        wanted = torch.from_numpy(levels).to(self.device)
+        return self._tabulated(conditions, lambda mixture: mixture.quantiles(wanted))
+
+    def mean(self, conditions: Conditions) -> Array:
+        """Means of the outputs, shape (n, k)."""
+        if self.fields[0].n_outputs == 1:
+            return self._tabulated(conditions, lambda mixture: mixture.mean()[:, None])
+        random = np.random.RandomState(0)
+        z, member = self._drawn(_MEAN_SAMPLES // 2, random)
+        z, member = np.concatenate([z, -z]), np.concatenate([member, member])
+        blocks = [
+            self._pushed(conditions.rows(block), z, member).mean(axis=1)
+            for block in _blocks_of(len(conditions.features))
+        ]
+        return np.concatenate(blocks)
+
+    def sample(
+        self, conditions: Conditions, n_samples: int, random: np.random.RandomState
+    ) -> Array:
+        """Samples of the outputs, shape (n, n_samples, k)."""
+        n, k = len(conditions.features), self.fields[0].n_outputs
+        z = random.standard_normal((n, n_samples, k))
+        member = self._members(random.uniform(size=(n, n_samples)))
+        drawn = [
+            self._pushed(conditions.rows(block), z[block], member[block])
+            for block in _blocks_of(n, max(1, _BLOCK_ROWS // n_samples))
+        ]
+        return np.concatenate(drawn)
+
+    def _drawn(self, n: int, random: np.random.RandomState) -> tuple[Array, NDArray[np.int64]]:
+        z = random.standard_normal((n, self.fields[0].n_outputs))
+        return z, self._members(random.uniform(size=n))
+
+    def _members(self, u: Array) -> NDArray[np.int64]:
+        """Numbers of the members that uniform numbers select, by their weights."""
+        edges = np.cumsum(self.weights)[:-1]
+        return np.searchsorted(edges, u, side="right")
+
+    def _pushed(self, conditions: Conditions, z: Array, member: NDArray[np.int64]) -> Array:
+        """Base points, carried by the flow of a member each: shape (n, s, k)."""
+        n = len(conditions.features)
+        z = np.broadcast_to(z, (n, *z.shape[-2:]))
+        member = np.broadcast_to(member, z.shape[:2])
+        scaled = np.empty(z.shape)
+        for k, units in enumerate(self.units):
+            row, place = np.nonzero(member == k)
+            given = conditions.rows(row)
+            context = self._tensor(units.context(given)).float()
+            points = self._tensor(z[row, place][:, None]).float()
+            carried = self._flow(k, torch.float32, _TABLE_ATOL).push(context, points).y
+            outputs = carried[:, 0].double().cpu().numpy()
+            scaled[row, place] = units.size * outputs + units.shifted * given.shift
+        flat = self._tensor(scaled.reshape(n * z.shape[1], -1))
+        return self.scaling.inverse(flat).cpu().numpy().reshape(z.shape)
+
+    def _log_density(self, conditions: Conditions, y: Array) -> Estimate:
+        log_det = self.scaling.log_abs_det(self._tensor(y))
+        values, errors = [], []
+        for k, units in enumerate(self.units):
+            carried, _, near = self._pulled(k, conditions, y[:, None])
+            value = (standard_normal_log_prob(carried.y) + carried.log_det)[:, 0]
+            value = value - float(np.log(units.size).sum()) + log_det
+            values.append(torch.where(near[:, 0], value, -torch.inf))
+            errors.append(carried.error)
+        value, share = self._mixed(torch.stack(values))
+        error = (share * torch.stack(errors)).sum(0)
+        return Estimate(value, error, ~(error <= self.atol))
+
+    def _mixed(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density of the mixture, and the share of each member in it."""
+        joint = values + torch.log(self._tensor(self.weights))[:, None]
+        total = torch.logsumexp(joint, dim=0)
+        share = torch.exp(joint - torch.where(torch.isfinite(total), total, 0.0))
+        return total, share
+
+    def _cdf(self, conditions: Conditions, y: Array) -> Estimate:
+        values, errors = [], []
+        for k in range(len(self.fields)):
+            carried, outputs, near = self._pulled(k, conditions, y[:, :, None])
+            latent = torch.where(near, carried.y[..., 0], torch.inf * outputs.sign()[..., 0])
+            values.append(torch.special.ndtr(latent))
+            errors.append(carried.error)
+        weights = self._tensor(self.weights)
+        value = torch.einsum("k,knq->nq", weights, torch.stack(values))
+        error = (weights[:, None] * torch.stack(errors)).sum(0)
+        return Estimate(value, error, ~(error <= self.atol))
+
+    def _pulled(self, k: int, conditions: Conditions, y: Array) -> tuple[Any, Tensor, Tensor]:
+        """Points, shape (n, q, k), carried to the base of a member, with their outputs in its
+        units; and which of them are near enough to the data for that."""
+        units, shape = self.units[k], y.shape
+        scaled = self.scaling(self._tensor(y.reshape(-1, shape[-1]))).reshape(shape)
+        shift = self._tensor(units.shifted * conditions.shift)[:, None]
+        outputs = (scaled - shift) / self._tensor(units.size)
+        near = outputs.abs().amax(dim=-1) < _FARTHEST  # NaN counts as far
+        context = self._tensor(units.context(conditions))
+        points = torch.where(near[..., None], outputs, 0.0)
+        return self._flow(k, torch.float64, self.atol).pull(context, points), outputs, near
+
+    def _tabulated(
+        self, conditions: Conditions, question: Callable[[MonotoneMixture], Tensor]
+    ) -> Array:
+        """Ask tables of the quantiles of all rows, each with as many nodes as it needs."""
+        blocks = []
+        for block in _blocks_of(len(conditions.features)):
+            part = conditions.rows(block)
+            answer, rows = np.empty(0), np.arange(len(part.features))
+            for n_nodes in _NODES:
+                mixture = self._table(part.rows(rows), n_nodes)
+                value = question(mixture).cpu().numpy()
+                if n_nodes == _NODES[0]:
+                    answer = value
+                answer[rows] = value
+                rows = rows[(mixture.error() > _TABLE_ERROR).cpu().numpy()]
+                if not len(rows):
+                    break
+            blocks.append(answer)
+        return np.concatenate(blocks)
+
+    def _table(self, conditions: Conditions, n_nodes: int) -> MonotoneMixture:
+        z, n = latent_nodes(n_nodes).to(self.device), len(conditions.features)
+        tables = []
+        for k, units in enumerate(self.units):
+            context = self._tensor(units.context(conditions))
+            points = z[None, :, None].expand(n, -1, 1)
+            outputs = self._increasing(k, context, points)
+            shift = self._tensor(units.shifted * conditions.shift)
+            scaled = outputs * float(units.size[0]) + shift
+            tables.append(self.scaling.inverse(scaled.reshape(-1, 1)).reshape(n, n_nodes))
+        return MonotoneMixture(torch.stack(tables, dim=1), self._tensor(self.weights))
+
+    def _increasing(self, k: int, context: Tensor, points: Tensor) -> Tensor:
+        """Points of a table, shape (n, J); solved again in float64 if they do not increase."""
+        quick = self._flow(k, torch.float32, _TABLE_ATOL)
+        outputs = quick.push_many(context.float(), points.float()).y[..., 0].double()
+        wrong = (outputs.diff(dim=-1) <= 0).any(dim=-1)
+        if wrong.any():
+            exact = self._flow(k, torch.float64, 1e-2 * _TABLE_ATOL)
+            outputs[wrong] = exact.push(context[wrong], points[wrong]).y[..., 0]
+            floor = torch.finfo(torch.float64).eps * (1.0 + outputs.abs().amax(-1, keepdim=True))
+            ramp = floor * torch.arange(outputs.shape[-1], device=self.device)
+            # What is left is rounding: an increasing sequence that differs by no more.
+            outputs[wrong] = (outputs.cummax(dim=-1).values + ramp)[wrong]
+        return outputs
+
+    def _blocks(
+        self, question: Callable[[Conditions, Array], Estimate], conditions: Conditions, y: Array
+    ) -> Estimate:
+        with torch.no_grad():
+            parts = [
+                question(conditions.rows(block), y[block])
+                for block in _blocks_of(len(y), max(1, 4 * _BLOCK_ROWS // y.shape[1]))
+            ]
+        return Estimate(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def _flow(self, k: int, dtype: torch.dtype, atol: float) -> ConditionalFlow:
+        field = self.fields[k]
+        if next(field.parameters()).dtype != dtype:
+            field = copy.deepcopy(field).to(dtype)
+        return ConditionalFlow(field, self.end_time, atol)
+
+    def _tensor(self, array: Array) -> Tensor:
+        return torch.from_numpy(np.array(array, dtype=np.float64)).to(self.device)
+
+
+def _blocks_of(n_rows: int, size: int = _BLOCK_ROWS) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, max(n_rows, 1), size)]
+
+
+def mixture_weights(log_density: Array) -> Array:
+    """Weights of a mixture: half-way from those of the largest likelihood to equal ones.
+
+    The likelihood is that of single members.  Their averages differ less, because the worse kind
+    gains more by averaging.
+
+    Parameters
+    ----------
+    log_density : array of shape (n, K), of held-out rows under each component
+
+    Returns
+    -------
+    array of shape (K,), of sum one; zero for components whose weight would be below 0.02
+    """
+    n_components = log_density.shape[1]
+    weights = np.full(n_components, 1.0 / n_components)
+    densities = np.exp(np.maximum(log_density - log_density.max(axis=1, keepdims=True), -700.0))
+    for _ in range(200):
+        joint = densities * weights
+        weights = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
+    kept = weights >= _LEAST_WEIGHT
+    weights = np.where(kept, weights, 0.0)
+    return 0.5 * (weights / weights.sum() + kept / kept.sum())
