@@ -201,7 +201,7 @@ def test_units_do_not_matter(size):
     assert np.isfinite(scaled.sample(20, random_state=0)).all()
 
 
-@pytest.mark.parametrize("value", [1e6, -1e6, 1e12])
+@pytest.mark.parametrize("value", [1e6, -1e6, 1e11])
 def test_outlier_in_training(value):
     density = crossed().fit(spoiled(value))
     assert np.isfinite(density.score_samples(spoiled(value))).all()

@@ -354,6 +354,7 @@ METHODS = {
         "partial_fit": {"rows": rows, "y": of(None), "sample_weight": weights},
         "score_samples": {"rows": rows, "return_error": of(False, True), "t": times_of_path},
         "score": {"rows": rows, "y": of(None, 3), "sample_weight": weights},
+        "atom_log_mass": {"rows": rows},
         "density_threshold": {"level": level, "n_samples": n_drawn, "random_state": seed,
                               "return_error": of(False, True)},
         "contains": {"rows": rows, "level": level, "n_samples": n_drawn, "random_state": seed},

@@ -39,7 +39,7 @@ _N_FALLS = 2
 """Numbers of components in a row, each worse than the best, after which the search ends."""
 _MOST_ROWS = 4_000
 """Maximum number of rows that a Gaussian mixture is fitted to."""
-_FEWEST_ROWS = 20
+_FEWEST_ROWS, _FEWEST_HELD_OUT = 20, 4
 _REGULARIZATION = 1e-5
 """Added to the variances of a Gaussian mixture, in units of standardised columns."""
 
@@ -212,6 +212,8 @@ def choose_mixture(
     weights : Tensor, one for each of the end times, and for `normals` as the last
     end_times : list of float, those that are not dropped
     """
+    if held_out.n_rows < _FEWEST_HELD_OUT:
+        return None
     times = sorted(set(end_times))
     columns = [held_out.log_prob(t) for t in times] + ([] if normals is None else [normals])
     log_prob, weight = torch.stack(columns), held_out.weight

@@ -29,7 +29,7 @@ FIXED_GRID_ORDERS = {"euler": 1, "midpoint": 2, "heun3": 3, "rk4": 4}
 ADAPTIVE_METHODS = ("dopri5",)
 """Methods with an adaptive step, the same for all rows of a batch: paper 1 uses dopri5."""
 
-_MAX_ADAPTIVE_STEPS = 10_000
+_FEWEST_ADAPTIVE_STEPS, _MAX_ADAPTIVE_STEPS = 8, 10_000
 _TIGHTENING = 0.1
 """Tolerance of a step of an adaptive method, relative to that of the solve before."""
 _MAX_TIGHTENINGS = 4
@@ -230,14 +230,23 @@ class Solver:
     def _at_level(self, f: Derivative, y0: Tensor, t0: float, t1: float, level: int) -> Tensor:
         """Final states after so many refinements."""
         if self.method in ADAPTIVE_METHODS:
-            return self._adaptive(f, y0, t0, t1, _TIGHTENING**level)
+            return self._adaptive(f, y0, t0, t1, level)
         return self.on_grid(f, y0, t0, t1, self.n_steps * 2**level)
 
-    def _adaptive(self, f: Derivative, y0: Tensor, t0: float, t1: float, scale: float) -> Tensor:
-        """Final states by steps whose local error is within the tolerances, times `scale`, for
-        every row."""
+    def _adaptive(self, f: Derivative, y0: Tensor, t0: float, t1: float, level: int) -> Tensor:
+        """Final states by steps whose local error is within the tolerances of this level, for every
+        row.
+
+        Steps are also bounded, by half as much at each level: two solves with the same steps would
+        have the same error, and their difference would not show it.
+        """
         times = torch.tensor([t0, t1], dtype=y0.dtype, device=y0.device)
-        options = {"max_num_steps": _MAX_ADAPTIVE_STEPS, "norm": _largest_norm_of_a_row}
+        scale, largest = _TIGHTENING**level, abs(t1 - t0) / (_FEWEST_ADAPTIVE_STEPS * 2**level)
+        options = {
+            "max_num_steps": _MAX_ADAPTIVE_STEPS,
+            "max_step": largest,
+            "norm": _largest_norm_of_a_row,
+        }
         try:
             return odeint(
                 f,

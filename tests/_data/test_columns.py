@@ -340,7 +340,7 @@ def test_masses_beside_a_continuous_column():
     ]
     value, error = density.score_samples(places, return_error=True)
     assert (np.abs(value - truth) <= error + 1e-3).all()
-    assert (error < 0.05).all()
+    assert (error < 0.1).all()  # of the solver and of the rule, each within the tolerance
 
 
 @pytest.mark.slow

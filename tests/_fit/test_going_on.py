@@ -293,8 +293,8 @@ def test_warm_start_never_ends_worse_than_it_began(iris):
         **QUICK | {"max_iter": 200, "early_stopping": True}, warm_start=True
     ).fit(iris)
     before, best = weights(density).clone(), density.best_validation_score_
-    with pytest.warns(ConvergenceWarning, match="learning_rate_init=10 is too high"):
-        density.set_params(max_iter=400, learning_rate_init=10.0, n_iter_no_change=1).fit(iris)
+    with pytest.warns(ConvergenceWarning, match="learning_rate_init=100 is too high"):
+        density.set_params(max_iter=400, learning_rate_init=100.0, n_iter_no_change=1).fit(iris)
     assert density.best_validation_score_ == pytest.approx(best)
     assert torch.equal(weights(density), before)
 
