@@ -183,9 +183,7 @@ def test_fit_that_ends_at_the_gaussian_says_so(iris, monkeypatch):
         ConvergenceWarning,
         match=r"end_time_=0, and the model is a Gaussian .* after 30 steps .* raise max_iter=30",
     ):
-        density = InterpolantFlowDensity(
-            **QUICK | {"early_stopping": True}, mixture=None
-        ).fit(iris)
+        density = InterpolantFlowDensity(**QUICK | {"early_stopping": True}, mixture=None).fit(iris)
     assert density.end_time_ == 0.0
 
 
