@@ -228,6 +228,7 @@ def main() -> None:
     for option in ("old", "models", "max_iter"):
         if getattr(options, option) is not None:
             passed += [f"--{option.replace('_', '-')}", str(getattr(options, option))]
+    torch.set_num_threads(1)  # as in the processes that measure
     rows = []
     for name in options.sets:
         rows += [
