@@ -119,10 +119,9 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         - a regressor of scikit-learn, which is cloned
     point : {"mean", "median"}, default="mean"
         What :meth:`predict` returns; the median requires one output.
-    categorical_features : "from_dtype", None, mask or sequence of names or numbers, \
-            default="from_dtype"
-        Categorical columns of `X`.  "from_dtype" selects the columns of a data frame that are
-        categorical (pandas), Categorical or Enum (polars).
+    categorical_features : "from_dtype", array-like or None, default="from_dtype"
+        Categorical columns of `X`, as a mask, names or numbers.  "from_dtype" selects the columns
+        of a data frame that are categorical (pandas), Categorical or Enum (polars).
     interpolant : str or Interpolant, default="trigonometric"
         Path from a base point to an output: "trigonometric", "linear" or an Interpolant without
         parameters.
