@@ -488,6 +488,7 @@ def check_answer(estimator, method, arguments, answer):
     else:
         shape = {
             "score_samples": (n,), "score": (), "contains": (n,), "log_abs_det_jacobian": (n,),
+            "atom_log_mass": (n,),
             "target_log_density": (n,), "source_log_density": (n,),
             "density_threshold": np.shape(arguments.get("level")),
             "trajectory": (n_of(arguments.get("times")), n, width),
