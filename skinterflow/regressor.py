@@ -46,6 +46,7 @@ from skinterflow._data.scaling import estimate_scaling
 from skinterflow._data.weights import weighted_rows
 from skinterflow._fit.base_regressor import base_prediction, cross_fitted
 from skinterflow._fit.context import FitContext, Plan
+from skinterflow._fit.mixture import member_weights
 from skinterflow._fit.recipe import (
     Recipe,
     checked_widths,
@@ -57,14 +58,8 @@ from skinterflow._fit.recipe import (
 from skinterflow._fit.run import Draw, Run, Trained
 from skinterflow._fit.validation import Fold, HeldOut
 from skinterflow._persistence.values import check_regressor_values
-from skinterflow._predict.arguments import checked_n_samples
-from skinterflow._predict.conditional import (
-    ConditionalModel,
-    Conditions,
-    Units,
-    mixture_weights,
-)
-from skinterflow._predict.quantile_arguments import checked_coverage, checked_levels
+from skinterflow._predict.arguments import checked_coverage, checked_levels, checked_n_samples
+from skinterflow._predict.conditional import ConditionalModel, Conditions, Units
 from skinterflow._runtime import (
     RandomStateLike,
     private_random_state,
@@ -513,9 +508,10 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
             features = self._encoding.encode(validation[0], self._names_in())
             extra = _Rows(features, validation[1], self._target)
         kinds = self._kinds(context.warm)
-        self._sizes = np.stack(
-            [np.maximum(_deviation(rows.scaled - kind * shift, weight), 1e-12) for kind in kinds]
-        )
+        if context.warm:  # the units that the members were trained in
+            self._sizes = self._sizes[:: len(self._sizes) // len(kinds)]
+        else:
+            self._sizes = np.stack([_size(rows.scaled - kind * shift, weight) for kind in kinds])
         recipe = self._recipe(len(outputs), len(held_out_rows) == _N_FOLDS)
         path = self._new_path(self.n_outputs_, context.warm)
         folds = [
@@ -651,7 +647,7 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         trunk = checked_widths("trunk_layer_sizes", self.trunk_layer_sizes)
         head = checked_widths("hidden_layer_sizes", cast(Sequence[int], self.hidden_layer_sizes))
         n_context = plan.folds[0].validation.u.shape[1] - self.n_outputs_
-        crossed = plan.recipe.batch_size <= 64 and self.dropout == "auto"
+        crossed = len(plan.folds) >= _N_FOLDS
         dropout = (0.2 if crossed else 0.1) if isinstance(self.dropout, str) else self.dropout
         return [
             ConditionalMLP(
@@ -711,20 +707,16 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         n_members = len(plan.folds) // len(kinds)
         if len(kinds) == 1 or not len(plan.folds[0].validation.u):
             return np.full(len(plan.folds), 1.0 / len(plan.folds))
-        scores = []
-        for member, fold in zip(trained.field.fields(), plan.folds, strict=True):
-            rows = fold.validation.u
-            times = torch.full_like(rows[:, 0], trained.end_time)
-            density = ConditionalObjective(
-                cast(ConditionalMLP, member).to(rows.device),
-                trained.path,
-                resolve_time_law(self.time_beta),
-            ).density()
-            log_prob = density.log_prob_at(rows, times).double() + fold.validation.log_det
-            scores.append(log_prob.cpu().numpy())
-        parts = [scores[k : k + n_members] for k in range(0, len(scores), n_members)]
-        table = np.stack([np.concatenate(part) for part in parts], axis=1)
-        return np.repeat(mixture_weights(table) / n_members, n_members)
+        folds = [plan.folds[k : k + n_members] for k in range(0, len(plan.folds), n_members)]
+        members = self._wrapped(trained.field.fields(), plan, plan.folds[0].validation.u.device)
+        n_rows = n_members * max(len(fold.validation.u) for fold in plan.folds)
+        held_out = [
+            HeldOut(members[k * n_members : (k + 1) * n_members], part, n_rows)
+            for k, part in enumerate(folds)
+        ]
+        log_prob = torch.stack([rows.log_prob(trained.end_time) for rows in held_out])
+        weights = member_weights(log_prob, held_out[0].weight).numpy()
+        return np.repeat(weights / n_members, n_members)
 
     @classmethod
     def _check_fitted(cls, fitted: Any) -> None:
@@ -1020,10 +1012,12 @@ def _positive_rows(n_rows: int, sample_weight: ArrayLike | None) -> tuple[NDArra
     return numbers, weight
 
 
-def _deviation(scaled: Array, weight: Array) -> Array:
-    mean = np.average(scaled, axis=0, weights=weight)
-    deviation: Array = np.sqrt(np.average((scaled - mean) ** 2, axis=0, weights=weight))
-    return deviation
+def _size(outputs: Array, weight: Array) -> Array:
+    """Standard deviation of each column, positive."""
+    mean = np.average(outputs, axis=0, weights=weight)
+    deviation = np.sqrt(np.average((outputs - mean) ** 2, axis=0, weights=weight))
+    size: Array = np.maximum(deviation, 1e-12)
+    return size
 
 
 def _has_categories(X: Any) -> bool:

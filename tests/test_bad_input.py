@@ -95,7 +95,10 @@ def test_weights_that_cannot_be_used(weight, message):
         ({"validation_fraction": 1.0}, r"'validation_fraction' parameter.*Got 1.0"),
         ({"atol": -1.0}, r"'atol' parameter.*Got -1.0"),
         ({"atol": 0.0}, r"'atol' parameter.*Got 0.0"),
-        ({"atol": 1e-18, "rtol": 0.0}, "atol=1e-18 with rtol=0.0 is less than float64"),
+        (
+            {"atol": 1e-18, "rtol": 0.0},
+            "atol=1e-18 with rtol=0.0 is below the precision",
+        ),
         (
             {"time_beta": (1.0, 0.0)},
             "two positive parameters of a Beta distribution, got a=1.0 and b=0.0",
@@ -201,7 +204,7 @@ def test_units_do_not_matter(size):
     assert np.isfinite(scaled.sample(20, random_state=0)).all()
 
 
-@pytest.mark.parametrize("value", [1e6, -1e6, 1e11])
+@pytest.mark.parametrize("value", [1e6, -1e6, 1e12])
 def test_outlier_in_training(value):
     density = crossed().fit(spoiled(value))
     assert np.isfinite(density.score_samples(spoiled(value))).all()
@@ -583,9 +586,9 @@ def test_rows_too_far_for_training(iris):
     before, X = density.score_samples(iris[:5]), iris[:30].copy()
     X[3, 1] = 1e100
     with pytest.raises(
-        ValueError, match=r"1 of 30 rows are more than 1e\+12 units of the flow from its centre"
+        ValueError, match=r"1 of 30 rows are more than 1e\+13 units of the flow from its centre"
     ):
         density.partial_fit(X)
-    with pytest.raises(ValueError, match=r"1 of 30 rows are more than 1e\+12 units of the flow"):
+    with pytest.raises(ValueError, match=r"1 of 30 rows are more than 1e\+13 units of the flow"):
         crossed().fit(iris, X_val=X)
     np.testing.assert_array_equal(density.score_samples(iris[:5]), before)

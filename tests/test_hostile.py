@@ -693,9 +693,9 @@ def test_calls(place):
     if "HOSTILE_SEED" in os.environ:
         run([int(os.environ["HOSTILE_SEED"])])
         return
-    outcomes = run(range(150))
+    outcomes = run(range(300))
     assert (
-        min(outcomes.count("answer"), outcomes.count("error")) > 25
+        min(outcomes.count("answer"), outcomes.count("error")) > 50
     )  # neither all good nor all bad
 
 

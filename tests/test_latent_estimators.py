@@ -7,13 +7,14 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
 from skinterflow.datasets import Moons
 from skinterflow.interflow.heads import HeadedDrift
 from skinterflow.interflow.interpolants import Interpolant, Linear
 from skinterflow.interflow.noise import Brownian, Gamma, Normalized
-from tests.helpers import ONE_FIELD, QUICK, energy_distance
+from tests.helpers import ONE_FIELD, QUICK, ToItself, energy_distance, expected_failures
 from tests.oracles import mixture, normal_mixture
 
 TINY = {**QUICK, "scaling": None}
@@ -277,3 +278,12 @@ def test_impossible_noise_is_refused(noisy, epsilon):
         transport.sample(X0, epsilon=epsilon)
     with pytest.raises(ValueError, match="epsilon must"):
         transport.inverse_sample(X1, epsilon=epsilon)
+
+
+@parametrize_with_checks(
+    [ToItself(hidden_layer_sizes=(8,), max_iter=2, batch_size=16, gamma="brownian")],
+    expected_failed_checks=expected_failures,
+)
+@pytest.mark.filterwarnings("ignore::skinterflow.DegenerateDataWarning")
+def test_common_checks(estimator, check):
+    check(estimator)

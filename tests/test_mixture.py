@@ -204,6 +204,13 @@ def test_one_end_time_stays_unless_a_mixture_is_better():
     )
 
 
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_few_held_out_rows_choose_no_mixture(n_rows):
+    """One of the two halves could be empty, and neither says much."""
+    columns = {0.0: column(-9.0)[:n_rows], 1.0: column(-8.0)[:n_rows]}
+    assert choose_mixture(Table(columns), (0.0, 1.0), 1.0, column(0.0)[:n_rows]) is None
+
+
 def test_components_without_weight_are_dropped_but_one_time_stays():
     columns = {0.0: column(-9.0), 1.0: column(-8.0)}
     weights, times = choose_mixture(Table(columns), (0.0, 1.0), 1.0, column(0.0))

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor, StackingRegressor
@@ -17,7 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinterflow import DegenerateDataWarning, InterpolantFlowRegressor, SavedModelError
 from skinterflow._data.trees import boosted_trees
-from skinterflow._predict.conditional import mixture_weights
+from skinterflow._fit.mixture import member_weights
 from skinterflow.metrics import crps, log_likelihood_scorer, neg_crps_scorer
 
 TINY = {
@@ -189,7 +190,8 @@ def test_weights_are_between_those_of_the_largest_likelihood_and_equal_ones():
     rng = np.random.default_rng(0)
     x = np.where(rng.uniform(size=4000) < 0.3, rng.normal(size=4000), 4.0 + rng.normal(size=4000))
     log_density = np.stack([-0.5 * x**2, -0.5 * (x - 4.0) ** 2, np.full(4000, -60.0)], axis=1)
-    np.testing.assert_allclose(mixture_weights(log_density), [0.4, 0.6, 0.0], atol=0.02)
+    weights = member_weights(torch.from_numpy(log_density.T), torch.ones(4000).double())
+    np.testing.assert_allclose(weights, [0.4, 0.6, 0.0], atol=0.02)
 
 
 def test_large_data_keep_the_better_kind_of_members(monkeypatch):
@@ -263,6 +265,24 @@ def test_warm_start_continues(fitted):
     model = clone(fitted).set_params(warm_start=True).fit(X, Y)
     model.set_params(max_iter=80).fit(X, Y)
     assert model.n_iter_ == 80
+
+
+def test_a_warm_start_keeps_the_units_of_the_members():
+    """Members would otherwise see outputs of another size than they were trained on."""
+    model = InterpolantFlowRegressor(**TINY, warm_start=True).fit(X, Y)
+    size, density = model._sizes.copy(), model.log_density(X, Y)
+    with pytest.warns(UserWarning, match="nothing left to train"):
+        model.fit(X, 10.0 * Y)
+    np.testing.assert_array_equal(model._sizes, size)
+    np.testing.assert_allclose(model.log_density(X, Y), density, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [16, 100])
+def test_dropout_depends_on_how_rows_are_held_out(batch_size):
+    crossed = {**TINY, "batch_size": batch_size}
+    for early_stopping, dropout in (("auto", 0.2), (True, 0.1), (False, 0.1)):
+        model = InterpolantFlowRegressor(**crossed, early_stopping=early_stopping).fit(X, Y)
+        assert {field.dropout for field in model._trained.fields()} == {dropout}
 
 
 def test_an_interrupted_fit_resumes(tmp_path, monkeypatch):

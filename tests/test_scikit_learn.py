@@ -20,8 +20,8 @@ TINY = {"hidden_layer_sizes": (8,), "max_iter": 2, "batch_size": 16}
 
 @parametrize_with_checks(
     [
-        InterpolantFlowDensity(**TINY, end_time=1.0),  # cross-fitted
-        InterpolantFlowDensity(**TINY, early_stopping=True),  # chooses its end time
+        InterpolantFlowDensity(**TINY),  # cross-fitted
+        InterpolantFlowDensity(**TINY, early_stopping=True),
     ],
     expected_failed_checks=expected_failures,
 )

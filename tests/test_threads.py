@@ -10,20 +10,22 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from sklearn.model_selection import cross_val_score
 
-from skinterflow import InterpolantFlowDensity, InterpolantTransport
+from skinterflow import InterpolantFlowDensity, InterpolantFlowRegressor, InterpolantTransport
 
 N_FITS = 4
 TINY = {"hidden_layer_sizes": (8,), "max_iter": 5, "batch_size": 16}
 KINDS = {
-    "cross-fitted": {"end_time": 1.0},
+    "cross-fitted": {},
     "one member": {"early_stopping": True},
     "student": {"student_layer_sizes": (8, 8), "end_time": 1.0, "early_stopping": False},
     "heads": {"gamma": "brownian", "targets": ("b", "eta"), "early_stopping": False},
     "learned path": {"interpolant": "fourier", "base": "learned", "early_stopping": False},
     "whole numbers": {"integer_features": [0], "early_stopping": False},
+    "atoms": {},
     "stream": {"early_stopping": False},
     "transport": {},
     "noisy transport": {"gamma": "quadratic"},
+    "regressor": {"trunk_layer_sizes": (8,)},
 }
 
 
@@ -34,13 +36,21 @@ def fitted(kind, rows, seed):
         estimator = InterpolantTransport(**parameters).fit(rows[:70], rows[70:])
     elif kind == "stream":
         estimator = InterpolantFlowDensity(**parameters).partial_fit(rows)
-    else:
-        rows = (
-            np.column_stack([np.rint(rows[:, 0]), rows[:, 1:]]) if kind == "whole numbers" else rows
+    elif kind == "regressor":
+        estimator = InterpolantFlowRegressor(**parameters).fit(
+            rows[:, :3], rows @ np.sqrt(range(4))
         )
+    else:
+        rows = rows.copy()
+        if kind == "whole numbers":
+            rows[:, 0] = np.rint(rows[:, 0])
+        elif kind == "atoms":
+            rows[:, 0] = np.maximum(rows[:, 0], 5.05)
         estimator = InterpolantFlowDensity(**parameters).fit(rows)
     weights = torch.cat([p.detach().flatten() for p in estimator._field.parameters()])
-    return [*weights.tolist(), estimator.end_time_, estimator.action_, *estimator.loss_curve_]
+    others = ("action_", "mixture_weights_", "member_weights_")
+    numbers = np.concatenate([np.ravel(getattr(estimator, name, [])) for name in others])
+    return [*weights.tolist(), estimator.end_time_, *estimator.loss_curve_, *numbers.tolist()]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -31,7 +31,7 @@ _IN_MEMORY_ELEMENTS = 2**23
 _BLOCK_ROWS = 2**15
 MAX_VALIDATION_ROWS = 2**16
 """Maximum number of held-out rows: the standard error of their mean no longer matters."""
-_FARTHEST = 1e12
+_FARTHEST = 1e13
 """Largest entry in flow units: its square, and sums of squares, are finite in float32."""
 _DITHERED_ROWS = 2**15
 _MIN_DITHERED_COPIES = 8

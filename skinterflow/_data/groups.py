@@ -70,7 +70,7 @@ def copies(
     one_of = -(-len(X) // _MOST_HASHED)
     starts = range(0, len(X), _BLOCK_ROWS)
     blocks = (
-        _told_apart(X[start : start + _BLOCK_ROWS], start, without_density) for start in starts
+        _hashes_of_block(X[start : start + _BLOCK_ROWS], start, without_density) for start in starts
     )
     hashes = np.concatenate([block[block % np.uint64(one_of) == 0] for block in blocks])
     values, first, codes = np.unique(hashes, return_index=True, return_inverse=True)
@@ -143,12 +143,12 @@ def _shuffled(rows: NDArray[np.int64], generator: torch.Generator) -> Tensor:
     return torch.from_numpy(rows)[torch.randperm(len(rows), generator=generator)]
 
 
-def _told_apart(
+def _hashes_of_block(
     X: NDArray[np.floating],
     start: int,
     without_density: Callable[[NDArray[np.floating]], NDArray[np.bool_]] | None,
 ) -> NDArray[np.uint64]:
-    """Hashes of the rows from the number `start` on; those of rows without a density all differ."""
+    """Hashes of a block from row `start` on; those of rows without a density all differ."""
     hashes = _hashes(X)
     if without_density is not None:
         numbers = start + np.arange(len(X), dtype=np.float64)[:, None]

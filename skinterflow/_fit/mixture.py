@@ -1,4 +1,4 @@
-"""Mixtures: which components a fitted density has beside one end time, and with which weights.
+"""Mixtures: which components a fitted density has, and with which weights.
 
 A Gaussian mixture is fitted to the training rows of each fold, and is a component of the model if
 it earns a weight on held-out rows.  It is fitted in the units before the whitening, where clusters
@@ -40,6 +40,7 @@ _N_FALLS = 2
 _MOST_ROWS = 4_000
 """Maximum number of rows that a Gaussian mixture is fitted to."""
 _FEWEST_ROWS, _FEWEST_HELD_OUT = 20, 4
+"""Minimum training rows of a fold for a Gaussian mixture, and held-out rows for any mixture."""
 _REGULARIZATION = 1e-5
 """Added to the variances of a Gaussian mixture, in units of standardised columns."""
 
@@ -233,3 +234,24 @@ def choose_mixture(
     if len(kept_times) == 1:  # it may have no weight at all
         weights = weights.clamp(min=_LEAST_FLOW_WEIGHT)
     return weights / weights.sum(), kept_times
+
+
+def member_weights(log_prob: Tensor, weight: Tensor) -> Tensor:
+    """Weights of kinds of members: half-way from those of the largest likelihood to equal ones.
+
+    The likelihood is that of single members.  Their averages differ less, because the worse kind
+    gains more by averaging.
+
+    Parameters
+    ----------
+    log_prob : Tensor of shape (K, n), log-density of held-out rows under a member of each kind
+    weight : Tensor of shape (n,), weights of the rows
+
+    Returns
+    -------
+    Tensor of shape (K,), with sum one; zero for kinds whose weight would be below 0.02
+    """
+    weights = mixture_weights(log_prob, weight)
+    kept = (weights >= _LEAST_WEIGHT).to(weights)
+    weights = weights * kept
+    return 0.5 * (weights / weights.sum() + kept / kept.sum())

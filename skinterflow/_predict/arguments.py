@@ -1,4 +1,4 @@
-"""Validation of the arguments of predictions: times, noise levels, numbers of steps and samples."""
+"""Validation of the arguments of predictions: times, noise levels, numbers, levels of quantiles."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_array
 
 from skinterflow._runtime import as_float
 from skinterflow.interflow.sde import NOISE_LEVELS, NoiseLevel, StochasticSolver, check_noise_levels
@@ -178,3 +180,40 @@ def _abbreviated(value: Any) -> str:
 def _inner_times() -> list[float]:
     """Times at which a noise level is checked, without t = 1, where there is no noise."""
     return [k / _N_CHECKED_TIMES for k in range(_N_CHECKED_TIMES)]
+
+
+def checked_levels(quantiles: ArrayLike) -> NDArray[np.float64]:
+    """Validate levels of quantiles, shape (q,); one number is one level.
+
+    Raises
+    ------
+    ValueError
+        If they are not one or more numbers in (0, 1).
+    """
+    levels: NDArray[np.float64] = check_array(
+        np.atleast_1d(np.asarray(quantiles)),
+        ensure_2d=False,
+        dtype=np.float64,
+        input_name="quantiles",
+    )
+    if levels.ndim != 1 or not ((levels > 0) & (levels < 1)).all():
+        raise ValueError(
+            "quantiles must be one or more levels in (0, 1), such as [0.05, 0.5, 0.95], got "
+            f"{reprlib.repr(quantiles)}."
+        )
+    return levels
+
+
+def checked_coverage(coverage: Any) -> float:
+    """Validate the coverage of an interval.
+
+    Raises
+    ------
+    ValueError
+        If it is not a number in (0, 1).
+    """
+    if not isinstance(coverage, Real) or not 0.0 < float(coverage) < 1.0:
+        raise ValueError(
+            f"coverage must be a number in (0, 1), such as 0.9, got {reprlib.repr(coverage)}."
+        )
+    return float(coverage)

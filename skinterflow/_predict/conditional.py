@@ -25,7 +25,6 @@ _TABLE_ERROR = 1e-4
 """Accepted error of a table, as a probability."""
 _TABLE_ATOL = 4e-3
 _BLOCK_ROWS = 2**12
-_LEAST_WEIGHT = 0.02
 _MEAN_SAMPLES = 128
 """Samples of which the mean of several outputs is taken."""
 _FARTHEST = 1e6
@@ -271,28 +270,3 @@ class ConditionalModel:
 
 def _blocks_of(n_rows: int, size: int = _BLOCK_ROWS) -> list[slice]:
     return [slice(start, start + size) for start in range(0, max(n_rows, 1), size)]
-
-
-def mixture_weights(log_density: Array) -> Array:
-    """Weights of a mixture: half-way from those of the largest likelihood to equal ones.
-
-    The likelihood is that of single members.  Their averages differ less, because the worse kind
-    gains more by averaging.
-
-    Parameters
-    ----------
-    log_density : array of shape (n, K), of held-out rows under each component
-
-    Returns
-    -------
-    array of shape (K,), of sum one; zero for components whose weight would be below 0.02
-    """
-    n_components = log_density.shape[1]
-    weights = np.full(n_components, 1.0 / n_components)
-    densities = np.exp(np.maximum(log_density - log_density.max(axis=1, keepdims=True), -700.0))
-    for _ in range(200):
-        joint = densities * weights
-        weights = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
-    kept = weights >= _LEAST_WEIGHT
-    weights = np.where(kept, weights, 0.0)
-    return 0.5 * (weights / weights.sum() + kept / kept.sum())

@@ -137,7 +137,7 @@ class Solver:
             )
         if self.atol + self.rtol < _LEAST_TOLERANCE:
             raise ValueError(
-                f"atol={self.atol!r} with rtol={self.rtol!r} is less than float64 can tell apart "
+                f"atol={self.atol!r} with rtol={self.rtol!r} is below the precision of float64 "
                 f"({_LEAST_TOLERANCE:.1e}); no step is that accurate.  Set atol to 1e-10 or more."
             )
         if self.nodes is not None:

@@ -359,9 +359,10 @@ def test_masses_of_cells_where_the_density_ends():
         np.log(np.exp(within.score_samples(place + nodes[:, None] * [1.0, 0.0])).mean())
         for place in places
     ]
+    density.set_params(atol=0.02)
     value, error = density.score_samples(places, return_error=True)
     np.testing.assert_allclose(value, truth, atol=0.02)  # nine midpoints were 1.6 nats off
-    assert (error < 0.1).all()  # of the solver and of the rule, each within the tolerance
+    assert (error < 0.05).all()  # of the solver and of the rule, each within the tolerance
 
 
 def test_names_and_numbers_and_masks_mean_the_same(mixed):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from skinterflow import InterpolantFlowDensity, InterpolantTransport
+from skinterflow import InterpolantFlowDensity, InterpolantFlowRegressor, InterpolantTransport
 from skinterflow._fit import distillation
 from skinterflow._fit import run as fitting
 from skinterflow._fit.limits import Interruption
@@ -50,6 +50,17 @@ def test_interrupted_fit_raises_and_leaves_a_fitted_estimator(iris, interrupted_
     assert np.isfinite(density.score(iris))
 
 
+def test_interrupted_regressor(iris, interrupted_at):
+    interrupted_at(11)
+    regressor = InterpolantFlowRegressor(
+        trunk_layer_sizes=(8,), regressor=None, max_iter=30, random_state=0
+    )
+    with pytest.raises(KeyboardInterrupt, match="after 11 of 30 steps"):
+        regressor.fit(iris[:, :3], iris @ np.sqrt(range(4)))
+    assert regressor.n_iter_ == 11
+    assert np.isfinite(regressor.predict(iris[:, :3])).all()
+
+
 def test_interrupted_transport(iris, interrupted_at):
     interrupted_at(11)
     transport = InterpolantTransport(**QUICK)
@@ -82,11 +93,12 @@ def test_search_ends_with_the_fit_that_was_interrupted(iris, interrupted_at, sea
         run(iris)
 
 
-@pytest.mark.parametrize("place", ["end time", "statistics", "calibration"])
+@pytest.mark.parametrize("place", ["end time", "mixture", "statistics", "calibration"])
 def test_interrupt_after_the_training_finishes_the_fit(iris, monkeypatch, place):
     """What was cut off is done anew; a second Ctrl-C leaves the previous state."""
     target, name = {
         "end time": (fitting, "choose_end_time"),
+        "mixture": (fitting, "choose_mixture"),
         "statistics": (fitting, "statistics_of"),
         "calibration": (InterpolantFlowDensity, "_calibrated"),
     }[place]
@@ -98,9 +110,10 @@ def test_interrupt_after_the_training_finishes_the_fit(iris, monkeypatch, place)
             raise KeyboardInterrupt
         return work(*arguments)
 
-    whole = InterpolantFlowDensity(**PLAIN).fit(iris)
+    parameters = QUICK | {"early_stopping": True} if place == "mixture" else PLAIN
+    whole = InterpolantFlowDensity(**parameters).fit(iris)
     monkeypatch.setattr(target, name, interrupted)
-    density = InterpolantFlowDensity(**PLAIN)
+    density = InterpolantFlowDensity(**parameters)
     with pytest.raises(
         KeyboardInterrupt, match="interrupted after its training; the estimator is fitted"
     ):
