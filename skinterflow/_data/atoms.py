@@ -156,7 +156,7 @@ def find_atoms(X: NDArray[Any], candidates: Mask, names: Sequence[str]) -> Atoms
     for j in np.flatnonzero(candidates):
         column = np.sort(rows[:, j])
         least = max(_COPIES, int(np.ceil(_FRACTION * len(column))))
-        if len(column) < least or not (column[least - 1 :] == column[: -least + 1]).any():
+        if not (column[least - 1 :] == column[: -least + 1]).any():  # nothing is frequent
             continue
         values, counts = np.unique(column, return_counts=True)
         if (np.rint(values) == values).all():
