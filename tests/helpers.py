@@ -79,6 +79,16 @@ def energy_distance(x, y):
     return 2 * torch.cdist(x, y).mean() - within(x) - within(y)
 
 
+TIGHT = 0.02
+
+
+def cluster_in_scatter(n, seed=0, d=2):
+    """Rows of which two thirds are within `TIGHT` of the centre, and which of them these are."""
+    random = np.random.default_rng(seed)
+    tight = random.random(n) < 2 / 3
+    return np.where(tight[:, None], TIGHT, 1.0) * random.normal(size=(n, d)), tight
+
+
 class ToItself(InterpolantTransport):
     """scikit-learn's checks hand over rows and labels; here rows are carried to the same rows in
     reverse order."""

@@ -20,13 +20,14 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.linear_model import Ridge
 from sklearn.neighbors import KernelDensity
 
 import skinterflow
-from skinterflow import InterpolantFlowDensity, InterpolantTransport
+from skinterflow import InterpolantFlowDensity, InterpolantFlowRegressor, InterpolantTransport
 from skinterflow._persistence.codec import encode
 from skinterflow.interflow import Solver
-from tests.helpers import QUICK, same
+from tests.helpers import QUICK, cluster_in_scatter, same
 
 HOSTILITY = 0.1
 """How often an argument is a bad one."""
@@ -41,6 +42,8 @@ WHERE_OURS = (str(HOME), f"{os.sep}sklearn{os.sep}utils{os.sep}", f"{os.sep}skle
 ROWS = np.random.default_rng(0).normal(size=(60, 2))
 TINY = {**QUICK, "hidden_layer_sizes": (8,), "max_iter": 3, "batch_size": 16}
 
+
+TINY_REGRESSOR = {**TINY, "trunk_layer_sizes": (8,), "regressor": None, "early_stopping": False}
 
 # What the models are.
 
@@ -57,6 +60,9 @@ MODELS = {
     ).fit(ROWS),
     "density with atoms": lambda: InterpolantFlowDensity(**TINY, early_stopping=False).fit(
         np.clip(ROWS, -0.5, None)
+    ),
+    "density, a mixture": lambda: InterpolantFlowDensity(**TINY, early_stopping=True).fit(
+        cluster_in_scatter(200)[0][:, :2]
     ),
     "density of whole numbers": lambda: InterpolantFlowDensity(
         **TINY, early_stopping=False, integer_features=[1]
@@ -77,6 +83,8 @@ MODELS = {
     "mirror": lambda: InterpolantTransport(**TINY, interpolant="mirror", gamma="sine_squared").fit(
         ROWS
     ),
+    "regressor": lambda: InterpolantFlowRegressor(**TINY_REGRESSOR).fit(ROWS, ROWS[:, 0] ** 2),
+    "unfitted regressor": lambda: InterpolantFlowRegressor(**TINY_REGRESSOR),
     "unfitted density": lambda: InterpolantFlowDensity(**TINY),
     "unfitted transport": lambda: InterpolantTransport(**TINY),
 }
@@ -209,6 +217,30 @@ def weights_of(kind, n):
     return made.get(kind, kind) if isinstance(kind, str) else kind
 
 
+outputs = of(
+    "outputs", "outputs", "column", "huge",
+    bad=[None, 3, "a", [], [1.0], "nan", "infinite", "constant", "wide", "words",
+         [[1.0], [2.0, 3.0]], 10**400, {}],
+)  # fmt: skip
+"""Words stand for as many outputs as there are rows."""
+
+
+def outputs_of(kind, n):
+    numbers = np.sin(np.arange(float(n)))
+    made = {
+        "outputs": numbers, "column": numbers[:, None], "huge": 1e100 * numbers,
+        "nan": np.where(np.arange(n) == 0, np.nan, numbers), "wide": np.zeros((n, 3)),
+        "infinite": np.where(np.arange(n) == 0, np.inf, numbers), "constant": np.zeros(n),
+        "words": ["a"] * n,
+    }  # fmt: skip
+    return made.get(kind, kind) if isinstance(kind, str) else kind
+
+
+levels = of(
+    0.5, [0.05, 0.95], [0.9, 0.1, 0.5], np.linspace(0.01, 0.99, 5),
+    bad=[0.0, 1.0, -1, [], [[0.5]], np.nan, "a", None, [0.5, np.nan], 10**400, [0.5, 2.0]],
+)  # fmt: skip
+coverage = of(0.9, 0.5, 1e-9, 1.0 - 1e-12, bad=[0, 1, -1, np.nan, "a", None, [0.9], 10**400])
 count = of(1, 2, 5, np.int64(3), bad=[0, -1, 1.5, "a", None, 2**63, 10**30, True, np.nan])
 seed = of(None, 0, 7, np.random.RandomState, bad=[-1, 2**40, "a", 1.5, np.nan])
 level = of(
@@ -294,6 +326,7 @@ PARAMETERS = {
     ],
     "n_jobs": [None, 1, 2, -1, 0, 2**63, "a", 1.5],
     "device": ["cpu", torch.device("cpu"), "auto", "moon", "meta", 3, None],
+    "point": ["mean", "median", "mode", None, 3],
 }
 """Parameters that predictions read, set after the fit."""
 
@@ -303,6 +336,10 @@ FIT_PARAMETERS = {
     "end_time": ["auto", 1.0, 0.5, 1e-9, 0.0, 1e-50, -1, 2, np.nan, "a", 10**400],
     "hidden_layer_sizes": ["auto", (4,), (4, 3), (10**9,), (2**62,), (10**30,), (0,), (), "a", None,
                            [[4], [4, 3]], 5, {}, (4.5,), (1,) * 2000],
+    "regressor": [None, "auto", Ridge(), Ridge, "forest", 3, KernelDensity()],
+    "categorical_features": ["from_dtype", None, [0], [True, False], [5], ["a"], "a", [[0]], 3],
+    "trunk_layer_sizes": [(4,), (4, 4), (10**9,), (0,), (), "auto", None, 5, (4.5,)],
+    "dropout": ["auto", 0.0, 0.5, 1.0, -0.1, np.nan, "a", None],
     "student_layer_sizes": [None, "auto", (4,), (10**9,), (), (1, 2, 3), "a"],
     "learning_rate_init": ["auto", 0.01, 1e300, 10**400, 0, -1, np.nan, np.inf, "a", 1e-300, 100.0],
     "alpha": [0.0, 30.0, -1, 1e300, np.nan, 10**400, "a"],
@@ -338,11 +375,14 @@ FIT_PARAMETERS = {
 }  # fmt: skip
 """Parameters of a fit."""
 
-BOTH = {
-    "transform": {"rows": rows},
+ALL = {
     "save": {"path": paths},
     "load": {"path": paths, "device": of(None, "cpu", bad=["moon", 3])},
     "__setstate__": {"state": of(*STATES)},
+}
+BOTH = {
+    **ALL,
+    "transform": {"rows": rows},
     "get_feature_names_out": {"input_features": of(None, bad=[["a", "b"], ["a"], 3, "a"])},
 }
 METHODS = {
@@ -365,6 +405,18 @@ METHODS = {
                    "method": method_of_sampling, "epsilon": epsilon, "n_steps": n_steps},
         "inverse_transform": {"rows": rows},
         "diagnose": {"rows": rows, "random_state": seed},
+    },
+    InterpolantFlowRegressor: {
+        **ALL,
+        "fit": {"rows": rows, "y": outputs, "sample_weight": weights},
+        "predict": {"rows": rows},
+        "predict_quantiles": {"rows": rows, "quantiles": levels},
+        "predict_interval": {"rows": rows, "coverage": coverage},
+        "cdf": {"rows": rows, "y": outputs},
+        "log_density": {"rows": rows, "y": outputs, "return_error": of(False, True)},
+        "sample": {"rows": rows, "n_samples": count, "random_state": seed},
+        "sample_y": {"rows": rows, "n_samples": count, "random_state": seed},
+        "score": {"rows": rows, "y": outputs, "sample_weight": weights},
     },
     InterpolantTransport: {
         **BOTH,
@@ -428,6 +480,8 @@ def called(draw, estimator):
             arguments[key] = weights_of(
                 arguments[key], n if other is None else n_of(arguments[other])
             )
+    if "y" in arguments:
+        arguments["y"] = outputs_of(arguments["y"], n)
     for key, given in arguments.items():
         if given is np.random.RandomState:
             arguments[key] = np.random.RandomState(5)
@@ -468,7 +522,9 @@ def check_answer(estimator, method, arguments, answer):
     n, width = n_of(arguments.get("rows")), getattr(estimator, "n_features_in_", 2)
     if method in FITS:
         assert answer is estimator
-        assert np.isfinite(np.asarray(estimator.transform(arguments["rows"]))).all()
+        regressor = isinstance(estimator, InterpolantFlowRegressor)
+        answer = (estimator.predict if regressor else estimator.transform)(arguments["rows"])
+        assert np.isfinite(np.asarray(answer)).all()
         return
     if method in ("save", "__setstate__"):
         assert answer is None
@@ -486,14 +542,20 @@ def check_answer(estimator, method, arguments, answer):
         ]
         shape = None
     else:
+        is_regressor = isinstance(estimator, InterpolantFlowRegressor)
+        last = arguments.get("n_samples") if is_regressor else width
         shape = {
             "score_samples": (n,), "score": (), "contains": (n,), "log_abs_det_jacobian": (n,),
             "atom_log_mass": (n,),
             "target_log_density": (n,), "source_log_density": (n,),
             "density_threshold": np.shape(arguments.get("level")),
             "trajectory": (n_of(arguments.get("times")), n, width),
+            "predict": (n,), "log_density": (n,), "cdf": np.shape(arguments.get("y")),
+            "predict_interval": (n, 2),
+            "predict_quantiles": (n, np.size(arguments.get("quantiles"))),
+            "sample_y": (n, arguments.get("n_samples")),
         }.get(
-            method, (n if "rows" in arguments else arguments.get("n_samples"), width)
+            method, (n if "rows" in arguments else arguments.get("n_samples"), last)
         )  # fmt: skip
     for place, part in enumerate(parts):
         array = np.asarray(part)

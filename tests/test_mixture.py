@@ -13,15 +13,7 @@ from skinterflow._runtime import seeded_generators
 from skinterflow.exceptions import SavedModelError
 from skinterflow.interflow.mixtures import NormalMixture
 from skinterflow.interflow.scaling import Identity, Whiten
-from tests.helpers import QUICK
-
-TIGHT = 0.02
-
-
-def cluster_in_scatter(n, seed=0, d=2):
-    random = np.random.default_rng(seed)
-    tight = random.random(n) < 2 / 3
-    return np.where(tight[:, None], TIGHT, 1.0) * random.normal(size=(n, d)), tight
+from tests.helpers import QUICK, TIGHT, cluster_in_scatter
 
 
 @pytest.fixture(scope="module")
