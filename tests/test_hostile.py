@@ -416,7 +416,7 @@ METHODS = {
         "log_density": {"rows": rows, "y": outputs, "return_error": of(False, True)},
         "sample": {"rows": rows, "n_samples": count, "random_state": seed},
         "sample_y": {"rows": rows, "n_samples": count, "random_state": seed},
-        "score": {"rows": rows, "y": outputs, "sample_weight": weights},
+        "score": {"rows": rows, "y": outputs},  # weights are those of scikit-learn's R2
     },
     InterpolantTransport: {
         **BOTH,
@@ -542,21 +542,21 @@ def check_answer(estimator, method, arguments, answer):
         ]
         shape = None
     else:
-        is_regressor = isinstance(estimator, InterpolantFlowRegressor)
-        last = arguments.get("n_samples") if is_regressor else width
+        output = () if getattr(estimator, "_one_dimensional", True) else (1,)
+        usual = (n if "rows" in arguments else arguments.get("n_samples"), width)
+        if isinstance(estimator, InterpolantFlowRegressor):  # samples
+            usual = (n, arguments.get("n_samples"), *output)
         shape = {
             "score_samples": (n,), "score": (), "contains": (n,), "log_abs_det_jacobian": (n,),
             "atom_log_mass": (n,),
             "target_log_density": (n,), "source_log_density": (n,),
             "density_threshold": np.shape(arguments.get("level")),
             "trajectory": (n_of(arguments.get("times")), n, width),
-            "predict": (n,), "log_density": (n,), "cdf": np.shape(arguments.get("y")),
+            "predict": (n, *output), "log_density": (n,), "cdf": np.shape(arguments.get("y")),
             "predict_interval": (n, 2),
             "predict_quantiles": (n, np.size(arguments.get("quantiles"))),
-            "sample_y": (n, arguments.get("n_samples")),
-        }.get(
-            method, (n if "rows" in arguments else arguments.get("n_samples"), last)
-        )  # fmt: skip
+            "sample_y": (n, *output, arguments.get("n_samples")),
+        }.get(method, usual)  # fmt: skip
     for place, part in enumerate(parts):
         array = np.asarray(part)
         assert shape is None or array.shape == tuple(shape), (array.shape, shape)

@@ -212,7 +212,7 @@ def checked_coverage(coverage: Any) -> float:
     ValueError
         If it is not a number in (0, 1).
     """
-    if not isinstance(coverage, Real) or not 0.0 < float(coverage) < 1.0:
+    if not isinstance(coverage, Real) or not 0.0 < as_float(coverage) < 1.0:
         raise ValueError(
             f"coverage must be a number in (0, 1), such as 0.9, got {reprlib.repr(coverage)}."
         )
