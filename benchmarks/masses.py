@@ -51,8 +51,9 @@ def many_modes_of_two(random: np.random.Generator) -> Case:
 
 def whole_and_real(random: np.random.Generator) -> Case:
     whole = random.poisson(3.0, _N_ROWS)
-    X = np.column_stack([whole, 0.4 * whole + 0.7 * random.standard_normal(_N_ROWS)])
-    return X, {"integer_features": [0]}, (np.arange(-2.0, 22.0), np.linspace(-6.0, 14.0, 201))
+    side = np.where(random.random(_N_ROWS) < 0.5, -2.0, 2.0)
+    X = np.column_stack([whole, 0.4 * whole + side + 0.4 * random.standard_normal(_N_ROWS)])
+    return X, {"integer_features": [0]}, (np.arange(-2.0, 22.0), np.linspace(-9.0, 16.0, 201))
 
 
 CASES: dict[str, Callable[[np.random.Generator], Case]] = {

@@ -361,6 +361,7 @@ BAD_CALLS = {
     "level 0": (lambda m: m.predict_quantiles(X, [0.0, 0.5]), r"levels in \(0, 1\)"),
     "level 1.2": (lambda m: m.predict_quantiles(X, 1.2), r"levels in \(0, 1\)"),
     "coverage": (lambda m: m.predict_interval(X, 1.0), r"coverage must be a number in \(0, 1\)"),
+    "huge coverage": (lambda m: m.predict_interval(X, 10**400), "coverage must be .*, got 1000"),
     "no samples": (lambda m: m.sample(X, 0), "n_samples must be an integer of at least 1"),
     "columns": (lambda m: m.predict(X[:, :2]), "2 features"),
     "other length": (lambda m: m.log_density(X, Y[:5]), "inconsistent numbers of samples"),
