@@ -35,6 +35,7 @@ COMMANDS = {
         "0.01 0.001 0.0001"
     ),
     "rates": "python benchmarks/rates.py --data-dir DIR --old DIR --seconds 0 --error-rows 0",
+    "latency": "python benchmarks/latency.py",
     "students": "python benchmarks/students.py --data-dir DIR --steps 1500",
     "atoms": "python benchmarks/atoms.py",
     "regression": "python benchmarks/regression.py --data-dir DIR",
