@@ -24,7 +24,7 @@ from skinterflow._data.degenerate import evenly_spaced
 
 Array = NDArray[np.float64]
 
-_RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_RANKS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _N_FALLS = 2
 """Number of ranks in a row, each worse than the one before, after which the search ends."""
 _N_FOLDS, _MOST_ROWS = 3, 2_000
