@@ -354,7 +354,9 @@ def test_stream_is_repeatable_and_weighted(iris):
 
 
 def test_stream_goes_on_after_a_fit(iris):
-    density = InterpolantFlowDensity(**QUICK | {"max_iter": 5, "end_time": 1.0}, warm_start=True).fit(iris)
+    density = InterpolantFlowDensity(
+        **QUICK | {"max_iter": 5, "end_time": 1.0}, warm_start=True
+    ).fit(iris)
     before, n_iter, n_fields = (
         weights(density).clone(),
         density.n_iter_,
