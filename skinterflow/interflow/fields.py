@@ -259,9 +259,13 @@ class ModulatedMLP(nn.Module):
     def _modulations(self, t: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
         """Scale and shift of every layer, of shape ``t.shape + (H_l,)``, and the gain of each head,
         of shape ``t.shape + (n_heads,)``."""
-        features = self.time(time_features(t.to(self.out.weight.dtype)))
-        *parts, gains = features.split([*self.hidden_layer_sizes * 2, self.n_heads], dim=-1)
-        n_layers = len(self.layers)
+        first, _, last = cast(Sequence[nn.Linear], self.time)
+        # Without the calls of modules, which take as long as the arithmetic at a single time.
+        hidden = functional.linear(time_features(t.to(last.weight.dtype)), first.weight, first.bias)
+        features = functional.linear(functional.silu(hidden), last.weight, last.bias)
+        sizes = [*self.hidden_layer_sizes * 2, self.n_heads]
+        *parts, gains = features.split_with_sizes(sizes, dim=-1)
+        n_layers = len(self.hidden_layer_sizes)
         return parts[:n_layers], parts[n_layers:], gains
 
     @torch.no_grad()
