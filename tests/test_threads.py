@@ -26,7 +26,7 @@ KINDS = {
     "stream": {"early_stopping": False},
     "transport": {},
     "noisy transport": {"gamma": "quadratic"},
-    "regressor": {"trunk_layer_sizes": (8,)},
+    "regressor": {"trunk_layer_sizes": (8,), "end_time": 1.0},
 }
 
 
