@@ -208,6 +208,8 @@ def test_score_is_the_weighted_mean(fitted, iris):
 def test_same_seed_same_density(iris, crossed):
     second = InterpolantFlowDensity(**CROSSED).fit(iris)
     np.testing.assert_array_equal(crossed.score_samples(iris), second.score_samples(iris))
+    for mine, its in zip(crossed._field.parameters(), second._field.parameters(), strict=True):
+        assert torch.equal(mine, its)  # the score may be that of a mixture, without the field
     one, other = (
         InterpolantFlowDensity(**CROSSED | {"random_state": seed, "end_time": 1.0}).fit(iris)
         for seed in (0, 1)
