@@ -292,7 +292,7 @@ class ModulatedMLP(nn.Module):
         self, gains: Tensor, dtype: torch.dtype, mix: Tensor | None
     ) -> tuple[Tensor, Tensor, float]:
         """Last weights and bias, (D, H) and (D,), and gain of the sum of the heads."""
-        out = cast(nn.Linear, self.out)
+        out = self.out
         if mix is None:
             # Copies: the weights of a snapshot stay when those of the network change.
             return out.weight.to(dtype, copy=True), out.bias.to(dtype, copy=True), float(gains)
