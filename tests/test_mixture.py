@@ -24,7 +24,9 @@ def mixed():
 
 def test_a_mixture_is_found_and_better(mixed):
     X = cluster_in_scatter(400, seed=1)[0]
-    single = InterpolantFlowDensity(**QUICK, mixture=None).fit(cluster_in_scatter(240)[0])
+    single = InterpolantFlowDensity(**QUICK, mixture=None, early_stopping=True).fit(
+        cluster_in_scatter(240)[0]
+    )
     assert len(mixed.mixture_weights_) > 1
     assert mixed.mixture_weights_.sum() == pytest.approx(1.0)
     assert len(mixed.mixture_weights_) == len(mixed.mixture_end_times_) + 1

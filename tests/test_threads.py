@@ -11,9 +11,10 @@ from joblib import Parallel, delayed, parallel_config
 from sklearn.model_selection import cross_val_score
 
 from skinterflow import InterpolantFlowDensity, InterpolantFlowRegressor, InterpolantTransport
+from skinterflow._fit import validation
 
 N_FITS = 4
-TINY = {"hidden_layer_sizes": (8,), "max_iter": 5, "batch_size": 16}
+TINY = {"hidden_layer_sizes": (8,), "max_iter": 2, "batch_size": 16}
 KINDS = {
     "cross-fitted": {},
     "one member": {"early_stopping": True},
@@ -25,8 +26,13 @@ KINDS = {
     "stream": {"early_stopping": False},
     "transport": {},
     "noisy transport": {"gamma": "quadratic"},
-    "regressor": {"trunk_layer_sizes": (8,)},
+    "regressor": {"trunk_layer_sizes": (8,), "end_time": 1.0},
 }
+
+
+@pytest.fixture(autouse=True)
+def two_folds(monkeypatch):
+    monkeypatch.setattr(validation, "_N_FOLDS", 2)
 
 
 def fitted(kind, rows, seed):

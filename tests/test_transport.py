@@ -64,7 +64,7 @@ def test_log_det_equals_finite_differences(transport, sides):
 def test_density_of_either_side_gives_the_other(transport, sides):
     """Carried there and back, a density is itself; and it integrates to one."""
     mixture = GaussianMixture(3, random_state=0).fit(sides[0])
-    x, y = np.linspace(-20, 20, 121), np.linspace(-5, 5, 121)
+    x, y = np.linspace(-20, 20, 81), np.linspace(-5, 5, 81)
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     carried = copy.deepcopy(transport).set_params(atol=1e-2).target_log_density(grid, mixture)
     assert np.exp(carried).sum() * (x[1] - x[0]) * (y[1] - y[0]) == pytest.approx(1.0, abs=2e-2)
@@ -102,18 +102,16 @@ def test_transported_rows_are_like_rows_of_the_target():
     assert abs(log_density.mean() - TARGET.score_samples(fresh[0][:1000]).mean()) < 0.05
 
 
-def test_weights_choose_the_rows(sides):
+def test_weights_choose_the_rows(transport, sides):
     X0, X1 = sides
     right = X1[:, 0] > 0
     chosen = InterpolantTransport(**QUICK).fit(X0, X1, target_sample_weight=right.astype(float))
     alone = InterpolantTransport(**QUICK).fit(X0, X1[right])
     np.testing.assert_array_equal(chosen.transform(X0[:5]), alone.transform(X0[:5]))
-    heavy = InterpolantTransport(**QUICK).fit(
+    heavy = InterpolantTransport(**QUICK, atol=1e-5).fit(
         X0, X1, sample_weight=np.where(X0[:, 0] > 0, 5.0, 1.0)
     )
-    assert not np.allclose(
-        heavy.transform(X0[:5]), InterpolantTransport(**QUICK).fit(X0, X1).transform(X0[:5])
-    )
+    assert not np.allclose(heavy.transform(X0[:5]), transport.transform(X0[:5]))
 
 
 @pytest.mark.parametrize(

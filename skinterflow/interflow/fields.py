@@ -259,31 +259,48 @@ class ModulatedMLP(nn.Module):
     def _modulations(self, t: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
         """Scale and shift of every layer, of shape ``t.shape + (H_l,)``, and the gain of each head,
         of shape ``t.shape + (n_heads,)``."""
-        features = self.time(time_features(t.to(self.out.weight.dtype)))
-        *parts, gains = features.split([*self.hidden_layer_sizes * 2, self.n_heads], dim=-1)
-        n_layers = len(self.layers)
+        first, _, last = cast(Sequence[nn.Linear], self.time)
+        # Without the calls of modules, which take as long as the arithmetic at a single time.
+        hidden = functional.linear(time_features(t.to(last.weight.dtype)), first.weight, first.bias)
+        features = functional.linear(functional.silu(hidden), last.weight, last.bias)
+        sizes = [*self.hidden_layer_sizes * 2, self.n_heads]
+        *parts, gains = features.split_with_sizes(sizes, dim=-1)
+        n_layers = len(self.hidden_layer_sizes)
         return parts[:n_layers], parts[n_layers:], gains
 
     @torch.no_grad()
-    def _snapshot(self, t: Tensor, dtype: torch.dtype, mix: Tensor) -> NetworkSnapshot:
-        """The sum of the heads at a time, with the weights `mix`, shape (n_heads,)."""
+    def _snapshot(
+        self, t: Tensor, dtype: torch.dtype, mix: Tensor | None = None
+    ) -> NetworkSnapshot:
+        """The sum of the heads at a time, with the weights `mix`, shape (n_heads,); None is the
+        only head."""
         scales, shifts, gains = self._modulations(t)
         weights, biases = [], []
-        for index, (scale, shift) in enumerate(zip(scales, shifts, strict=True)):
-            weights.append((self._weight(index) * scale[:, None]).to(dtype))
-            biases.append(
-                torch.addcmul(shift, cast(nn.Linear, self.layers[index]).bias, scale).to(dtype)
-            )
-        mix = mix.to(gains)
-        shape = (self.n_heads, self.n_features)
+        layers = cast(Sequence[nn.Linear], self.layers)
+        for layer, scale, shift in zip(layers, scales, shifts, strict=True):
+            weights.append((layer.weight * scale[:, None]).to(dtype))
+            biases.append(torch.addcmul(shift, layer.bias, scale).to(dtype))
         return NetworkSnapshot(
             weights,
             biases,
-            [self._is_residual(index) for index in range(len(self.layers))],
-            torch.einsum("k,kdh->dh", mix, self.out.weight.unflatten(0, shape)).to(dtype),
-            (mix @ self.out.bias.unflatten(0, shape)).to(dtype),
-            float(mix @ gains),
+            [self._is_residual(index) for index in range(len(layers))],
+            *self._mixed(gains, dtype, mix),
             *ACTIVATIONS[self.activation],
+        )
+
+    def _mixed(
+        self, gains: Tensor, dtype: torch.dtype, mix: Tensor | None
+    ) -> tuple[Tensor, Tensor, float]:
+        """Last weights and bias, (D, H) and (D,), and gain of the sum of the heads."""
+        out = self.out
+        if mix is None:
+            # Copies: the weights of a snapshot stay when those of the network change.
+            return out.weight.to(dtype, copy=True), out.bias.to(dtype, copy=True), float(gains)
+        mix, shape = mix.to(gains), (self.n_heads, self.n_features)
+        return (
+            torch.einsum("k,kdh->dh", mix, out.weight.unflatten(0, shape)).to(dtype),
+            (mix @ out.bias.unflatten(0, shape)).to(dtype),
+            float(mix @ gains),
         )
 
     def _is_residual(self, index: int) -> bool:
@@ -424,7 +441,7 @@ class ResidualMLP(ModulatedMLP, VelocityField):
 
     def network_at(self, t: Tensor, dtype: torch.dtype) -> NetworkSnapshot:
         """The network at a time, shape (), from which :meth:`at` makes its snapshot."""
-        return self._snapshot(t, dtype, torch.ones(1))
+        return self._snapshot(t, dtype)
 
     def value_and_slopes(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Velocity and its slopes ``dv_i / dx_i``, whose sum is the divergence.

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skinterflow.interflow.fields import VelocityField
+from skinterflow.interflow.fields import FrozenField, VelocityField
 from skinterflow.interflow.ode import Solver
 from skinterflow.interflow.trajectories import (
     Clock,
@@ -260,7 +260,7 @@ def grade(
     Grading
     """
     sets = [rows, *outside]
-    x = torch.cat(sets)
+    field, x = FrozenField(field), torch.cat(sets)  # the levels share most of their nodes
     kinds = torch.cat([torch.full((len(part),), k, device=x.device) for k, part in enumerate(sets)])
     exact = travel(field, x, clock, _REFERENCE, _REFERENCE, torch.float64)
     distance = exact.end.norm(dim=1)

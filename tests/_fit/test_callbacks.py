@@ -55,9 +55,12 @@ def test_callback_stops_the_training(iris):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_patience_ends_the_stretch_that_it_cuts_off(iris):
     recorder = Recorder()
-    InterpolantFlowDensity(
-        **QUICK | {"n_iter_no_change": 1, "learning_rate_init": 1.0}
-    ).set_callbacks(recorder).fit(iris)
+    overtrained = PLAIN | {"early_stopping": True, "validation_fraction": 0.5, "alpha": 0.0}
+    density = InterpolantFlowDensity(
+        **overtrained | {"max_iter": 300, "learning_rate_init": 0.02, "n_iter_no_change": 1}
+    )
+    density.set_callbacks(recorder).fit(iris[::4])
+    assert density.n_iter_ < 300
     assert recorder.heard.count("begin check") == recorder.heard.count("end check")
 
 

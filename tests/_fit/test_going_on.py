@@ -15,7 +15,7 @@ from skinterflow._persistence import checkpoint
 from tests.helpers import ONE_FIELD, QUICK, Recorder, needs_callbacks
 
 TINY = QUICK | {"hidden_layer_sizes": (8,), "max_iter": 20}
-LONGER = QUICK | {"max_iter": 100, "end_time": 1.0, "early_stopping": False}
+LONGER = QUICK | {"max_iter": 40, "end_time": 1.0, "early_stopping": False}
 
 
 def weights(estimator):
@@ -46,7 +46,9 @@ def killed_after(monkeypatch, n_writes):
         pytest.param({}, 1, id="before the first step"),
         pytest.param({}, 17, id="on the way"),
         pytest.param({}, 21, id="after the last step"),
-        pytest.param({"early_stopping": "auto", "n_iter_no_change": 99}, 14, id="four members"),
+        pytest.param(
+            {"early_stopping": "auto", "n_iter_no_change": 99, "max_iter": 5}, 4, id="four members"
+        ),
         pytest.param({"early_stopping": True, "n_iter_no_change": 99}, 9, id="judged"),
         pytest.param({"interpolant": "fourier", "base": "learned"}, 15, id="learned path"),
         pytest.param({"gamma": "brownian", "targets": ("b", "eta")}, 7, id="heads"),
@@ -133,7 +135,7 @@ def test_processes_killed_at_random_moments(iris, tmp_path):
     whole = weights(InterpolantFlowDensity(**LONGER).fit(iris))
     torch.set_num_threads(n_threads)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["skinterflow"])
+    context.set_forkserver_preload([__name__])
     random, path, result = np.random.default_rng(0), tmp_path / "fit", tmp_path / "weights.npy"
     for kill in range(11):
         process = context.Process(target=fit_in_a_process, args=(path, iris, result))
@@ -225,16 +227,16 @@ def test_interrupted_fit_keeps_its_checkpoint(iris, tmp_path, monkeypatch):
     def interrupted(self, state):
         note(self, state)
         noted.append(1)
-        if len(noted) == 40:
+        if len(noted) == 16:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoint.Checkpoint, "write_if_due", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="interrupted after 40 of 100 steps"):
+    with pytest.raises(KeyboardInterrupt, match="interrupted after 16 of 40 steps"):
         density.fit(iris)
-    assert density.n_iter_ == 40
+    assert density.n_iter_ == 16
     assert np.isfinite(density.score(iris))
     density.fit(iris)
-    assert density.n_iter_ == 100
+    assert density.n_iter_ == 40
     assert torch.equal(weights(density), weights(InterpolantFlowDensity(**LONGER).fit(iris)))
 
 
@@ -246,18 +248,18 @@ def test_warm_start_continues_the_optimiser_and_the_schedule(iris, monkeypatch, 
     density = InterpolantFlowDensity(**parameters, warm_start=True)
     checked = fitting.Run.check
 
-    def stop_at_25(run):
+    def stop_at_10(run):
         checked(run)
-        if run.history.n_iter == 25:
+        if run.history.n_iter == 10:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitting.Run, "check", stop_at_25)
-        with pytest.raises(KeyboardInterrupt, match="interrupted after 25 of 100 steps"):
+        patch.setattr(fitting.Run, "check", stop_at_10)
+        with pytest.raises(KeyboardInterrupt, match="interrupted after 10 of 40 steps"):
             density.fit(iris)
-    assert density.n_iter_ == 25
+    assert density.n_iter_ == 10
     density.fit(iris)
-    assert density.n_iter_ == 100
+    assert density.n_iter_ == 40
     assert density.check_steps_ == whole.check_steps_
     if not early_stopping:  # the interrupt came after the check, before its state was kept
         assert len(density.loss_curve_) == len(whole.loss_curve_)
@@ -269,8 +271,8 @@ def test_warm_start_is_bitwise_one_fit(iris):
     and the random numbers of the first."""
     whole = InterpolantFlowDensity(**LONGER).fit(iris)
     density = InterpolantFlowDensity(**LONGER, warm_start=True)
-    density.set_callbacks(Recorder(stop_after=25)).fit(iris)
-    assert density.n_iter_ == 25
+    density.set_callbacks(Recorder(stop_after=10)).fit(iris)
+    assert density.n_iter_ == 10
     density.set_callbacks().fit(iris)
     assert torch.equal(weights(density), weights(whole))
     assert density.loss_curve_ == whole.loss_curve_
@@ -352,7 +354,9 @@ def test_stream_is_repeatable_and_weighted(iris):
 
 
 def test_stream_goes_on_after_a_fit(iris):
-    density = InterpolantFlowDensity(**QUICK | {"max_iter": 5}, warm_start=True).fit(iris)
+    density = InterpolantFlowDensity(
+        **QUICK | {"max_iter": 5, "end_time": 1.0}, warm_start=True
+    ).fit(iris)
     before, n_iter, n_fields = (
         weights(density).clone(),
         density.n_iter_,

@@ -8,7 +8,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
-from skinterflow._fit import distillation, limits
+from skinterflow._fit import distillation, limits, validation
 from skinterflow._fit import run as fitting
 from skinterflow._fit.limits import TimeBudget
 from skinterflow.interflow.training import _learning_rate_factor
@@ -267,7 +267,8 @@ def test_part_of_a_stream_that_diverges(iris):
     assert density.n_iter_ == before["n_iter_"]
 
 
-def test_ordinary_fit_says_nothing(iris):
+def test_ordinary_fit_says_nothing(iris, monkeypatch):
+    monkeypatch.setattr(validation, "_N_FOLDS", 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         InterpolantFlowDensity(**QUICK | {"max_iter": 100}).fit(iris)

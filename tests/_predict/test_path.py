@@ -17,7 +17,7 @@ from tests.helpers import QUICK
 SMALL = QUICK | {"early_stopping": False, "end_time": 1.0}
 LEARNED = SMALL | {
     "hidden_layer_sizes": (32, 32),
-    "max_iter": 600,
+    "max_iter": 300,
     "batch_size": 128,
     "learning_rate_init": 0.01,
     "alpha": 1.0,
@@ -298,9 +298,9 @@ def test_diagnosis(flow, blobs):
 @pytest.mark.parametrize(
     "choice",
     [
-        {"interpolant": "fourier"},
+        {"interpolant": "fourier", "max_iter": 600},
         {"base": "learned", "max_iter": 1000},
-        {"interpolant": Fourier(2), "base": "learned"},
+        {"interpolant": Fourier(2), "base": "learned", "max_iter": 600},
     ],
     ids=["path", "base", "both"],
 )

@@ -11,8 +11,8 @@ from skinterflow import InterpolantFlowDensity, InterpolantTransport
 from skinterflow._predict import model as engine
 from tests.helpers import QUICK
 
-N_ROWS = 2_500
-BLOCK_ROWS = 1_000
+N_ROWS = 1_500
+BLOCK_ROWS = 600
 """Three blocks, of which two or three are predicted at a time."""
 TINY = QUICK | {"hidden_layer_sizes": (8, 8), "early_stopping": False, "end_time": 1.0, "atol": 0.5}
 TINY_TRANSPORT = QUICK | {"hidden_layer_sizes": (8, 8), "atol": 0.05}
@@ -93,7 +93,7 @@ def density_of(rows):
 
     def fit(name):
         if name not in fitted:
-            fitted[name] = InterpolantFlowDensity(**TINY | DENSITIES[name]).fit(rows[:2_000])
+            fitted[name] = InterpolantFlowDensity(**TINY | DENSITIES[name]).fit(rows[:1_000])
         return copy.deepcopy(fitted[name])
 
     return fit
@@ -122,7 +122,7 @@ def test_jobs_change_no_prediction_of_a_density(density_of, rows, choice):
 @pytest.mark.slow
 def test_jobs_change_no_prediction_of_a_transport(rows):
     transport = InterpolantTransport(**TINY_TRANSPORT, gamma="brownian").fit(
-        rows[:2_000], rows[:2_000] + 1.0
+        rows[:1_000], rows[:1_000] + 1.0
     )
     for name, predict in TRANSPORT_PREDICTIONS.items():
         alone = predict(transport.set_params(n_jobs=1), rows)

@@ -63,6 +63,17 @@ def test_snapshot_is_the_field(make, t, dtype):
     assert torch.equal(given, x.to(given.dtype))  # nothing was worked out in place of the rows
 
 
+@pytest.mark.parametrize("name", ["deep", "two layers", "heads of one trunk"])
+def test_snapshot_stays_when_the_weights_change(name):
+    field, x = FIELDS[name](), points(9, 3)
+    snapshot = field.at(torch.tensor(0.4, dtype=torch.float64), torch.float64)
+    before = snapshot.velocity(x)
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.zero_()
+    assert torch.equal(snapshot.velocity(x), before)
+
+
 def test_parts_of_the_rows_make_the_whole(monkeypatch):
     field, time, x = network(6, 6, 6), torch.tensor(0.3, dtype=torch.float64), points(64, 3)
     whole = field.at(time, torch.float64).with_divergence(x)[1]
