@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import special
 
 from skinterflow.interflow import (
     Beta,
@@ -14,7 +16,7 @@ from skinterflow.interflow import (
     Ensemble,
     Trigonometric,
 )
-from skinterflow.interflow.monotone import MonotoneMixture, latent_nodes
+from skinterflow.interflow.monotone import MonotoneMixture, latent_nodes, log_normal_mass
 from tests.helpers import perturbed, trace_of_jacobian
 
 
@@ -206,6 +208,28 @@ def test_quantiles_invert_the_distribution_and_do_not_cross():
     y = mixture.quantiles(levels)
     assert (y.diff() > 0).all()
     torch.testing.assert_close(mixture.cdf(y)[0][0], levels, atol=1e-8, rtol=0)
+
+
+def test_tails_are_accurate_where_the_distribution_is_one():
+    z = latent_nodes(97)
+    mixture = MonotoneMixture(torch.stack([z, 2.0 * z])[None], torch.tensor([0.5, 0.5]))
+    latents = torch.tensor([-20.0, -9.0, 0.0, 9.0, 20.0], dtype=torch.float64)
+    y = mixture.quantiles_of_latents(latents)
+    side = torch.tensor([-1.0, -1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    log_tail, slope = mixture.log_tail(y, side > 0)
+    expected = torch.special.log_ndtr(-side * latents)
+    torch.testing.assert_close(log_tail[0], expected, rtol=1e-9, atol=1e-9)
+    more = mixture.log_tail(y + 1e-6, side > 0)[0]
+    torch.testing.assert_close((log_tail - more) * side / 1e-6, slope, rtol=1e-4, atol=1e-6)
+
+
+def test_a_mass_is_accurate_in_both_tails():
+    a = torch.tensor([-40.0, -1.0, 8.0, 30.0, -torch.inf, 3.0, -torch.inf], dtype=torch.float64)
+    b = torch.tensor([-39.0, 2.0, 8.5, 31.0, -4.0, torch.inf, torch.inf], dtype=torch.float64)
+    expected = [special.log_ndtr(p) + np.log1p(-np.exp(special.log_ndtr(q) - special.log_ndtr(p)))
+                for q, p in [(-40, -39), (-1, 2), (-8.5, -8), (-31, -30), (-np.inf, -4),
+                             (-np.inf, -3), (-np.inf, np.inf)]]  # fmt: skip
+    torch.testing.assert_close(log_normal_mass(a, b), torch.tensor(expected).double())
 
 
 def test_the_distribution_is_that_of_the_maps():
