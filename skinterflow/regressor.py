@@ -224,7 +224,7 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
     bounds_ : ndarray of shape (`n_outputs_`, 2)
         Bounds of the outputs, infinite on open sides.
     calibration_rows_ : ndarray of bool or None
-        Which rows of the fit were held out for `conformal`; None without.
+        Which rows of `X` were held out for `conformal`, one for each row; None without.
     calibration_latents_ : ndarray of float or None
         Latents ``Phi^-1(F(y | X))`` of these rows, sorted; None without.
     n_features_in_ : int
@@ -425,12 +425,13 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         given = (X, sample_weight, y) if X_val is None else (X_val, None, y_val)
         with self._fitting(*given) as context:
             matrix, outputs = self._validated_fit(X, y, context.warm)
-            rows, weight = _positive_rows(len(matrix), sample_weight)
+            n_rows = len(matrix)
+            rows, weight = _positive_rows(n_rows, sample_weight)
             matrix, outputs = matrix[rows], outputs[rows]
             validation = self._validation_rows(X_val, y_val)
             columns = self._fit_columns(context.warm, outputs, *validation[1:])
             self._begin(context, matrix, outputs, np.asarray(weight), *validation)
-            held_out = self._calibration_rows(len(outputs), context)
+            held_out = self._calibration_rows(rows, n_rows, context)
             train = ~held_out
             _check_outputs(outputs[train], columns)
             if not context.warm:
@@ -471,8 +472,16 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         """Bounds and whole numbers of the outputs, as fitted."""
         return Columns(self.bounds_, self._whole, output_names(self.n_outputs_))
 
-    def _calibration_rows(self, n_rows: int, context: FitContext) -> NDArray[np.bool_]:
-        """Which rows are held out for the calibration: none, unless `conformal`; shape (n_rows,).
+    def _calibration_rows(
+        self, rows: NDArray[np.int64], n_rows: int, context: FitContext
+    ) -> NDArray[np.bool_]:
+        """Which of the rows are held out for the calibration: none, unless `conformal`.
+
+        Parameters
+        ----------
+        rows : array of shape (m,), numbers of the rows of positive weight
+        n_rows : int, number of all rows
+        context : FitContext
 
         Raises
         ------
@@ -483,20 +492,21 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         known = self.calibration_rows_ if context.warm else None
         self.calibration_rows_, self.calibration_latents_ = None, None
         if not self.conformal:
-            return np.zeros(n_rows, dtype=bool)
-        if context.warm and (known is None or len(known) != n_rows):
+            return np.zeros(len(rows), dtype=bool)
+        same = known is not None and len(known) == n_rows and bool(known[rows].any())
+        if context.warm and not same:
             before = "conformal=False" if known is None else f"{len(known)} rows"
             raise ValueError(
-                f"conformal=True cannot continue the fit that warm_start=True would, which had "
-                f"{before}, as it has trained on rows that must be held out; fit the same "
-                f"rows again, here {n_rows}, or set warm_start=False."
+                "conformal=True cannot continue an earlier fit that has trained on rows which must "
+                f"be held out: it had {before}; fit the same rows and weights again (there are "
+                f"{n_rows} rows now), or set warm_start=False."
             )
         if known is None:
             known = np.zeros(n_rows, dtype=bool)
-            order = torch.randperm(n_rows, generator=context.setup).numpy()
-            known[order[: n_calibration_rows(n_rows)]] = True
+            order = torch.randperm(len(rows), generator=context.setup).numpy()
+            known[rows[order[: n_calibration_rows(len(rows))]]] = True
         self.calibration_rows_ = known
-        return known
+        return known[rows]
 
     def _calibrate(self, matrix: Array, outputs: Array) -> None:
         """Set the latents of the calibration rows."""

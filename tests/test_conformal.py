@@ -104,7 +104,7 @@ def test_densities_distributions_and_samples_are_those_of_the_model(fitted):
 def test_nothing_but_the_ranks_depends_on_the_calibration_rows():
     X, y = skewed(80, 2)
     model = InterpolantFlowRegressor(
-        **{**TINY, "regressor": "auto", "end_time": "auto", "early_stopping": "auto"},
+        **{**TINY, "regressor": "auto", "end_time": "auto", "early_stopping": True},
         conformal=True,
         scaling="power",
     ).fit(X, y)
@@ -144,7 +144,7 @@ def test_a_conformal_model_is_saved(fitted, tmp_path):
     fitted.save(tmp_path / "model")
     loaded = InterpolantFlowRegressor.load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.predict_interval(X), fitted.predict_interval(X))
-    for latents in (fitted.calibration_latents_[::-1].copy(), fitted.calibration_latents_[1:]):
+    for latents in (fitted.calibration_latents_[::-1].copy(), np.zeros(0), np.zeros(500)):
         spoiled = copy.deepcopy(fitted)
         spoiled.calibration_latents_ = latents
         spoiled.save(tmp_path / "spoiled")
@@ -158,12 +158,22 @@ def test_a_warm_start_calibrates_with_the_same_rows(fitted):
     rows = model.calibration_rows_
     model.set_params(warm_start=True, max_iter=4).fit(X, y)
     np.testing.assert_array_equal(model.calibration_rows_, rows)
-    with pytest.raises(ValueError, match=r"which had 40 rows.*here 39, or set warm_start=False"):
+    with pytest.raises(ValueError, match=r"it had 40 rows.*39 rows now\), or set warm_start"):
         model.fit(X[1:], y[1:])
     np.testing.assert_array_equal(model.calibration_rows_, rows)
     model = InterpolantFlowRegressor(**TINY, warm_start=True).fit(X, y)
-    with pytest.raises(ValueError, match="which had conformal=False"):
+    with pytest.raises(ValueError, match="it had conformal=False"):
         model.set_params(conformal=True).fit(X, y)
+
+
+def test_rows_of_weight_zero_do_not_calibrate():
+    X, y = skewed(40, 0)
+    weight = np.where(np.arange(40) % 4 > 0, 0.5 + np.arange(40.0), 0.0)
+    model = InterpolantFlowRegressor(**TINY, conformal=True).fit(X, y, weight)
+    assert model.calibration_rows_.sum() == len(model.calibration_latents_) == 15
+    assert not model.calibration_rows_[::4].any()
+    again = clone(model).fit(X[weight > 0], y[weight > 0], weight[weight > 0])
+    np.testing.assert_array_equal(again.calibration_latents_, model.calibration_latents_)
 
 
 def test_bad_calls(fitted):

@@ -108,12 +108,14 @@ def check_regressor_values(fitted: Mapping[str, Any]) -> None:
 
 def _check_conformal(latents: Any, rows: Any, n_outputs: int) -> None:
     """Check the latents of calibration rows, and that there are as many as such rows."""
-    if latents is None and rows is None:
+    if latents is None:  # also of a fit that was saved by a callback before its end
         return
     _require(n_outputs == 1 and rows is not None and rows.ndim == 1, "calibration_rows_", rows)
-    shapes = latents is not None and latents.shape == (int(rows.sum()),) and len(latents) > 0
-    sorted_ = shapes and not np.isnan(latents).any() and bool((latents[1:] >= latents[:-1]).all())
-    _require(sorted_, "calibration_latents_", latents)
+    # Rows of weight zero in a later fit no longer calibrate.
+    valid = (
+        latents.ndim == 1 and 0 < len(latents) <= int(rows.sum()) and not np.isnan(latents).any()
+    )
+    _require(valid and bool((latents[1:] >= latents[:-1]).all()), "calibration_latents_", latents)
 
 
 def _require(holds: bool, name: str, value: Any) -> None:

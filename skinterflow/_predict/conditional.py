@@ -21,11 +21,14 @@ from skinterflow.interflow.scaling import Scaling
 
 Array = NDArray[np.float64]
 
-_NODES = (33, 65, 129, 257)
+_NODES = (25, 49, 97, 193)
 """Numbers of nodes of the tables of quantiles; rows whose table is not accurate take the next."""
-_TABLE_ERROR = 1e-4
-"""Accepted error of a table, as a probability."""
-_TABLE_ATOL = 4e-3
+_TABLE_ERROR = 2e-4
+"""Accepted error of the interpolation in a table, as a probability."""
+_TABLE_ATOL = 5e-4
+"""Accepted error of the values in a table, as a probability."""
+_SAMPLE_ATOL = 4e-3
+"""Accepted error of a sample, in flow units."""
 _BLOCK_ROWS = 2**12
 _MEAN_SAMPLES = 128
 """Samples of which the mean of several outputs is taken."""
@@ -198,7 +201,7 @@ class ConditionalModel:
             given = conditions.rows(row)
             context = self._tensor(units.context(given)).float()
             points = self._tensor(z[row, place][:, None]).float()
-            carried = self._flow(k, torch.float32, _TABLE_ATOL).push(context, points).y
+            carried = self._flow(k, torch.float32, _SAMPLE_ATOL).push(context, points).y
             outputs = carried[:, 0].double().cpu().numpy()
             scaled[row, place] = units.size * outputs + units.shifted * given.shift
         flat = self._tensor(scaled.reshape(n * z.shape[1], -1))
@@ -338,13 +341,14 @@ class ConditionalModel:
         return MonotoneMixture(torch.stack(tables, dim=1), self._tensor(self.weights))
 
     def _increasing(self, k: int, context: Tensor, points: Tensor) -> Tensor:
-        """Points of a table, shape (n, J); solved again in float64 if they do not increase."""
+        """Points of a table, shape (n, J); in float64 if float32 is not enough for a row."""
         quick = self._flow(k, torch.float32, _TABLE_ATOL)
-        outputs = quick.push_many(context.float(), points.float()).y[..., 0].double()
-        wrong = (outputs.diff(dim=-1) <= 0).any(dim=-1)
+        carried = quick.push_many(context.float(), points.float())
+        outputs = carried.y[..., 0].double()
+        wrong = (outputs.diff(dim=-1) <= 0).any(dim=-1) | ~(carried.error <= _TABLE_ATOL)
         if wrong.any():
-            exact = self._flow(k, torch.float64, 1e-2 * _TABLE_ATOL)
-            outputs[wrong] = exact.push(context[wrong], points[wrong]).y[..., 0]
+            exact = self._flow(k, torch.float64, _TABLE_ATOL)
+            outputs[wrong] = exact.push_many(context[wrong], points[wrong]).y[..., 0]
             floor = torch.finfo(torch.float64).eps * (1.0 + outputs.abs().amax(-1, keepdim=True))
             ramp = floor * torch.arange(outputs.shape[-1], device=self.device)
             # What is left is rounding: an increasing sequence that differs by no more.

@@ -18,7 +18,7 @@ LARGEST_LATENT = 6.0
 """Latents up to which maps are tabulated; beyond, they continue as straight lines."""
 _STENCIL = (1.0 / 12.0, -2.0 / 3.0, 0.0, 2.0 / 3.0, -1.0 / 12.0)
 """Weights of the central difference of fourth order."""
-_MAX_STEPS, _CLOSE = 40, 1e-9
+_MAX_STEPS, _CLOSE = 40, 1e-8
 """Bound on the steps of Newton's method, and the relative error of a tail at which it ends."""
 
 
@@ -101,8 +101,7 @@ class MonotoneMixture:
 
     def push(self, z: Tensor) -> Tensor:
         """Values of all maps at latents, shape (Q,): shape (B, K, Q)."""
-        n_cells = self.values.shape[-1] - 1
-        cell = ((z + LARGEST_LATENT) / self.step).floor().long().clamp(0, n_cells - 1)
+        cell = self._cells(z)
         left, right = (self.values[..., cell + k] for k in (0, 1))
         slopes = [self.step * self.slopes[..., cell + k] for k in (0, 1)]
         part = (z - self.nodes[cell]) / self.step
@@ -171,7 +170,7 @@ class MonotoneMixture:
         z : Tensor of shape (Q,)
         """
         pushed = self.push(z)
-        low, high = pushed.amin(dim=1), pushed.amax(dim=1)
+        low, high = self._brackets(z, pushed)
         y = (self.weights[:, None] * pushed).sum(dim=1)
         if len(self.weights) == 1:
             return y
@@ -190,6 +189,22 @@ class MonotoneMixture:
             inside = (step > low) & (step < high)
             y = torch.where(open_, torch.where(inside, step, 0.5 * (low + high)), y)
         return best
+
+    def _brackets(self, z: Tensor, pushed: Tensor) -> tuple[Tensor, Tensor]:
+        """Points with lower and with higher levels than ``Phi(z)``, of shape (B, Q).
+
+        They are values at the nodes around `z`, where :meth:`push` and :meth:`latents`, which both
+        interpolate, are exact inverses; beyond the nodes, they are everywhere.
+        """
+        cell = self._cells(z)
+        low = torch.where(z < -LARGEST_LATENT, pushed, self.values[..., cell])
+        high = torch.where(z > LARGEST_LATENT, pushed, self.values[..., cell + 1])
+        return low.amin(dim=1), high.amax(dim=1)
+
+    def _cells(self, z: Tensor) -> Tensor:
+        """Numbers of the cells between nodes."""
+        n_cells = self.values.shape[-1] - 1
+        return ((z + LARGEST_LATENT) / self.step).floor().long().clamp(0, n_cells - 1)
 
     def mean(self, values: Tensor | None = None) -> Tensor:
         """Means of the mixtures, shape (B,), by the trapezoidal rule over the latents.
