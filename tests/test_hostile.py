@@ -544,6 +544,9 @@ def check_answer(estimator, method, arguments, answer):
     if method == "get_feature_names_out":
         assert answer.shape == (width,)
         return
+    if method == "score" and isinstance(estimator, InterpolantFlowRegressor) and n < 2:
+        assert np.isnan(answer)  # scikit-learn's R2 of a single row
+        return
     parts = answer if isinstance(answer, tuple) else (answer,)
     if method == "diagnose":
         parts = [
