@@ -65,7 +65,7 @@ ORDER = [
     ["_base"],
     ["density", "metrics", "regressor", "transport"],
     ["_plots"],
-    ["display"],
+    ["display", "regression_display"],
     [""],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
@@ -83,6 +83,7 @@ ESTIMATORS = {
     "regressor",
     "metrics",
     "display",
+    "regression_display",
     "_plots",
     "datasets",
     "skinterflow",
