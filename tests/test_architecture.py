@@ -64,8 +64,8 @@ ORDER = [
     ["_fit.distillation"],
     ["_base"],
     ["density", "metrics", "regressor", "transport"],
-    ["_plots"],
-    ["display", "regression_display"],
+    ["_plots", "contrib"],
+    ["display", "regression_display", "contrib.skpro"],
     [""],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
@@ -85,6 +85,7 @@ ESTIMATORS = {
     "display",
     "regression_display",
     "_plots",
+    "contrib",
     "datasets",
     "skinterflow",
 }
