@@ -35,8 +35,10 @@ COMMANDS = {
         "0.01 0.001 0.0001"
     ),
     "rates": "python benchmarks/rates.py --data-dir DIR --old DIR --seconds 0 --error-rows 0",
+    "latency": "python benchmarks/latency.py",
     "students": "python benchmarks/students.py --data-dir DIR --steps 1500",
     "atoms": "python benchmarks/atoms.py",
+    "regression": "python benchmarks/regression.py --data-dir DIR",
     "error_bars": "python benchmarks/error_bars.py",
     "masses": "python benchmarks/masses.py",
     "paths": "python benchmarks/paths.py --targets checkerboard",
@@ -55,6 +57,7 @@ KEYS = {
     "rnade": ("data", "method"),
     "rates": ("data",),
     "students": ("data", "widths"),
+    "regression": ("data", "method"),
     "paths": ("target", "choice"),
 }
 """Columns that say which row of an earlier run a new one replaces; files that are not listed are

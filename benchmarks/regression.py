@@ -7,10 +7,12 @@
 Files ``DIR/<set>.npz`` hold ``X``, ``y`` and ``test``, the row numbers of the test splits.  All
 methods are run with their defaults (`random_state` aside) on the rows that are not in the split.
 Log-likelihoods are in nats per row, in units of the output; the CRPS, from 99 quantiles, is in
-units of the output; "coverage" is the fraction of test rows within the central 90% interval.
-Seconds are processor time.  The log-likelihood of a method that only predicts quantiles is not
-given: a density that is made by smoothing samples cannot be compared.  NGBoost and quantile-forest
-are run if they are installed.
+units of the output; "coverage" is the fraction of test rows within the central 90% interval; "not
+uniform" is the number of splits in which a Kolmogorov-Smirnov test at level 0.05 rejects that the
+probability integral transforms (PIT) are uniform.  All are means over the splits.  Seconds are the
+processor time of the slowest split, with prediction.  The log-likelihood of a method that only
+gives quantiles or samples is missing: a density that is made by smoothing samples cannot be
+compared.  NGBoost, quantile-forest and treeffuser are run if they are installed.
 """
 
 import time
@@ -19,10 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-from _common import Record, environment, parser, report, save_table
+from _common import Record, parser, report, rounded, write_table
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import kstest, norm
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
@@ -86,28 +87,61 @@ def quantile_forest(X: Array, y: Array, X_test: Array, y_test: Array) -> Predict
     return Prediction(None, *both)
 
 
+def treeffuser(X: Array, y: Array, X_test: Array, y_test: Array) -> Prediction:
+    from treeffuser import Treeffuser
+
+    model = Treeffuser(seed=0, n_jobs=1).fit(X, y)
+    samples = model.sample(X_test, n_samples=100, seed=0)
+    both = [np.quantile(samples, levels, axis=0).T for levels in (LEVELS, TAILS)]
+    return Prediction(None, *both)
+
+
 METHODS: dict[str, Callable[[Array, Array, Array, Array], Prediction]] = {
     "InterpolantFlowRegressor": ours,
     "HistGradientBoosting, Gaussian": gaussian_boosting,
     "NGBoost": ngboost,
     "quantile-forest": quantile_forest,
+    "treeffuser": treeffuser,
 }
 
 
-def measured(method: str, X: Array, y: Array, test: NDArray[np.int64]) -> Record:
-    """Scores of a method on one split, or its error."""
+def scores(method: str, X: Array, y: Array, test: NDArray[np.int64]) -> Record:
+    """Scores of a method on one split."""
     train, started = np.setdiff1d(np.arange(len(X)), test), time.process_time()
-    try:
-        predicted = METHODS[method](X[train], y[train], X[test], y[test])
-    except ImportError as error:
-        return {"error": str(error)}
+    predicted = METHODS[method](X[train], y[train], X[test], y[test])
+    seconds = time.process_time() - started
     low, high = predicted.interval.T
+    transforms = (predicted.quantiles < y[test][:, None]).mean(axis=1)
     log_density = predicted.log_density
     return {
         "log-likelihood": np.nan if log_density is None else float(log_density.mean()),
         "CRPS": crps(y[test], predicted.quantiles, LEVELS),
         "coverage": float(((low <= y[test]) & (y[test] <= high)).mean()),
-        "seconds": time.process_time() - started,
+        "not uniform": bool(kstest(transforms, "uniform").pvalue < 0.05),
+        "seconds": seconds,
+    }
+
+
+def measured(name: str, method: str, data: Any, splits: int) -> Record:
+    """One row of the table: means over the splits, or the error of a peer that is missing."""
+    X, y = data["X"].astype(np.float64), data["y"].astype(np.float64)
+    row: Record = {"data": name, "method": method, "splits": splits}
+    found: list[Record] = []
+    try:
+        for test in data["test"][:splits]:
+            found.append(scores(method, X, y, test))
+            report(row | found[-1])
+    except ImportError as error:
+        return row | {"error": str(error)}
+    values = {column: np.array([each[column] for each in found]) for column in found[0]}
+    log_likelihood = values["log-likelihood"]
+    return row | {
+        "log-likelihood": round(float(log_likelihood.mean()), 3),
+        "standard error": round(float(log_likelihood.std(ddof=1) / np.sqrt(splits)), 3),
+        "CRPS": rounded(float(values["CRPS"].mean()), 4),
+        "coverage": round(float(values["coverage"].mean()), 3),
+        "not uniform": int(values["not uniform"].sum()),
+        "slowest split, s of CPU": rounded(float(values["seconds"].max())),
     }
 
 
@@ -116,21 +150,15 @@ def main() -> None:
     arguments.add_argument("--data-dir", type=Path, required=True)
     arguments.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     arguments.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    arguments.add_argument("--splits", type=int, default=5, help="number of splits of each set")
+    arguments.add_argument("--splits", type=int, default=5, help="number of splits, two or more")
     options = arguments.parse_args()
-    print(environment())
-    rows: list[dict[str, Any]] = []
+    rows: list[Record] = []
     for name in options.sets:
         data = np.load(options.data_dir / f"{name}.npz")
-        X, y = data["X"].astype(np.float64), data["y"].astype(np.float64)
-        for split, test in enumerate(data["test"][: options.splits]):
-            for method in options.methods:
-                row = {"data": name, "split": split, "method": method}
-                rows.append(row | dict(measured(method, X, y, test)))
-                report(rows[-1])
-                save_table(rows, "regression")
-    scores = pd.DataFrame(rows).drop(columns="split").groupby(["data", "method"], sort=False)
-    print(scores.mean(numeric_only=True).round(4).to_string())
+        for method in options.methods:
+            rows.append(measured(name, method, data, options.splits))
+            report(rows[-1])
+    write_table(rows, "regression", arguments)
 
 
 if __name__ == "__main__":

@@ -523,6 +523,7 @@ _STUDENTS = (
     "trained field, scored per s",
     "NSF, scored per s",
 )
+_LATENCY = ("data", "fit", "one row", "contains, first call", "contains, one row", "map")
 TABLES: dict[str, Callable[[Results], str]] = {
     "README quick start": quick_start,
     "README defaults": readme_defaults,
@@ -547,6 +548,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "student at equal time": students,
     "students": with_source("students", columns_of("students", _STUDENTS)),
     "rates": with_source("rates", columns_of("rates", _RATES)),
+    "latency": with_source("latency", columns_of("latency", _LATENCY)),
     "speed of the defaults": lambda results: restructured(speed_of_defaults(results)),
     "RNADE protocol": with_source("rnade", rnade),
     "growth with rows": with_source(

@@ -873,8 +873,9 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows to score.  float32 is scored in float32, which is faster, and anything else in
-            float64.  A ``numpy.memmap`` is read in blocks.
+            Rows to score.  The flow runs in float32 where that meets the tolerance.  float32 rows
+            give a float32 result, computed in float32 throughout; all others give float64.  A
+            ``numpy.memmap`` is read in blocks.
         return_error : bool, default=False
             Whether to return the estimated errors as well.
         t : float in [0, 1] or None, default=None

@@ -6,6 +6,8 @@ matplotlib (``pip install skinterflow[plot]``), which is imported when something
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -37,6 +39,7 @@ from skinterflow._plots import (
     new_or_given_axes,
     window,
 )
+from skinterflow._predict.maps import grid_rows, map_log_density
 from skinterflow._predict.regions import checked_levels, density_thresholds
 from skinterflow._runtime import RandomStateLike, suppress_feature_name_warning
 from skinterflow.density import InterpolantFlowDensity
@@ -49,6 +52,9 @@ Array = NDArray[Any]
 
 _MAX_QUANTILES = 1_000
 _TRAINED = "InterpolantFlowDensity, InterpolantFlowRegressor or InterpolantTransport"
+_VISIBLE, _BELOW_CONTOURS, _ROUGH_ATOL = 7.0, 3.0, 1.0
+"""Nats below the largest density at which a map looks empty, nats below the lowest contour that it
+needs, and the tolerance with which empty parts are found."""
 _MAX_NAMED_LINES = 10
 """Number of columns above which lines are not named in a legend."""
 
@@ -72,7 +78,9 @@ class DensityDisplay:
     grid : sequence of k ndarrays of shape (grid_resolution,), or None, default=None
         Values along each axis of a curve or map; None where samples are shown.
     log_density : ndarray of shape (grid_resolution,) * k or None, default=None
-        In nats.  Rows of a map are values of the second column.
+        In nats.  Rows of a map are values of the second column.  A map is interpolated where it
+        looks empty: at least 7 nats below the largest density of the samples, and 3 below the
+        lowest of the `thresholds`.
     levels, thresholds : sequences of float, default=()
         Probabilities of regions of highest density, and the log-densities of their boundaries.
 
@@ -204,10 +212,14 @@ class DensityDisplay:
         )
         if whole:
             display.grid = [np.linspace(*ends, resolution) for ends in display._windows()]
-            display.log_density = _on_grid(estimator, display.grid, columns, t)
-        if whole and len(probabilities):
-            display.levels = probabilities
-            display.thresholds = _thresholds(estimator, samples, probabilities, t)
+            known = _log_density(estimator, samples, t)
+            if len(probabilities):
+                display.levels = probabilities
+                display.thresholds = density_thresholds(known, probabilities)[0]
+            lowest = min(
+                [known.max() - _VISIBLE, *np.subtract(display.thresholds, _BELOW_CONTOURS)]
+            )
+            display.log_density = _on_grid(estimator, display.grid, columns, t, lowest)
         return display.plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> Self:
@@ -713,24 +725,27 @@ def _on_grid(
     grid: Sequence[Array],
     columns: Sequence[int],
     t: float | None,
+    lowest: float,
 ) -> Array:
     """Log-densities on a grid, whose axes are the columns of the model in any order."""
-    rows = np.stack(np.meshgrid(*grid), axis=-1).reshape(-1, len(columns))[:, np.argsort(columns)]
-    # float32 halves the time, but must resolve the points of the grid.
-    if all(np.ptp(axis) > 1e-3 * np.abs(axis).max() for axis in grid):
-        rows = rows.astype(np.float32)
-    with suppress_feature_name_warning():
-        log_density = np.asarray(estimator.score_samples(rows, t=t))
-    return log_density.reshape([len(axis) for axis in reversed(grid)])
+    # float32 must resolve the points of the grid.
+    resolved = all(np.ptp(axis) > 1e-3 * np.abs(axis).max() for axis in grid)
+    rough = copy.copy(estimator).set_params(atol=_ROUGH_ATOL)
+
+    def score(model: InterpolantFlowDensity, points: Array) -> Array:
+        rows = points[:, np.argsort(columns)]
+        return _log_density(model, rows.astype(np.float32) if resolved else rows, t)
+
+    if len(grid) == 1:
+        return score(estimator, grid_rows(grid))
+    return map_log_density(
+        functools.partial(score, estimator), functools.partial(score, rough), grid, lowest
+    )
 
 
-def _thresholds(
-    estimator: InterpolantFlowDensity, samples: Array, probabilities: Array, t: float | None
-) -> Array:
-    """Log-densities on the boundaries of the regions of these probabilities."""
+def _log_density(estimator: InterpolantFlowDensity, rows: Array, t: float | None) -> Array:
     with suppress_feature_name_warning():
-        log_density = np.asarray(estimator.score_samples(samples, t=t))
-    return density_thresholds(log_density, probabilities)[0]
+        return np.asarray(estimator.score_samples(rows, t=t))
 
 
 def _default_times(estimator: InterpolantFlowDensity) -> list[float]:

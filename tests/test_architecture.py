@@ -55,7 +55,7 @@ ORDER = [
     ["_persistence.container", "_persistence.registry", "_persistence.values"],
     ["_persistence.codec"],
     ["_persistence.checkpoint", "_persistence.mixin"],
-    ["_predict.arguments", "_predict.model", "_predict.regions"],
+    ["_predict.arguments", "_predict.maps", "_predict.model", "_predict.regions"],
     ["_predict.conditional", "_predict.diagnosis"],
     ["_fit.base_regressor", "_fit.callbacks", "_fit.limits", "_fit.recipe"],
     ["_fit.validation"],

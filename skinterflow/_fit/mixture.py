@@ -41,6 +41,9 @@ _MOST_ROWS = 4_000
 """Maximum number of rows that a Gaussian mixture is fitted to."""
 _FEWEST_ROWS, _FEWEST_HELD_OUT = 20, 4
 """Minimum training rows of a fold for a Gaussian mixture, and held-out rows for any mixture."""
+_N_STARTS, _RESTARTED_BELOW = 5, 1_000
+"""Starting points of the best Gaussian mixture, and rows from which on it has only one: with few
+rows, one start often ends in a poor local maximum, at which a component is missed."""
 _REGULARIZATION = 1e-5
 """Added to the variances of a Gaussian mixture, in units of standardised columns."""
 
@@ -72,11 +75,13 @@ class FoldNormals(NamedTuple):
     ----------
     n_components : int
     kind : {"full", "diag"}
+    n_starts : int, starting points of each fit, of which the most likely result is kept
     models : list of NormalMixture, one for each fold, in its flow units
     """
 
     n_components: int
     kind: str
+    n_starts: int
     models: list[NormalMixture]
 
     def held_out(self, rows: HeldOut) -> Tensor:
@@ -117,7 +122,10 @@ def fold_normals(
             best_of_kind = max(best_of_kind, score)
             if n_falls == _N_FALLS or out_of_time():
                 break
-    return None if best is None else best[1]
+    if best is None or out_of_time() or min(map(len, rows)) >= _RESTARTED_BELOW:
+        return None if best is None else best[1]
+    restarted = _restarted(best[1], rows, folds)
+    return max(restarted, key=lambda candidate: held_out.mean(candidate.held_out(held_out)))
 
 
 def _candidates(
@@ -129,10 +137,26 @@ def _candidates(
     for n in _N_COMPONENTS:
         if n * n_needed > n_rows:
             return
-        models = [
-            fitted_normals(x, n, kind, fold.scaling) for x, fold in zip(rows, folds, strict=True)
-        ]
-        yield FoldNormals(n, kind, models)
+        yield _fitted(n, kind, 1, rows, folds)
+
+
+def _restarted(
+    found: FoldNormals, rows: Sequence[NDArray[Any]], folds: Sequence[Fold]
+) -> list[FoldNormals]:
+    """The mixtures found, and from several starts those of its size and of the next smaller one."""
+    before = max((n for n in _N_COMPONENTS if n < found.n_components), default=1)
+    sizes = sorted({before, found.n_components} - {1})
+    return [found] + [_fitted(n, found.kind, _N_STARTS, rows, folds) for n in sizes]
+
+
+def _fitted(
+    n: int, kind: str, n_starts: int, rows: Sequence[NDArray[Any]], folds: Sequence[Fold]
+) -> FoldNormals:
+    models = [
+        fitted_normals(x, n, kind, fold.scaling, n_starts)
+        for x, fold in zip(rows, folds, strict=True)
+    ]
+    return FoldNormals(n, kind, n_starts, models)
 
 
 def refitted(
@@ -140,11 +164,11 @@ def refitted(
 ) -> NormalMixture:
     """Gaussian mixture of all rows, of the kind and size of those of the folds."""
     rows = _rows(whole.train, generators)
-    return fitted_normals(rows, found.n_components, found.kind, scaling)
+    return fitted_normals(rows, found.n_components, found.kind, scaling, found.n_starts)
 
 
 def fitted_normals(
-    rows: NDArray[Any], n_components: int, kind: str, scaling: Scaling | None
+    rows: NDArray[Any], n_components: int, kind: str, scaling: Scaling | None, n_starts: int = 1
 ) -> NormalMixture:
     """Gaussian mixture of rows in flow units, fitted in the units before the whitening.
 
@@ -155,10 +179,15 @@ def fitted_normals(
     kind : {"full", "diag"}
     scaling : Scaling or None
         Its last whitening is undone for the fit; None is no whitening.
+    n_starts : int, starting points, of which the most likely result is kept
     """
     forward, backward = _whitening(scaling, rows.shape[1])
     model = GaussianMixture(
-        n_components, covariance_type=kind, reg_covar=_REGULARIZATION, random_state=0
+        n_components,
+        covariance_type=kind,
+        reg_covar=_REGULARIZATION,
+        n_init=n_starts,
+        random_state=0,
     )
     with warnings.catch_warnings():
         # Neither copies of rows nor an early end make a mixture invalid: held-out rows judge it.
