@@ -507,8 +507,8 @@ class PITDisplay:
 class ConditionalDensityDisplay:
     """Visualization of the density of one output along one feature, others being fixed.
 
-    A map of the density of `y` given the features, with lines of its quantiles.  Use
-    :meth:`from_estimator`.
+    A map of the density of `y` given the features, with lines of its quantiles; of a model with
+    `integer_target`, of the probabilities of whole numbers.  Use :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -622,6 +622,8 @@ class ConditionalDensityDisplay:
             outer = estimator.predict_quantiles(rows, [_OUTER, *levels, 1.0 - _OUTER])
             shown = [outer[:, 0], outer[:, -1], *([] if points is None else [points[:, 1]])]
             up = np.linspace(*window(*shown), n)
+            if estimator.integer_target:  # between whole numbers there is no probability
+                up = np.unique(up.round())
             log_density = _on_grid(estimator, rows, up)
         return cls(
             feature_name=column_names(estimator)[column],

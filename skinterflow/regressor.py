@@ -32,7 +32,12 @@ from skinterflow._data.batches import (
     ShuffledRows,
     drawn_seed,
 )
-from skinterflow._data.columns import check_magnitudes
+from skinterflow._data.columns import (
+    Columns,
+    check_magnitudes,
+    output_names,
+    resolve_outputs,
+)
 from skinterflow._data.encoding import (
     FeatureEncoding,
     categorical_columns,
@@ -42,7 +47,6 @@ from skinterflow._data.encoding import (
     frame_dtypes,
     learn_categories,
 )
-from skinterflow._data.scaling import estimate_scaling
 from skinterflow._data.weights import weighted_rows
 from skinterflow._fit.base_regressor import base_prediction, cross_fitted
 from skinterflow._fit.context import FitContext, Plan
@@ -60,6 +64,11 @@ from skinterflow._fit.validation import Fold, HeldOut
 from skinterflow._persistence.values import check_regressor_values
 from skinterflow._predict.arguments import checked_coverage, checked_levels, checked_n_samples
 from skinterflow._predict.conditional import ConditionalModel, Conditions, Units
+from skinterflow._predict.conformal import (
+    latent_of_coverage,
+    latents_of_levels,
+    n_calibration_rows,
+)
 from skinterflow._runtime import (
     RandomStateLike,
     private_random_state,
@@ -85,6 +94,8 @@ _N_FOLDS, _N_MEMBERS = 5, 2
 _ATOL = 5e-4
 """Meaning of ``atol="auto"``, in nats."""
 _PILOT_STEPS, _PILOT_BATCH = 300, 128
+_DITHERED_ROWS = 2**16
+"""Copies of rows with whole numbers, each with its own noise, that a member is trained on."""
 _REPEATED_SHARE, _REPEATED_ROWS = 0.2, 0.02
 """Share of rows with a common value of y that is reported; a value is common from this share on."""
 _VALIDATION_ROW_TIMES = 2**13
@@ -128,6 +139,21 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
     scaling : str, Scaling or None, default="standardize"
         Invertible map that is applied to `y`; its Jacobian is part of the density: "standardize",
         "whiten", "power" or "gaussianize", see `InterpolantFlowDensity`.
+    bounds : pair, sequence of pairs or None, default=None
+        Inclusive bounds ``(low, high)`` of `y`, or one pair for each output; None is an open side,
+        or an output without bounds.  The density is zero outside, and quantiles, samples and the
+        mean are within the bounds.
+    integer_target : bool, default=False
+        Whether `y` is a whole number, such as a count.  The log-density is then the logarithm of
+        the probability ``P(Y = y | X)``, and quantiles and samples are whole numbers.  Requires
+        one output.
+    conformal : bool, default=False
+        Whether to hold out rows from the training, by whose ranks :meth:`predict_interval` and
+        :meth:`predict_quantiles` are corrected [2]_.  A new row, exchangeable with the rows of the
+        fit, is then in an interval with at least the probability `coverage`, however wrong the
+        model is.  This holds on average over the rows, not for every `X`.  A fifth of the rows is
+        held out, but at least 100 if these are at most half of them, and at most 10,000.  Requires
+        one output.
     trunk_layer_sizes : sequence of int, default=(128, 128, 128, 128, 128)
         Widths of the network on the features, which is computed once for each row.
     hidden_layer_sizes : sequence of int, default=(64, 64)
@@ -195,6 +221,12 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         Best of the `validation_scores_`.
     n_outputs_ : int
         Number of outputs.
+    bounds_ : ndarray of shape (`n_outputs_`, 2)
+        Bounds of the outputs, infinite on open sides.
+    calibration_rows_ : ndarray of bool or None
+        Which rows of `X` were held out for `conformal`, one for each row; None without.
+    calibration_latents_ : ndarray of float or None
+        Latents ``Phi^-1(F(y | X))`` of these rows, sorted; None without.
     n_features_in_ : int
         Number of columns of `X` seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -212,6 +244,7 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
     ----------
     .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants",
         ICLR 2023.
+    .. [2] Chernozhukov, Wuethrich and Zhu, "Distributional conformal prediction", PNAS 118, 2021.
 
     Examples
     --------
@@ -247,6 +280,9 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         "interpolant": [StrOptions({"trigonometric", "linear"}), Interpolant],
         "regressor": [StrOptions({"auto"}), HasMethods(["fit", "predict"]), None],
         "point": [StrOptions({"mean", "median"})],
+        "bounds": ["array-like", None],
+        "integer_target": ["boolean"],
+        "conformal": ["boolean"],
         "categorical_features": [StrOptions({"from_dtype"}), "array-like", None],
         "end_time": [StrOptions({"auto"}), Interval(Real, 1e-9, 1, closed="both")],
         "trunk_layer_sizes": ["array-like"],
@@ -259,6 +295,10 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
     }  # fmt: skip
 
     n_outputs_: int
+    bounds_: NDArray[np.float64]
+    calibration_rows_: NDArray[np.bool_] | None
+    calibration_latents_: NDArray[np.float64] | None
+    _whole: NDArray[np.bool_]
     _encoding: FeatureEncoding
     _base: list[Any]
     _sizes: NDArray[np.float64]
@@ -269,6 +309,10 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         "_base",
         "_sizes",
         "_one_dimensional",
+        "_whole",
+        "bounds_",
+        "calibration_latents_",
+        "calibration_rows_",
         "uses_regressor_",
         "member_weights_",
         "n_outputs_",
@@ -284,6 +328,9 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         time_beta: tuple[float, float] = (1.0, 0.5),
         end_time: str | float = "auto",
         scaling: str | Scaling | None = "standardize",
+        bounds: Sequence[Any] | NDArray[Any] | None = None,
+        integer_target: bool = False,
+        conformal: bool = False,
         trunk_layer_sizes: Sequence[int] = (128, 128, 128, 128, 128),
         hidden_layer_sizes: Sequence[int] = (64, 64),
         dropout: str | float = "auto",
@@ -311,6 +358,9 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         self.time_beta = time_beta
         self.end_time = end_time
         self.scaling = scaling
+        self.bounds = bounds
+        self.integer_target = integer_target
+        self.conformal = conformal
         self.trunk_layer_sizes = trunk_layer_sizes
         self.hidden_layer_sizes = hidden_layer_sizes
         self.dropout = dropout
@@ -351,11 +401,13 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         X : array-like or data frame of shape (n_samples, n_features)
             Features: at least two rows.  NaN is a missing value.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Outputs: finite numbers, not all equal.
+            Outputs: finite numbers, not all equal, within the `bounds`.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, not negative and not all zero.
+            Weights of the rows, not negative and not all zero.  The calibration of `conformal`
+            counts every row of positive weight once.
         X_val, y_val : array-likes, default=None
-            Held-out rows.  If given, all rows of `X` train all members.
+            Held-out rows.  If given, all rows of `X` train all members, but for those that
+            `conformal` holds out: `X_val` cannot calibrate, because it chooses the model.
 
         Returns
         -------
@@ -376,17 +428,93 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         given = (X, sample_weight, y) if X_val is None else (X_val, None, y_val)
         with self._fitting(*given) as context:
             matrix, outputs = self._validated_fit(X, y, context.warm)
-            rows, weight = _positive_rows(len(matrix), sample_weight)
+            n_rows = len(matrix)
+            rows, weight = _positive_rows(n_rows, sample_weight)
             matrix, outputs = matrix[rows], outputs[rows]
             validation = self._validation_rows(X_val, y_val)
-            _check_outputs(outputs)
+            columns = self._fit_columns(context.warm, outputs, *validation[1:])
             self._begin(context, matrix, outputs, np.asarray(weight), *validation)
+            held_out = self._calibration_rows(rows, n_rows, context)
+            train = ~held_out
+            _check_outputs(outputs[train], columns)
             if not context.warm:
-                self._encoding = estimate_encoding(matrix, self._encoding.categories)
-                self._target = self._new_scaling(outputs, weight, context)
-            plan = self._planned(matrix, outputs, weight, validation, context)
+                self._encoding = _estimated_encoding(matrix, train, self._encoding.categories)
+                self._target = self._new_scaling(columns, outputs[train], weight[train], context)
+            spread, *spread_val = _spread(columns, context, outputs, *validation[1:])
+            validation = [*validation[:1], *spread_val]
+            plan = self._planned(matrix[train], spread[train], weight[train], validation, context)
             self._run(plan, context)
+            if self.conformal:
+                context.interruption.finish(
+                    lambda: self._calibrate(matrix[held_out], spread[held_out])
+                )
         return self
+
+    def _fit_columns(self, warm: bool, *outputs: Array) -> Columns:
+        """Bounds and whole numbers of the outputs, checked against each of the arrays.
+
+        Raises
+        ------
+        ValueError
+            If the parameters do not fit the number of outputs, or values are not allowed.
+        """
+        for name in ("integer_target", "conformal"):
+            if getattr(self, name) and self.n_outputs_ > 1:
+                raise ValueError(
+                    f"{name}=True requires one output, but y has {self.n_outputs_}; fit one "
+                    f"regressor for each output, or set {name}=False."
+                )
+        if not warm:
+            columns = resolve_outputs(self.bounds, bool(self.integer_target), self.n_outputs_)
+            self.bounds_, self._whole = columns.bounds, columns.whole
+        for name, part in zip(("y", "y_val"), outputs, strict=False):
+            self._columns().check_rows(part, name, "integer_target")
+        return self._columns()
+
+    def _columns(self) -> Columns:
+        """Bounds and whole numbers of the outputs, as fitted."""
+        return Columns(self.bounds_, self._whole, output_names(self.n_outputs_))
+
+    def _calibration_rows(
+        self, rows: NDArray[np.int64], n_rows: int, context: FitContext
+    ) -> NDArray[np.bool_]:
+        """Which of the rows are held out for the calibration: none, unless `conformal`.
+
+        Parameters
+        ----------
+        rows : array of shape (m,), numbers of the rows of positive weight
+        n_rows : int, number of all rows
+        context : FitContext
+
+        Raises
+        ------
+        ValueError
+            If there are too few rows, or if a warm start has trained on rows that would be held
+            out.
+        """
+        known = self.calibration_rows_ if context.warm else None
+        self.calibration_rows_, self.calibration_latents_ = None, None
+        if not self.conformal:
+            return np.zeros(len(rows), dtype=bool)
+        same = known is not None and len(known) == n_rows and bool(known[rows].any())
+        if context.warm and not same:
+            before = "conformal=False" if known is None else f"{len(known)} rows"
+            raise ValueError(
+                "conformal=True cannot continue an earlier fit that has trained on rows which must "
+                f"be held out: it had {before}; fit the same rows and weights again (there are "
+                f"{n_rows} rows now), or set warm_start=False."
+            )
+        if known is None:
+            known = np.zeros(n_rows, dtype=bool)
+            order = torch.randperm(len(rows), generator=context.setup).numpy()
+            known[rows[order[: n_calibration_rows(len(rows))]]] = True
+        self.calibration_rows_ = known
+        return known[rows]
+
+    def _calibrate(self, matrix: Array, outputs: Array) -> None:
+        """Set the latents of the calibration rows."""
+        conditions = self._conditions_of(self._encoding.encode(matrix, self._names_in()))
+        self.calibration_latents_ = np.sort(self._model().latents(conditions, outputs))
 
     def _validated_fit(self, X: Any, y: ArrayLike, warm: bool) -> tuple[Array, Array]:
         """Validate features and outputs: a matrix with numbers of categories, and (n, k)."""
@@ -489,10 +617,11 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
             raise ValueError(f"y_val has {outputs.shape[1]} outputs, but y has {self.n_outputs_}.")
         return [self._matrix(X_val, reset=False), outputs]
 
-    def _new_scaling(self, outputs: Array, weight: Array, context: FitContext) -> Scaling:
-        widths = np.zeros(outputs.shape[1])
-        scaling = copy.deepcopy(self.scaling)
-        return estimate_scaling(scaling, outputs, np.asarray(weight), widths, context.setup)
+    def _new_scaling(
+        self, columns: Columns, outputs: Array, weight: Array, context: FitContext
+    ) -> Scaling:
+        widths, scaling = np.zeros(outputs.shape[1]), copy.deepcopy(self.scaling)
+        return columns.estimate_scaling(scaling, outputs, np.asarray(weight), widths, context.setup)
 
     def _planned(
         self,
@@ -583,7 +712,7 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         device, n = context.device, len(rows.scaled)
         train = np.setdiff1d(np.arange(n), held_out.numpy())
         conditions = Conditions(rows.features, shift)
-        training = rows.flow_rows(train, conditions, weight, units, device)
+        training = self._training_rows(rows, train, conditions, weight, units, context)
         if extra is None:
             validation = rows.flow_rows(held_out.numpy(), conditions, weight, units, device)
         else:
@@ -594,6 +723,26 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         n_columns = ConditionalObjective.n_times * self.n_outputs_
         source = NormalRows(n_columns, device)
         return Fold(source, ShuffledRows(training, drawn_seed(context.setup)), validation)
+
+    def _training_rows(
+        self,
+        rows: _Rows,
+        train: NDArray[np.int64],
+        conditions: Conditions,
+        weight: Array,
+        units: Units,
+        context: FitContext,
+    ) -> FlowRows:
+        """Training rows of a member; those with whole numbers in copies, each with its noise."""
+        columns = self._columns()
+        if not columns.whole.any():
+            return rows.flow_rows(train, conditions, weight, units, context.device)
+        copied = np.repeat(train, max(1, _DITHERED_ROWS // len(train)))
+        (outputs,) = _spread(columns, context, np.rint(rows.outputs[copied]))
+        copies = _Rows(rows.features[copied], outputs, self._target)
+        numbers = np.arange(len(copied))
+        given = conditions.rows(copied)
+        return copies.flow_rows(numbers, given, weight[copied], units, context.device)
 
     def _conditions_of(self, features: Array) -> Conditions:
         if self._base:
@@ -729,6 +878,8 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
     def predict(self, X: ArrayLike) -> Array:
         """Predict the mean of the outputs, or the median (`point`).
 
+        The mean is that of the model itself; the median is that of :meth:`predict_quantiles`.
+
         The mean of one output is an integral over its quantiles; that of several is the mean of
         128 samples, the same at each call.
 
@@ -743,13 +894,17 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         conditions = self._conditions(X)
         if self.point == "median":
             self._check_one_output("point='median'")
-            point = self._model().quantiles(conditions, np.array([0.5]))
+            point = self._quantiles(conditions, np.array([0.5]))
         else:
             point = self._model().mean(conditions)
         return point[:, 0] if self._one_dimensional else point
 
     def predict_quantiles(self, X: ArrayLike, quantiles: ArrayLike) -> Array:
         """Predict quantiles of the output; they never cross.
+
+        After a fit with ``conformal=True``, a new output is below the quantile of level `q` with a
+        probability that differs from `q` by at most ``1 / (n + 1)``, with the number `n` of
+        calibration rows, whatever the model.
 
         Parameters
         ----------
@@ -768,10 +923,21 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         """
         levels, conditions = checked_levels(quantiles), self._conditions(X)
         self._check_one_output("predict_quantiles")
-        return self._model().quantiles(conditions, levels)
+        return self._quantiles(conditions, levels)
+
+    def _quantiles(self, conditions: Conditions, levels: Array) -> Array:
+        """Quantiles of one output, corrected if the fit was `conformal`."""
+        if self.calibration_latents_ is None:
+            return self._model().quantiles(conditions, levels)
+        latents = latents_of_levels(self.calibration_latents_, levels)
+        return self._model().quantiles_of_latents(conditions, latents)
 
     def predict_interval(self, X: ArrayLike, coverage: float = 0.9) -> Array:
         """Predict central intervals.
+
+        After a fit with ``conformal=True``, a new output is within its interval with at least the
+        probability `coverage` (and, if outputs do not repeat, at most ``1 / (n + 1)`` more, with
+        the number `n` of calibration rows), whatever the model.
 
         Parameters
         ----------
@@ -786,13 +952,21 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         Raises
         ------
         ValueError
-            If the coverage is not in (0, 1), or if there are several outputs.
+            If the coverage is not in (0, 1), if there are several outputs, or if ``conformal=True``
+            held out too few rows for the coverage.
         """
-        tail = 0.5 * (1.0 - checked_coverage(coverage))
-        return self.predict_quantiles(X, [tail, 1.0 - tail])
+        probability, conditions = checked_coverage(coverage), self._conditions(X)
+        self._check_one_output("predict_interval")
+        if self.calibration_latents_ is None:
+            tail = 0.5 * (1.0 - probability)
+            return self._model().quantiles(conditions, np.array([tail, 1.0 - tail]))
+        latent = latent_of_coverage(self.calibration_latents_, probability)
+        return self._model().quantiles_of_latents(conditions, np.array([-latent, latent]))
 
     def cdf(self, X: ArrayLike, y: ArrayLike) -> Array:
         """Compute the distribution function of the output, ``P(Y <= y | X)``.
+
+        It is that of the model itself; `conformal` does not change it.
 
         Parameters
         ----------
@@ -820,6 +994,9 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
     ) -> Array | tuple[Array, Array]:
         """Compute the log-density of outputs, given the features.
 
+        If `integer_target`, it is the logarithm of the probability of `y`.  It is that of the model
+        itself; `conformal` does not change it.
+
         Parameters
         ----------
         X : array-like or data frame of shape (n_samples, n_features)
@@ -830,8 +1007,8 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         Returns
         -------
         log_density : ndarray of shape (n_samples,)
-            In nats, for densities in units of `y`; minus infinity so far outside that the
-            arithmetic overflows.
+            In nats, for densities in units of `y`; minus infinity outside the `bounds`, at
+            fractions if `integer_target`, and so far outside that the arithmetic overflows.
         error : ndarray of shape (n_samples,), only if `return_error`
 
         Raises
@@ -851,7 +1028,7 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
     def sample(
         self, X: ArrayLike, n_samples: int = 1, random_state: RandomStateLike = None
     ) -> Array:
-        """Generate random outputs for each row of `X`.
+        """Generate random outputs for each row of `X`, from the model itself.
 
         Parameters
         ----------
@@ -941,6 +1118,7 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         fields, units, weights = zip(*members, strict=True)
         return ConditionalModel(
             scaling=copy.deepcopy(self._target).to(device=device, dtype=torch.float64),
+            columns=self._columns(),
             fields=fields,
             units=units,
             weights=np.array(weights),
@@ -984,6 +1162,7 @@ class _Rows:
 
     def __init__(self, features: Array, outputs: Array, scaling: Scaling) -> None:
         self.features = features
+        self.outputs = outputs
         y = torch.from_numpy(outputs)
         self.scaled: Array = scaling(y).numpy()
         self.log_det: Array = scaling.log_abs_det(y).numpy()
@@ -1044,7 +1223,24 @@ def _resolved_path(interpolant: str | Interpolant, n_outputs: int) -> Any:
     return path
 
 
-def _check_outputs(outputs: Array) -> None:
+def _estimated_encoding(
+    matrix: Array, train: NDArray[np.bool_], categories: dict[int, list[Any]]
+) -> FeatureEncoding:
+    """Encoding estimated on some rows, which can encode all of them."""
+    encoding = estimate_encoding(matrix[train], categories)
+    missing: NDArray[np.bool_] = np.asarray(np.isnan(matrix).any(axis=0))
+    return replace(encoding, missing=missing)
+
+
+def _spread(columns: Columns, context: FitContext, *outputs: Array) -> list[Array]:
+    """Outputs with noise on whole numbers, which spreads them over their cells."""
+    if not columns.whole.any():
+        return list(outputs)
+    random = np.random.RandomState(drawn_seed(context.setup))
+    return [columns.spread(part, random) for part in outputs]
+
+
+def _check_outputs(outputs: Array, columns: Columns) -> None:
     """Raise if an output is constant, and warn if many rows share their values.
 
     Raises
@@ -1059,6 +1255,8 @@ def _check_outputs(outputs: Array) -> None:
                 f"{name} is constant, {column[0]:g} in all {len(column)} rows, so that it has no "
                 "density; give rows with different outputs."
             )
+        if columns.whole[j]:
+            continue
         _, counts = np.unique(column, return_counts=True)
         common = counts >= max(5.0, _REPEATED_ROWS * len(column))
         share = counts[common].sum() / len(column)
@@ -1066,6 +1264,8 @@ def _check_outputs(outputs: Array) -> None:
             warn(
                 f"{name} has {int(common.sum())} values that many rows share, {share:.0%} of the "
                 "rows in all: the log-likelihood of such an output has no bound and means little; "
-                "compare models by neg_crps_scorer instead.",
+                "set integer_target=True if these are counts or other whole numbers, or compare "
+                "models by neg_crps_scorer instead.",
                 DegenerateDataWarning,
             )
+    columns.warn_point_masses(outputs, np.zeros(outputs.shape[1]))

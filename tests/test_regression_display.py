@@ -234,6 +234,14 @@ def test_an_array_and_the_accuracy_of_the_user():
     assert display.ax_.get_xlabel() == "column 1"
 
 
+def test_map_of_whole_numbers():
+    counts = np.random.default_rng(0).poisson(np.exp(0.5 * X["size"]))
+    model = InterpolantFlowRegressor(**TINY, integer_target=True).fit(X, counts)
+    display = ask(ConditionalDensityDisplay, model, grid_resolution=20)
+    assert np.array_equal(display.grid[1], np.arange(display.grid[1][0], display.grid[1][-1] + 1))
+    assert np.exp(display.log_density).sum(axis=0) == pytest.approx(np.ones(20), abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

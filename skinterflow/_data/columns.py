@@ -78,8 +78,23 @@ class Columns:
     names: Sequence[str]
     atoms: Atoms | None = None
 
-    def check_rows(self, X: NDArray[Any]) -> None:
+    @property
+    def edges(self) -> Array:
+        """Bounds of the density, shape (D, 2); for whole numbers, the outer edges of the cells."""
+        return self.bounds + np.outer(self.whole, (-0.5, 0.5))
+
+    def check_rows(
+        self, X: NDArray[Any], name: str = "X", parameter: str = "integer_features"
+    ) -> None:
         """Raise unless all rows are within the bounds, and whole where they must be.
+
+        Parameters
+        ----------
+        X : array of shape (n, D)
+        name : str
+            Name of the rows in messages.
+        parameter : str
+            Name of the parameter that declares the whole numbers.
 
         Raises
         ------
@@ -88,10 +103,11 @@ class Columns:
         """
         self._refuse(
             {j: ~self._is_whole(X[:, j]) for j in _where(self.whole)},
-            "integer_features",
+            parameter,
             lambda j: "not whole",
+            name,
         )
-        self._check_inside(X, self.bounds)
+        self._check_inside(X, self.bounds, name)
 
     def check_in_cells(self, X: NDArray[Any]) -> None:
         """Raise unless all rows are in the support of the density.
@@ -104,7 +120,7 @@ class Columns:
         ValueError
             With the columns and the numbers of rows.
         """
-        self._check_inside(X, self._edges())
+        self._check_inside(X, self.edges)
 
     def in_support(self, X: NDArray[Any]) -> Mask:
         """Whether each row is within the bounds, and whole where it must be: shape (n,)."""
@@ -259,7 +275,7 @@ class Columns:
             return estimate_scaling(
                 scaling, x, weight, np.zeros_like(widths), generator, gaussianized
             )
-        bounds = estimate_bounds(self._edges(), x, weight)
+        bounds = estimate_bounds(self.edges, x, weight)
         mapped = bounds(torch.from_numpy(x)).numpy()
         unbounded = estimate_scaling(
             scaling, mapped, weight, np.zeros_like(widths), generator, gaussianized
@@ -308,10 +324,6 @@ class Columns:
     def _has_atoms(self) -> Mask:
         return np.zeros(len(self.whole), dtype=bool) if self.atoms is None else self.atoms.flagged
 
-    def _edges(self) -> Array:
-        """Bounds of the density; for whole numbers, the outer edges of the cells."""
-        return self.bounds + np.outer(self.whole, (-0.5, 0.5))
-
     @staticmethod
     def _is_whole(column: NDArray[Any]) -> Mask:
         return np.asarray(np.rint(column) == column)
@@ -325,14 +337,17 @@ class Columns:
             for j in _where(np.isfinite(bounds[:, 0]) | np.isfinite(bounds[:, 1]))
         }
 
-    def _check_inside(self, X: NDArray[Any], bounds: Array) -> None:
+    def _check_inside(self, X: NDArray[Any], bounds: Array, name: str = "X") -> None:
         self._refuse(
             self._outside(X, bounds),
             "bounds",
             lambda j: f"outside [{bounds[j, 0]:g}, {bounds[j, 1]:g}]",
+            name,
         )
 
-    def _refuse(self, wrong: dict[int, Mask], parameter: str, what: Callable[[int], str]) -> None:
+    def _refuse(
+        self, wrong: dict[int, Mask], parameter: str, what: Callable[[int], str], name: str
+    ) -> None:
         refused = [
             f"{self.names[j]} ({rows.sum()} of {len(rows)} rows {what(j)})"
             for j, rows in wrong.items()
@@ -340,8 +355,8 @@ class Columns:
         ]
         if refused:
             raise ValueError(
-                f"X has values that {parameter} does not allow in {shown(refused)}; drop those "
-                f"rows or change {parameter}."
+                f"{name} has values that {parameter} does not allow in {shown(refused)}; drop "
+                f"those rows or change {parameter}."
             )
 
 
@@ -368,6 +383,37 @@ def resolve_columns(
                 )
         resolved[j] = low, high
     return Columns(resolved, whole, names)
+
+
+def output_names(n_outputs: int) -> list[str]:
+    """Names of the outputs of a regression in messages."""
+    return ["y"] if n_outputs == 1 else [f"output {j}" for j in range(n_outputs)]
+
+
+def resolve_outputs(bounds: Any, whole: bool, n_outputs: int) -> Columns:
+    """Validate the parameters `bounds` and `integer_target` for the outputs of a regression.
+
+    Parameters
+    ----------
+    bounds : pair, sequence of pairs or None
+        A pair of numbers or None holds for the only output.
+    whole : bool
+        Whether the outputs are whole numbers.
+    n_outputs : int
+
+    Raises
+    ------
+    ValueError
+        If there is not one pair of increasing numbers for each output.
+    """
+    sequence = isinstance(bounds, Sequence) or (isinstance(bounds, np.ndarray) and bounds.ndim > 0)
+    pairs = [bounds] if n_outputs == 1 and sequence and len(bounds) == 2 else bounds
+    if bounds is not None and (not sequence or len(pairs) != n_outputs):
+        raise ValueError(
+            "bounds must be a pair (low, high), or a sequence of one pair for each of the "
+            f"{n_outputs} outputs of y, got {reprlib.repr(bounds)}."
+        )
+    return resolve_columns(pairs, [whole] * n_outputs, output_names(n_outputs))
 
 
 def resolve_atoms(atoms: AtomsLike, columns: Columns, X: NDArray[Any]) -> Columns:

@@ -98,10 +98,24 @@ def check_regressor_values(fitted: Mapping[str, Any]) -> None:
     for name in ("_target", "_path", "_trained", "_field"):
         _check_tensors(name, fitted[name])
     _check_scaling("_target", fitted["_target"], k)
+    _check_columns(fitted["bounds_"], fitted["_whole"], fitted["_target"], k)
+    _check_conformal(fitted["calibration_latents_"], fitted["calibration_rows_"], k)
     for field in fields:
         _require(field.n_outputs == k, "_trained", field)
         _require(field.n_context == encoding.n_columns + k, "_trained", field)
         _check_field("_trained", field, field.n_features)
+
+
+def _check_conformal(latents: Any, rows: Any, n_outputs: int) -> None:
+    """Check the latents of calibration rows, and that there are as many as such rows."""
+    if latents is None:  # also of a fit that was saved by a callback before its end
+        return
+    _require(n_outputs == 1 and rows is not None and rows.ndim == 1, "calibration_rows_", rows)
+    # Rows of weight zero in a later fit no longer calibrate.
+    valid = (
+        latents.ndim == 1 and 0 < len(latents) <= int(rows.sum()) and not np.isnan(latents).any()
+    )
+    _require(valid and bool((latents[1:] >= latents[:-1]).all()), "calibration_latents_", latents)
 
 
 def _require(holds: bool, name: str, value: Any) -> None:

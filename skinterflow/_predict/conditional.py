@@ -10,25 +10,34 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import ndtri, ndtri_exp
 from torch import Tensor
 
+from skinterflow._data.columns import Columns
 from skinterflow.interflow.conditional import ConditionalFlow, ConditionalMLP
 from skinterflow.interflow.flows import Estimate, standard_normal_log_prob
-from skinterflow.interflow.monotone import MonotoneMixture, latent_nodes
+from skinterflow.interflow.monotone import MonotoneMixture, latent_nodes, log_normal_mass
 from skinterflow.interflow.scaling import Scaling
 
 Array = NDArray[np.float64]
 
-_NODES = (33, 65, 129, 257)
+_NODES = (25, 49, 97, 193)
 """Numbers of nodes of the tables of quantiles; rows whose table is not accurate take the next."""
-_TABLE_ERROR = 1e-4
-"""Accepted error of a table, as a probability."""
-_TABLE_ATOL = 4e-3
+_TABLE_ERROR = 2e-4
+"""Accepted error of the interpolation in a table, as a probability."""
+_TABLE_ATOL = 5e-4
+"""Accepted error of the values in a table, as a probability."""
+_SAMPLE_ATOL = 4e-3
+"""Accepted error of a sample, in flow units."""
 _BLOCK_ROWS = 2**12
 _MEAN_SAMPLES = 128
 """Samples of which the mean of several outputs is taken."""
 _FARTHEST = 1e6
 """Distance, in flow units, beyond which the density counts as zero."""
+_NARROW_CELL = 1e-3
+"""Width of the cell of a whole number, in latents, below which its density counts as constant."""
+_LIKELY, _MOST_CELLS = 5.5, 128
+"""Latent up to which whole numbers count in a mean, and how many are summed."""
 
 
 class Conditions(NamedTuple):
@@ -77,6 +86,8 @@ class ConditionalModel:
     Parameters
     ----------
     scaling : Scaling, float64, of the outputs
+    columns : Columns
+        Bounds and whole numbers of the outputs.
     fields : sequence of ConditionalMLP
     units : sequence of Units, of each field
     weights : array of shape (len(fields),), of sum one
@@ -86,6 +97,7 @@ class ConditionalModel:
     """
 
     scaling: Scaling
+    columns: Columns
     fields: Sequence[ConditionalMLP]
     units: Sequence[Units]
     weights: Array
@@ -94,22 +106,59 @@ class ConditionalModel:
     device: torch.device
 
     def log_density(self, conditions: Conditions, y: Array) -> Estimate:
-        """Log-density of outputs, shape (n, k), in their units."""
-        return self._blocks(self._log_density, conditions, y)
+        """Log-density of outputs, shape (n, k), in their units; of whole numbers, the log-mass."""
+        question = self._log_mass if self.columns.whole.any() else self._log_density
+        value, error, unresolved = self._blocks(question, conditions, y)
+        possible = self._on_device(self.columns.in_support(y))
+        return Estimate(
+            torch.where(possible, value, -torch.inf),
+            torch.where(possible, error, 0.0),
+            unresolved & possible,
+        )
 
     def cdf(self, conditions: Conditions, y: Array) -> Estimate:
         """Distribution function at points of one output, shape (n, q)."""
-        return self._blocks(self._cdf, conditions, y)
+        low, high = self.columns.edges[0]
+        given = np.floor(y) + 0.5 if self.columns.whole.any() else y
+        value, error, unresolved = self._blocks(self._cdf, conditions, given)
+        points = self._tensor(given)
+        value = torch.where(points <= low, 0.0, torch.where(points >= high, 1.0, value))
+        return Estimate(value, error, unresolved)
 
     def quantiles(self, conditions: Conditions, levels: Array) -> Array:
         """Quantiles of one output, shape (n, q)."""
-        wanted = torch.from_numpy(levels).to(self.device)
-        return self._tabulated(conditions, lambda mixture: mixture.quantiles(wanted))
+        return self.quantiles_of_latents(conditions, ndtri(levels))
+
+    def quantiles_of_latents(self, conditions: Conditions, z: Array) -> Array:
+        """Quantiles of one output for the levels ``Phi(z)``, shape (n, q)."""
+        wanted = self._tensor(z)
+
+        def question(mixture: MonotoneMixture, rows: NDArray[np.int64]) -> Tensor:
+            return self._unscaled(mixture.quantiles_of_latents(wanted))
+
+        return self._possible(self._tabulated(conditions, question))
+
+    def _possible(self, outputs: Array) -> Array:
+        """Outputs within their bounds, and whole where they must be; without minus zeros."""
+        return np.asarray(self.columns.rounded_and_clipped(outputs) + 0.0)
+
+    def latents(self, conditions: Conditions, y: Array) -> Array:
+        """Latents ``Phi^-1(F(y))`` of one output for each row, shape (n,), of the same tables."""
+        scaled = self.scaling(self._tensor(y)).cpu().numpy()
+
+        def question(mixture: MonotoneMixture, rows: NDArray[np.int64]) -> Tensor:
+            points = self._tensor(scaled[rows])
+            tails = [mixture.log_tail(points, torch.tensor(upper))[0] for upper in (False, True)]
+            return torch.stack(tails, dim=-1)[:, 0]
+
+        below, above = self._tabulated(conditions, question).T
+        return np.where(below < above, ndtri_exp(below), -ndtri_exp(above))
 
     def mean(self, conditions: Conditions) -> Array:
         """Means of the outputs, shape (n, k)."""
         if self.fields[0].n_outputs == 1:
-            return self._tabulated(conditions, lambda mixture: mixture.mean()[:, None])
+            question = self._mean_of_whole if self.columns.whole.any() else self._mean
+            return self._tabulated(conditions, question)
         random = np.random.RandomState(0)
         z, member = self._drawn(_MEAN_SAMPLES // 2, random)
         z, member = np.concatenate([z, -z]), np.concatenate([member, member])
@@ -152,11 +201,12 @@ class ConditionalModel:
             given = conditions.rows(row)
             context = self._tensor(units.context(given)).float()
             points = self._tensor(z[row, place][:, None]).float()
-            carried = self._flow(k, torch.float32, _TABLE_ATOL).push(context, points).y
+            carried = self._flow(k, torch.float32, _SAMPLE_ATOL).push(context, points).y
             outputs = carried[:, 0].double().cpu().numpy()
             scaled[row, place] = units.size * outputs + units.shifted * given.shift
         flat = self._tensor(scaled.reshape(n * z.shape[1], -1))
-        return self.scaling.inverse(flat).cpu().numpy().reshape(z.shape)
+        drawn: Array = self.scaling.inverse(flat).cpu().numpy().reshape(z.shape)
+        return self._possible(drawn)
 
     def _log_density(self, conditions: Conditions, y: Array) -> Estimate:
         log_det = self.scaling.log_abs_det(self._tensor(y))
@@ -170,6 +220,34 @@ class ConditionalModel:
         value, share = self._mixed(torch.stack(values))
         error = (share * torch.stack(errors)).sum(0)
         return Estimate(value, error, ~(error <= self.atol))
+
+    def _log_mass(self, conditions: Conditions, y: Array) -> Estimate:
+        """Logarithms of the probabilities of whole numbers, shape (n, 1).
+
+        They are differences of the distribution function; for cells so narrow that these would
+        be rounding errors, the mean of the densities at both edges.
+        """
+        edges = y + np.array([-0.5, 0.5])
+        low, high = self._open_sides(edges)
+        log_det = self.scaling.log_abs_det(self._tensor(edges.reshape(-1, 1))).reshape(edges.shape)
+        values, errors = [], []
+        for k, units in enumerate(self.units):
+            carried, outputs, near = self._pulled(k, conditions, edges[:, :, None])
+            z = torch.where(near, carried.y[..., 0], torch.inf * outputs.sign()[..., 0])
+            z = torch.where(low, -torch.inf, torch.where(high, torch.inf, z))
+            density = standard_normal_log_prob(carried.y) + carried.log_det + log_det
+            density = density.logsumexp(dim=-1) - float(np.log(2.0 * units.size[0]))
+            narrow = (z.diff(dim=-1)[:, 0] < _NARROW_CELL) & near.all(dim=-1)
+            values.append(torch.where(narrow, density, log_normal_mass(z[:, 0], z[:, 1])))
+            errors.append(carried.error)
+        value, share = self._mixed(torch.stack(values))
+        error = (share * torch.stack(errors)).sum(0)
+        return Estimate(value, error, ~(error <= self.atol))
+
+    def _open_sides(self, edges: Array) -> tuple[Tensor, Tensor]:
+        """Edges of cells beyond which there is nothing, below and above."""
+        low, high = self.columns.edges[0]
+        return self._on_device(edges <= low), self._on_device(edges >= high)
 
     def _mixed(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Log-density of the mixture, and the share of each member in it."""
@@ -202,17 +280,45 @@ class ConditionalModel:
         points = torch.where(near[..., None], outputs, 0.0)
         return self._flow(k, torch.float64, self.atol).pull(context, points), outputs, near
 
+    def _mean(self, mixture: MonotoneMixture, rows: NDArray[np.int64]) -> Tensor:
+        return mixture.mean(self._unscaled(mixture.values))[:, None]
+
+    def _mean_of_whole(self, mixture: MonotoneMixture, rows: NDArray[np.int64]) -> Tensor:
+        """Means of whole numbers, from the probabilities of all that are likely.
+
+        If there are more of them than `_MOST_CELLS`, the distribution is so wide that rounding
+        does not change its mean.
+        """
+        mean = self._mean(mixture, rows)[:, 0]
+        ends = mixture.quantiles_of_latents(self._tensor(np.array([-_LIKELY, _LIKELY])))
+        first, last = self._unscaled(ends).round().T
+        few = last - first < _MOST_CELLS
+        cells = first[:, None] + torch.arange(_MOST_CELLS, device=mean.device)
+        edges = self.scaling((cells + 0.5).reshape(-1, 1)).reshape(cells.shape)
+        above = 1.0 - mixture.cdf(edges)[0]
+        above = torch.where(cells + 0.5 < self.columns.edges[0, 1], above, 0.0)
+        return torch.where(few, first + above.sum(dim=-1), mean)[:, None]
+
+    def _unscaled(self, scaled: Tensor) -> Tensor:
+        """One output in its units, of any shape."""
+        return self.scaling.inverse(scaled.reshape(-1, 1)).reshape(scaled.shape)
+
     def _tabulated(
-        self, conditions: Conditions, question: Callable[[MonotoneMixture], Tensor]
+        self,
+        conditions: Conditions,
+        question: Callable[[MonotoneMixture, NDArray[np.int64]], Tensor],
     ) -> Array:
-        """Ask tables of the quantiles of all rows, each with as many nodes as it needs."""
+        """Ask tables of the quantiles of all rows, each with as many nodes as it needs.
+
+        The question is asked with a table, and with the numbers of its rows.
+        """
         blocks = []
         for block in _blocks_of(len(conditions.features)):
             part = conditions.rows(block)
             answer, rows = np.empty(0), np.arange(len(part.features))
             for n_nodes in _NODES:
                 mixture = self._table(part.rows(rows), n_nodes)
-                value = question(mixture).cpu().numpy()
+                value = question(mixture, block.start + rows).cpu().numpy()
                 if n_nodes == _NODES[0]:
                     answer = value
                 answer[rows] = value
@@ -223,6 +329,7 @@ class ConditionalModel:
         return np.concatenate(blocks)
 
     def _table(self, conditions: Conditions, n_nodes: int) -> MonotoneMixture:
+        """Table of the maps to the scaled output, which has no bounds."""
         z, n = latent_nodes(n_nodes).to(self.device), len(conditions.features)
         tables = []
         for k, units in enumerate(self.units):
@@ -230,18 +337,18 @@ class ConditionalModel:
             points = z[None, :, None].expand(n, -1, 1)
             outputs = self._increasing(k, context, points)
             shift = self._tensor(units.shifted * conditions.shift)
-            scaled = outputs * float(units.size[0]) + shift
-            tables.append(self.scaling.inverse(scaled.reshape(-1, 1)).reshape(n, n_nodes))
+            tables.append(outputs * float(units.size[0]) + shift)
         return MonotoneMixture(torch.stack(tables, dim=1), self._tensor(self.weights))
 
     def _increasing(self, k: int, context: Tensor, points: Tensor) -> Tensor:
-        """Points of a table, shape (n, J); solved again in float64 if they do not increase."""
+        """Points of a table, shape (n, J); in float64 if float32 is not enough for a row."""
         quick = self._flow(k, torch.float32, _TABLE_ATOL)
-        outputs = quick.push_many(context.float(), points.float()).y[..., 0].double()
-        wrong = (outputs.diff(dim=-1) <= 0).any(dim=-1)
+        carried = quick.push_many(context.float(), points.float())
+        outputs = carried.y[..., 0].double()
+        wrong = (outputs.diff(dim=-1) <= 0).any(dim=-1) | ~(carried.error <= _TABLE_ATOL)
         if wrong.any():
-            exact = self._flow(k, torch.float64, 1e-2 * _TABLE_ATOL)
-            outputs[wrong] = exact.push(context[wrong], points[wrong]).y[..., 0]
+            exact = self._flow(k, torch.float64, _TABLE_ATOL)
+            outputs[wrong] = exact.push_many(context[wrong], points[wrong]).y[..., 0]
             floor = torch.finfo(torch.float64).eps * (1.0 + outputs.abs().amax(-1, keepdim=True))
             ramp = floor * torch.arange(outputs.shape[-1], device=self.device)
             # What is left is rounding: an increasing sequence that differs by no more.
@@ -263,6 +370,9 @@ class ConditionalModel:
         if next(field.parameters()).dtype != dtype:
             field = copy.deepcopy(field).to(dtype)
         return ConditionalFlow(field, self.end_time, atol)
+
+    def _on_device(self, mask: NDArray[np.bool_]) -> Tensor:
+        return torch.from_numpy(np.asarray(mask)).to(self.device)
 
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(np.array(array, dtype=np.float64)).to(self.device)

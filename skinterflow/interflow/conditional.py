@@ -44,7 +44,11 @@ _MAX_ROWS_PER_GROUP = 16
 _COARSEST_STEPS = 6
 _STEPS_WITHOUT_ESTIMATE = 9
 _MAX_REFINEMENTS = 5
-_POINTS_PER_PROBE = 4
+_N_PROBES, _COARSEST_TABLE_STEPS, _MAX_TABLE_REFINEMENTS = 8, 4, 8
+"""Cells between the points that set the steps of a table, the smallest number of steps, and how
+often it is doubled at most."""
+_ROUNDING_ERRORS = 4.0
+"""Rounding errors of one unit that the steps of a solver amount to."""
 _LEAST_WEIGHT = 0.002
 """Weight of the errors of the rarest base points that are carried."""
 _BLOCK_POINTS = 2**12
@@ -435,27 +439,59 @@ class ConditionalFlow:
 
     @torch.no_grad()
     def push_many(self, context: Tensor, z: Tensor) -> Carried:
-        """As :meth:`push`, for many points of each row, of which every fourth sets the steps.
+        """As :meth:`push`, for many points of one output, of which some set the steps of their row.
+
+        Here `atol` is the accepted error of the distribution function, a probability.
 
         Parameters
         ----------
         context : Tensor of shape (B, d)
-        z : Tensor of shape (B, R, k), in order
+        z : Tensor of shape (B, R, 1), in order, with R at least 9
 
         Returns
         -------
         Carried, without log-determinants, which are zero
         """
         modulations, end = self.field.modulations(context), torch.empty_like(z)
-        probes = z[:, ::_POINTS_PER_PROBE]
-        carried, steps = self._refined(modulations, probes, 0.0, self.end_time, False)
+        stride = (z.shape[1] - 1) // _N_PROBES
+        between = torch.arange(z.shape[1], device=z.device) % stride > 0
+        parts = [
+            self._refined_probes(m, points)
+            for m, points in zip(
+                modulations.split(_BLOCK_POINTS // _N_PROBES),
+                z[:, ::stride].split(_BLOCK_POINTS // _N_PROBES),
+                strict=True,
+            )
+        ]
+        end[:, ::stride], steps, error = (torch.cat(part) for part in zip(*parts, strict=True))
         for n_steps in steps.unique().tolist():
             rows = (steps == n_steps).nonzero()[:, 0]
             for part in rows.split(max(1, _BLOCK_POINTS // z.shape[1])):
-                end[part], _ = self._on_grid(
-                    modulations[part], z[part], 0.0, self.end_time, n_steps, False
+                points = z[part][:, between]
+                carried, _ = self._on_grid(
+                    modulations[part], points, 0.0, self.end_time, n_steps, False
                 )
-        return Carried(end, torch.zeros_like(end[..., 0]), carried.error)
+                end[part[:, None], between.nonzero()[:, 0]] = carried
+        return Carried(end, torch.zeros_like(end[..., 0]), error)
+
+    def _refined_probes(self, modulations: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Carry points with as many steps as each row needs for an accurate distribution function.
+
+        Returns the points, and the number of steps and the error of each row, both of shape (B,).
+        """
+        rows, n_steps = torch.arange(len(z), device=z.device), _COARSEST_TABLE_STEPS
+        end, _ = self._on_grid(modulations, z, 0.0, self.end_time, n_steps, False)
+        steps, error = torch.full_like(rows, n_steps), torch.full_like(z[:, 0, 0], math.inf)
+        for _ in range(_MAX_TABLE_REFINEMENTS):
+            n_steps *= 2
+            fine, _ = self._on_grid(modulations[rows], z[rows], 0.0, self.end_time, n_steps, False)
+            # A tenth instead of the asymptotic 1/15: the grids are coarse.
+            error[rows] = 0.1 * _probability_distance(z[rows], end[rows], fine)
+            end[rows], steps[rows] = fine, n_steps
+            rows = rows[~(error[rows] <= self.atol)]
+            if not len(rows):
+                break
+        return end, steps, error
 
     def pull(self, context: Tensor, y: Tensor) -> Carried:
         """Carry points at the end time back to the base.
@@ -576,6 +612,27 @@ def _distance(z: Tensor, change: Tensor) -> Tensor:
     """Largest change of the points of each row, shape (B,): rare base points count less."""
     weight = torch.exp(-0.5 * z.square().sum(-1)).clamp(min=_LEAST_WEIGHT)
     return (weight * change.norm(dim=-1)).amax(dim=-1)
+
+
+def _probability_distance(z: Tensor, coarse: Tensor, fine: Tensor) -> Tensor:
+    """Largest change of the distribution function at points of each row, with rounding: (B,).
+
+    Infinite if the points of a row do not increase.  Rare base points count as if they were not
+    quite as rare.
+
+    Parameters
+    ----------
+    z, coarse, fine : Tensors of shape (B, R, 1), in the order of `z`
+    """
+    slopes = fine[..., 0].diff(dim=-1) / z[..., 0].diff(dim=-1)
+    slope = torch.minimum(
+        torch.cat([slopes[:, :1], slopes], dim=-1), torch.cat([slopes, slopes[:, -1:]], dim=-1)
+    )
+    rounding = _ROUNDING_ERRORS * torch.finfo(z.dtype).eps * fine.abs()
+    change = ((fine - coarse).abs() + rounding)[..., 0] / slope
+    density = torch.exp(-0.5 * z[..., 0].square()).clamp(min=_LEAST_WEIGHT)
+    error = density / math.sqrt(2.0 * math.pi) * change
+    return torch.where((slope > 0).all(dim=-1), error.amax(dim=-1), math.inf)
 
 
 def _density_distance(fine: Tensor, coarse: Tensor, log_det_change: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ LARGEST_LATENT = 6.0
 """Latents up to which maps are tabulated; beyond, they continue as straight lines."""
 _STENCIL = (1.0 / 12.0, -2.0 / 3.0, 0.0, 2.0 / 3.0, -1.0 / 12.0)
 """Weights of the central difference of fourth order."""
-_MAX_STEPS, _CLOSE = 40, 1e-9
-"""Bound on the steps of Newton's method, and the error of a level at which it ends."""
+_MAX_STEPS, _CLOSE = 40, 1e-8
+"""Bound on the steps of Newton's method, and the relative error of a tail at which it ends."""
 
 
 def latent_nodes(n_nodes: int) -> Tensor:
@@ -72,7 +72,7 @@ class MonotoneMixture:
 
     def __init__(self, values: Tensor, weights: Tensor) -> None:
         self.values = values
-        self.weights = weights.to(values)
+        self.weights = weights.to(values) / weights.to(values).sum()
         self.nodes = latent_nodes(values.shape[-1]).to(values.device)
         self.step = float(self.nodes[1] - self.nodes[0])
 
@@ -101,8 +101,7 @@ class MonotoneMixture:
 
     def push(self, z: Tensor) -> Tensor:
         """Values of all maps at latents, shape (Q,): shape (B, K, Q)."""
-        n_cells = self.values.shape[-1] - 1
-        cell = ((z + LARGEST_LATENT) / self.step).floor().long().clamp(0, n_cells - 1)
+        cell = self._cells(z)
         left, right = (self.values[..., cell + k] for k in (0, 1))
         slopes = [self.step * self.slopes[..., cell + k] for k in (0, 1)]
         part = (z - self.nodes[cell]) / self.step
@@ -137,33 +136,87 @@ class MonotoneMixture:
         weights = self.weights[:, None]
         return (weights * torch.special.ndtr(z)).sum(1), (weights * density).sum(1)
 
+    def log_tail(self, y: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithm of the probability below points, or above them, and the size of its derivative.
+
+        Parameters
+        ----------
+        y : Tensor of shape (B, Q)
+        upper : boolean Tensor of shape (Q,) or (B, Q)
+            Whether the probability is that above the point.
+
+        Returns
+        -------
+        log_tail, slope : Tensors of shape (B, Q)
+        """
+        z, rate = self.latents(y)
+        side = torch.where(upper, -1.0, 1.0).to(z).expand_as(y)[:, None]
+        log_parts = torch.special.log_ndtr(side * z)
+        joint = log_parts + self.weights.log()[:, None]
+        log_tail = joint.logsumexp(dim=1)
+        log_rate = -0.5 * z.square() - 0.5 * math.log(2.0 * math.pi) - log_parts
+        shares = (joint - log_tail[:, None]).exp()
+        return log_tail, (shares * log_rate.exp() * rate).sum(dim=1)
+
     def quantiles(self, levels: Tensor) -> Tensor:
         """Quantiles of levels in (0, 1), shape (Q,): shape (B, Q)."""
-        levels = levels.to(self.values)
-        pushed = self.push(torch.special.ndtri(levels))
-        low, high = pushed.amin(dim=1), pushed.amax(dim=1)
+        return self.quantiles_of_latents(torch.special.ndtri(levels.to(self.values)))
+
+    def quantiles_of_latents(self, z: Tensor) -> Tensor:
+        """Quantiles of the levels ``Phi(z)``, accurate in both tails: shape (B, Q).
+
+        Parameters
+        ----------
+        z : Tensor of shape (Q,)
+        """
+        pushed = self.push(z)
+        low, high = self._brackets(z, pushed)
         y = (self.weights[:, None] * pushed).sum(dim=1)
         if len(self.weights) == 1:
             return y
+        upper, wanted = z > 0, torch.special.log_ndtr(-z.abs())
         open_, best = torch.ones_like(y, dtype=torch.bool), y
         for _ in range(_MAX_STEPS):
-            value, density = self.cdf(y)
-            excess = value - levels
+            log_tail, slope = self.log_tail(y, upper)
+            excess = torch.where(upper, wanted - log_tail, log_tail - wanted)
             # Each point ends on its own, so that it does not depend on the others.
             best = torch.where(open_, y, best)
             open_ = open_ & (excess.abs() > _CLOSE)
             if not open_.any():
                 break
             low, high = torch.where(excess < 0, y, low), torch.where(excess > 0, y, high)
-            step = y - excess / density
+            step = y - excess / slope
             inside = (step > low) & (step < high)
             y = torch.where(open_, torch.where(inside, step, 0.5 * (low + high)), y)
         return best
 
-    def mean(self) -> Tensor:
-        """Means of the mixtures, shape (B,), by the trapezoidal rule over the latents."""
+    def _brackets(self, z: Tensor, pushed: Tensor) -> tuple[Tensor, Tensor]:
+        """Points with lower and with higher levels than ``Phi(z)``, of shape (B, Q).
+
+        They are values at the nodes around `z`, where :meth:`push` and :meth:`latents`, which both
+        interpolate, are exact inverses; beyond the nodes, they are everywhere.
+        """
+        cell = self._cells(z)
+        low = torch.where(z < -LARGEST_LATENT, pushed, self.values[..., cell])
+        high = torch.where(z > LARGEST_LATENT, pushed, self.values[..., cell + 1])
+        return low.amin(dim=1), high.amax(dim=1)
+
+    def _cells(self, z: Tensor) -> Tensor:
+        """Numbers of the cells between nodes."""
+        n_cells = self.values.shape[-1] - 1
+        return ((z + LARGEST_LATENT) / self.step).floor().long().clamp(0, n_cells - 1)
+
+    def mean(self, values: Tensor | None = None) -> Tensor:
+        """Means of the mixtures, shape (B,), by the trapezoidal rule over the latents.
+
+        Parameters
+        ----------
+        values : Tensor of shape (B, K, J) or None
+            A function of the values at the nodes, whose mean is taken; None is the values.
+        """
         density = torch.exp(-0.5 * self.nodes.square())
-        return (self.values @ (density / density.sum())) @ self.weights
+        values = self.values if values is None else values
+        return (values @ (density / density.sum())) @ self.weights
 
     def error(self) -> Tensor:
         """Estimated error of the distribution functions between the nodes, shape (B,).
@@ -177,6 +230,29 @@ class MonotoneMixture:
         density = torch.exp(-0.5 * self.nodes[1::2].square()) / math.sqrt(2.0 * math.pi)
         error = (latent * density).amax(dim=-1)
         return (error * self.weights).sum(dim=-1)
+
+
+def log_normal_mass(low: Tensor, high: Tensor) -> Tensor:
+    """Logarithm of ``Phi(high) - Phi(low)`` for ``low < high``, accurate in both tails.
+
+    Parameters
+    ----------
+    low, high : Tensors of the same shape; infinite for an open side
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow.monotone import log_normal_mass
+    >>> mass = log_normal_mass(torch.tensor(20.0), torch.tensor(torch.inf))
+    >>> round(float(mass), 3)
+    -203.917
+    """
+    # In the upper half, the mirrored interval has the same mass, without cancellation.
+    above = low + high > 0
+    a, b = torch.where(above, -high, low), torch.where(above, -low, high)
+    log_a, log_b = torch.special.log_ndtr(a), torch.special.log_ndtr(b)
+    ratio = torch.where(a < b, log_a - log_b, 0.0).clamp(max=0.0)
+    return log_b + torch.log(-torch.expm1(ratio))
 
 
 def _cubic(s: Tensor, left: Tensor, right: Tensor, m0: Tensor, m1: Tensor) -> Tensor:
