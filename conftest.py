@@ -1,10 +1,14 @@
 """A watch over global state, for the tests and the examples in docstrings alike."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
+
+collect_ignore = [] if find_spec("skpro") else ["skinterflow/contrib/skpro.py"]
+"""Modules whose examples need an extra that is not installed."""
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 FIRST = (
     "quickstart.py",
     "outliers_and_model_choice.py",
+    "prediction_with_uncertainty.py",
     "photometric_redshifts.py",
     "reweighting.py",
     "calibration_and_regions.py",

@@ -14,18 +14,26 @@ from skinterflow.exceptions import (
     DistillationWarning,
     SavedModelError,
 )
+from skinterflow.regression_display import (
+    ConditionalDensityDisplay,
+    PITDisplay,
+    PredictionIntervalDisplay,
+)
 from skinterflow.regressor import InterpolantFlowRegressor
 from skinterflow.transport import InterpolantTransport
 
 __all__ = [
     "AccuracyWarning",
     "CalibrationDisplay",
+    "ConditionalDensityDisplay",
     "DegenerateDataWarning",
     "DensityDisplay",
     "DistillationWarning",
     "InterpolantFlowDensity",
     "InterpolantFlowRegressor",
     "InterpolantTransport",
+    "PITDisplay",
+    "PredictionIntervalDisplay",
     "SavedModelError",
     "TrainingDisplay",
     "TrajectoryDisplay",

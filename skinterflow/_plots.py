@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binom
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
@@ -21,6 +23,9 @@ would be empty otherwise."""
 _MARGIN = 0.15
 
 MODEL, DATA = "tab:blue", "tab:orange"
+
+INTERVAL = np.array([0.025, 0.975])
+_BAND = "95% interval of a true model"
 
 Features = str | int | Sequence[str] | Sequence[int] | NDArray[Any]
 
@@ -130,6 +135,34 @@ def _column(estimator: Any, feature: Any) -> int:
             f"{n_features - 1}{', or names' if names else ''}."
         )
     return int(feature)
+
+
+def checked_resolution(grid_resolution: int | None, default: int) -> int:
+    """Validate the number of points along an axis; None is the default.
+
+    Raises
+    ------
+    ValueError
+        If it is not an integer of at least 2.
+    """
+    if grid_resolution is None:
+        return default
+    if not isinstance(grid_resolution, Integral) or grid_resolution < 2:
+        raise ValueError(
+            f"grid_resolution must be an integer of at least 2, or None, got {grid_resolution!r}."
+        )
+    return int(grid_resolution)
+
+
+def coverage_interval(n_rows: int, levels: NDArray[Any]) -> NDArray[Any]:
+    """Return the ends, shape (2, n_levels), of the pointwise 95% interval of a coverage.
+
+    Parameters
+    ----------
+    n_rows : int
+    levels : array of shape (n_levels,), probabilities of one row to be inside
+    """
+    return np.asarray(binom.ppf(INTERVAL[:, None], n_rows, levels) / n_rows)
 
 
 def window(*columns: NDArray[Any]) -> tuple[float, float]:
@@ -314,3 +347,19 @@ def draw_map(
             *grid, heights, levels=sorted(named), colors="black", linewidths=0.9, linestyles="solid"
         )
         ax.clabel(contours, fmt=named, fontsize=8)
+
+
+def draw_band(ax: Axes, x: NDArray[Any], interval: NDArray[Any]) -> None:
+    """Draw the band in which a true model lies, from its ends of shape (2, n)."""
+    ax.fill_between(x, *interval, color="gray", alpha=0.3, linewidth=0, label=_BAND)
+
+
+def draw_reliability(
+    ax: Axes, levels: NDArray[Any], coverage: NDArray[Any], interval: NDArray[Any]
+) -> None:
+    """Draw observed coverages over their levels, with the band of a true model."""
+    draw_band(ax, levels, interval)
+    ax.axline((0.0, 0.0), slope=1.0, color="black", linewidth=0.8)
+    ax.plot(levels, coverage, color=MODEL, marker=".", label="rows")
+    ax.set(xlim=(0.0, 1.0), ylim=(0.0, 1.0))
+    ax.legend(loc="upper left")

@@ -9,29 +9,33 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, binom, norm
+from scipy.stats import beta, norm
 from sklearn.utils.validation import validate_data
 
 from skinterflow._base import FlowEstimator
 from skinterflow._plots import (
     DATA,
+    INTERVAL,
     MODEL,
     Features,
     Table,
     check_estimator_is,
     check_matplotlib,
+    checked_resolution,
     chosen_columns,
     column_names,
+    coverage_interval,
+    draw_band,
     draw_column,
     draw_columns,
     draw_curve,
     draw_map,
     draw_pair,
+    draw_reliability,
     new_or_given_axes,
     window,
 )
@@ -39,15 +43,15 @@ from skinterflow._predict.maps import grid_rows, map_log_density
 from skinterflow._predict.regions import checked_levels, density_thresholds
 from skinterflow._runtime import RandomStateLike, suppress_feature_name_warning
 from skinterflow.density import InterpolantFlowDensity
+from skinterflow.regressor import InterpolantFlowRegressor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Array = NDArray[Any]
 
-_INTERVAL = np.array([0.025, 0.975])
-_BAND = "95% interval of a true model"
 _MAX_QUANTILES = 1_000
+_TRAINED = "InterpolantFlowDensity, InterpolantFlowRegressor or InterpolantTransport"
 _VISIBLE, _BELOW_CONTOURS, _ROUGH_ATOL = 7.0, 3.0, 1.0
 """Nats below the largest density at which a map looks empty, nats below the lowest contour that it
 needs, and the tolerance with which empty parts are found."""
@@ -191,7 +195,7 @@ class DensityDisplay:
             )
         # On a curve or map, a mass would be invisible.
         whole = len(columns) == estimator.n_features_in_ <= 2 and not estimator.atoms_
-        resolution = _checked_resolution(grid_resolution, 400 if len(columns) == 1 else 80)
+        resolution = checked_resolution(grid_resolution, 400 if len(columns) == 1 else 80)
         probabilities = np.atleast_1d(checked_levels(levels)) if np.size(levels) else np.empty(0)
         rows: Array | None = (
             None
@@ -331,8 +335,8 @@ class TrainingDisplay:
 
         Parameters
         ----------
-        estimator : fitted InterpolantFlowDensity or InterpolantTransport
-            A transport has no held-out rows.
+        estimator : fitted estimator of this package
+            An InterpolantTransport has no held-out rows.
         ax : Axes or None, default=None
             Where to plot; None is a new figure.
 
@@ -341,12 +345,9 @@ class TrainingDisplay:
         display : TrainingDisplay
         """
         check_matplotlib(f"{cls.__name__}.from_estimator")
-        check_estimator_is(
-            estimator, FlowEstimator, "InterpolantFlowDensity or InterpolantTransport", cls.__name__
-        )
-        scores = (
-            estimator.validation_scores_ if isinstance(estimator, InterpolantFlowDensity) else None
-        )
+        check_estimator_is(estimator, FlowEstimator, _TRAINED, cls.__name__)
+        has_scores = isinstance(estimator, InterpolantFlowDensity | InterpolantFlowRegressor)
+        scores = estimator.validation_scores_ if has_scores else None
         return cls(
             steps=estimator.check_steps_, loss_curve=estimator.loss_curve_, validation_scores=scores
         ).plot(ax=ax)
@@ -663,10 +664,10 @@ class CalibrationDisplay:
             latent_quantiles=np.sort(np.asarray(estimator.transform(X)), axis=0)[
                 ranks.astype(int) - 1
             ],
-            normal_interval=norm.ppf(beta.ppf(_INTERVAL[:, None], ranks, n_rows + 1 - ranks)),
+            normal_interval=norm.ppf(beta.ppf(INTERVAL[:, None], ranks, n_rows + 1 - ranks)),
             levels=probabilities,
             coverage=(log_density[:, None] >= thresholds).mean(axis=0),
-            coverage_interval=binom.ppf(_INTERVAL[:, None], effective, probabilities) / effective,
+            coverage_interval=coverage_interval(effective, probabilities),
             feature_names=column_names(estimator),
         ).plot(ax=ax)
 
@@ -691,14 +692,7 @@ class CalibrationDisplay:
 
     def _plot_latent(self, ax: Axes) -> None:
         few = len(self.feature_names) <= _MAX_NAMED_LINES
-        ax.fill_between(
-            self.normal_quantiles,
-            *self.normal_interval,
-            color="gray",
-            alpha=0.3,
-            linewidth=0,
-            label=_BAND,
-        )
+        draw_band(ax, self.normal_quantiles, self.normal_interval)
         ax.axline((0.0, 0.0), slope=1.0, color="black", linewidth=0.8)
         for k, name in enumerate(self.feature_names):
             label = name if few else (f"{len(self.feature_names)} columns" if k == 0 else "")
@@ -718,18 +712,12 @@ class CalibrationDisplay:
         ax.legend()
 
     def _plot_coverage(self, ax: Axes) -> None:
-        ax.fill_between(
-            self.levels, *self.coverage_interval, color="gray", alpha=0.3, linewidth=0, label=_BAND
-        )
-        ax.axline((0.0, 0.0), slope=1.0, color="black", linewidth=0.8)
-        ax.plot(self.levels, self.coverage, color=MODEL, marker=".", label="rows")
+        draw_reliability(ax, self.levels, self.coverage, self.coverage_interval)
         ax.set(
             xlabel="probability of the region",
             ylabel="fraction of rows inside",
             title="Regions of highest density",
         )
-        ax.set(xlim=(0.0, 1.0), ylim=(0.0, 1.0))
-        ax.legend(loc="upper left")
 
 
 def _on_grid(
@@ -764,13 +752,3 @@ def _default_times(estimator: InterpolantFlowDensity) -> list[float]:
     """Evenly spaced times of the flow; only one if the model is the Gaussian at time 0."""
     end_time = estimator.end_time_
     return [end_time * k / 20 for k in range(21)] if end_time > 0 else [0.0]
-
-
-def _checked_resolution(grid_resolution: int | None, default: int) -> int:
-    if grid_resolution is None:
-        return default
-    if not isinstance(grid_resolution, Integral) or grid_resolution < 2:
-        raise ValueError(
-            f"grid_resolution must be an integer of at least 2, or None, got {grid_resolution!r}."
-        )
-    return int(grid_resolution)

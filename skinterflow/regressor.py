@@ -235,6 +235,9 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
     See Also
     --------
     InterpolantFlowDensity : Density of all columns of one data set.
+    PredictionIntervalDisplay : Plot of intervals with the observed outputs.
+    PITDisplay : Plot of the calibration.
+    ConditionalDensityDisplay : Plot of the density along one feature.
     sklearn.ensemble.HistGradientBoostingRegressor : Gradient boosting, also of single quantiles.
 
     References

@@ -70,8 +70,8 @@ ORDER = [
     ["_fit.distillation"],
     ["_base"],
     ["density", "metrics", "regressor", "transport"],
-    ["_plots"],
-    ["display"],
+    ["_plots", "contrib"],
+    ["display", "regression_display", "contrib.skpro"],
     [""],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
@@ -89,7 +89,9 @@ ESTIMATORS = {
     "regressor",
     "metrics",
     "display",
+    "regression_display",
     "_plots",
+    "contrib",
     "datasets",
     "skinterflow",
 }

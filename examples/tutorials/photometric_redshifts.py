@@ -1,13 +1,12 @@
 r"""
-Photometric redshifts: a joint density and its slices
-=====================================================
+Photometric redshifts: a density for each galaxy
+================================================
 
 A tutorial for astronomers. How far away is a galaxy of which only brightness and colours are known?
 
-One joint density of photometry and redshift is fitted, :math:`p(c, z)`. The density of the redshift
-of *one* galaxy is a slice of it, :math:`p(z \mid c) = p(c, z) / \int p(c, z') \, dz'`: score the
-photometry of the galaxy together with a grid of redshifts, and normalise. The galaxies are
-simulated, so every slice can be compared with the true one.
+The density of the redshift given the photometry, :math:`p(z \mid c)`, is fitted by
+``InterpolantFlowRegressor``. The galaxies are simulated, so every predicted density can be compared
+with the true one, and with that of a Gaussian mixture for photometry and redshift together.
 """
 
 import matplotlib.pyplot as plt
@@ -16,7 +15,7 @@ from scipy.special import expit
 from scipy.stats import norm
 from sklearn.mixture import GaussianMixture
 
-from skinterflow import InterpolantFlowDensity
+from skinterflow import InterpolantFlowRegressor, PITDisplay, PredictionIntervalDisplay
 
 # sphinx_gallery_thumbnail_number = 2
 
@@ -70,24 +69,25 @@ plt.show()
 # One fit
 # -------
 #
-# The rows have five columns: the photometry and the redshift. The network is small and the training
-# short, so that this page builds quickly; keep the defaults of `hidden_layer_sizes` and `max_iter`
-# for real data. The number of components of the mixture is selected by BIC.
+# The features are the photometry, the output is the redshift. The network is small and the training
+# short, so that this page builds quickly; keep the defaults of `trunk_layer_sizes`, `max_iter` and
+# `regressor` for real data. The number of components of the mixture is selected by BIC.
 
+flow = InterpolantFlowRegressor(
+    trunk_layer_sizes=(64, 64, 64), max_iter=900, regressor=None, atol=1e-2, random_state=0
+).fit(photometry, z)
 rows = np.column_stack([photometry, z])
-flow = InterpolantFlowDensity(
-    hidden_layer_sizes=(128, 128), max_iter=1000, atol=2e-2, random_state=0
-).fit(rows)
 mixtures = [GaussianMixture(n, random_state=0).fit(rows) for n in (10, 20, 40)]
 mixture = min(mixtures, key=lambda fitted: fitted.bic(rows))
 print(f"The mixture has {mixture.n_components} components; the flow took {flow.n_iter_} steps.")
 
 # %%
-# Slices
-# ------
+# The density of each galaxy
+# --------------------------
 #
-# Any estimator with ``score_samples`` provides slices. Rows of float32 are scored in float32, which
-# is faster. One call computes all slices of all galaxies.
+# ``log_density`` of the regressor is normalised for every galaxy. A joint density :math:`p(c, z)`
+# has to be evaluated on a grid of redshifts and normalised,
+# :math:`p(z \mid c) = p(c, z) / \int p(c, z') \, dz'`. So has the truth.
 
 grid = np.linspace(0.005, 1.995, 200)
 step = grid[1] - grid[0]
@@ -99,13 +99,11 @@ def normalised(log_density):
     return density / (density.sum(axis=1, keepdims=True) * step)
 
 
-def slices(estimator, photometry):
+def slices(joint, photometry):
     points = np.column_stack(
         [np.repeat(photometry, len(grid), axis=0), np.tile(grid, len(photometry))]
     )
-    return normalised(
-        estimator.score_samples(points.astype(np.float32)).reshape(len(photometry), len(grid))
-    )
+    return normalised(joint.score_samples(points).reshape(len(photometry), len(grid)))
 
 
 def true_slices(photometry, n_types=80):
@@ -125,21 +123,14 @@ def true_slices(photometry, n_types=80):
 
 test, test_z = galaxies(300, 1)
 test, test_z = test[test_z < grid[-1]], test_z[test_z < grid[-1]]
-estimates = {
-    "truth": true_slices(test),
-    "flow": slices(flow, test),
-    "mixture": slices(mixture, test),
-}
+truth, joint = true_slices(test), slices(mixture, test)
 
-styles = {
-    "truth": ("black", 3.0, 0.3),
-    "flow": ("tab:blue", 1.5, 1.0),
-    "mixture": ("tab:orange", 1.2, 1.0),
-}
 figure, axes = plt.subplots(2, 4, figsize=(12, 5), layout="constrained", sharex=True)
 for k, axis in enumerate(axes.flat):
-    for name, (color, width, alpha) in styles.items():
-        axis.plot(grid, estimates[name][k], color=color, linewidth=width, alpha=alpha, label=name)
+    density = np.exp(flow.log_density(np.repeat(test[[k]], len(grid), axis=0), grid))
+    axis.plot(grid, truth[k], color="black", linewidth=3.0, alpha=0.3, label="truth")
+    axis.plot(grid, density, color="tab:blue", linewidth=1.5, label="flow")
+    axis.plot(grid, joint[k], color="tab:orange", linewidth=1.2, label="mixture")
     axis.axvline(test_z[k], color="tab:red", linestyle=":", label="the galaxy's redshift")
     axis.set(yticks=[])
 axes[0, 0].legend(fontsize="small")
@@ -149,53 +140,72 @@ figure.supylabel("p(z | photometry)")
 plt.show()
 
 # %%
-# Bright red galaxies have narrow slices, and faint blue ones have wide, skewed or bimodal ones. A
-# slice shows this, and a point estimate with an error bar cannot. No estimate is better for every
-# galaxy; the next section has the mean over many.
+# Bright red galaxies have narrow densities, and faint blue ones have wide, skewed or bimodal ones.
+# A density shows this, and a point estimate with an error bar cannot. No estimate is better for
+# every galaxy; the next section has the mean over many.
 #
-# How good are the slices?
-# ------------------------
+# How good are they?
+# ------------------
 #
 # * The mean log-density of the true redshifts, in nats: no estimate can exceed that of the truth in
 #   the long run.
-# * The *probability integral transform* (PIT), the part of a slice below the redshift of the
-#   galaxy, is uniform if the slices are calibrated.
-# * The median of a slice is a point estimate; its error is measured by the normalised median
-#   deviation of :math:`\Delta z = (z_\mathrm{estimate} - z) / (1 + z)`.
+# * The *probability integral transform* (PIT), the predicted probability of a redshift up to that
+#   of the galaxy, is uniform if the densities are calibrated.
+# * The median is a point estimate; its error is measured by the normalised median deviation of
+#   :math:`\Delta z = (z_\mathrm{estimate} - z) / (1 + z)`.
+#
+# The regressor has a method for each, without a grid.
 
 at = np.rint((test_z - grid[0]) / step).astype(int)
-pit, medians = {}, {}
-for name, density in estimates.items():
+log_density = {"flow": flow.log_density(test, test_z)}
+pit = {"flow": flow.cdf(test, test_z)}
+medians = {"flow": flow.predict_quantiles(test, 0.5)[:, 0]}
+for name, density in (("truth", truth), ("mixture", joint)):
     cumulative = np.cumsum(density, axis=1) * step
-    pit[name] = np.array(
-        [np.interp(z, grid + step / 2, row) for z, row in zip(test_z, cumulative, strict=True)]
+    log_density[name] = np.log(density[np.arange(len(at)), at])
+    pit[name] = np.clip(
+        [np.interp(z, grid + step / 2, row) for z, row in zip(test_z, cumulative, strict=True)],
+        0,
+        1,
     )
     medians[name] = grid[(cumulative < 0.5).sum(axis=1)]
-    off = (medians[name] - test_z) / (1 + test_z)
+for name, median in medians.items():
+    off = (median - test_z) / (1 + test_z)
     print(
-        f"{name:<8} log p(z | c) {np.log(density[np.arange(len(at)), at]).mean():5.2f} nats, "
+        f"{name:<8} log p(z | c) {log_density[name].mean():5.2f} nats, "
         f"redshift within the central 90% for {np.mean(np.abs(pit[name] - 0.5) < 0.45):.0%}, "
         f"median deviation {1.4826 * np.median(np.abs(off - np.median(off))):.4f}, off by more "
         f"than 0.15: {np.mean(np.abs(off) > 0.15):.1%}"
     )
 
-figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), layout="constrained")
-for axis, (name, estimate) in zip(axes, medians.items(), strict=False):
+figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained")
+for axis, name in zip(axes, ("truth", "flow", "mixture"), strict=True):
     axis.plot([0, 2], [0, 2], color="black", linewidth=0.8)
-    axis.scatter(test_z, estimate, s=4, color="tab:gray" if name == "truth" else styles[name][0])
+    axis.scatter(test_z, medians[name], s=4)
     axis.set(title=f"medians, {name}", xlabel="redshift", xlim=(0, 2), ylim=(0, 2), aspect="equal")
-axes[0].set_ylabel("median of the slice")
-for name, (color, _, _) in styles.items():
-    axes[3].hist(
-        pit[name], np.linspace(0, 1, 11), histtype="step", color=color, linewidth=1.5, label=name
-    )
-axes[3].axhline(len(test_z) / 10, color="black", linewidth=0.8, linestyle=":")
-axes[3].set(title="PIT", xlabel="part of the slice below the redshift", ylabel="galaxies")
-axes[3].legend(fontsize="small", loc="lower center")
+axes[0].set_ylabel("median of the density")
 plt.show()
 
 # %%
-# For real galaxies: the slices hold for galaxies like those of the training set. If spectra were
-# taken of bright galaxies only, weight the rows (``fit(X, sample_weight=...)``), or reweight as in
-# :ref:`sphx_glr_auto_examples_tutorials_reweighting.py`. The fit does not exclude redshifts below
-# zero, it only makes them rare; the grid excludes them here.
+# The PIT of the flow, and that of the mixture below it:
+
+figure, axes = plt.subplots(2, 2, figsize=(10, 8), layout="constrained")
+for pair, name in zip(axes, ("flow", "mixture"), strict=True):
+    PITDisplay.from_predictions(pit[name], ax=pair)
+    for panel in pair:
+        panel.set_title(f"{name}: {panel.get_title()}")
+plt.show()
+
+# %%
+# The intervals of the flow along the magnitude: those of faint galaxies are wide.
+
+PredictionIntervalDisplay.from_estimator(flow, test, test_z, feature=0).ax_.set(
+    xlabel="magnitude", ylabel="redshift"
+)
+plt.show()
+
+# %%
+# For real galaxies: the densities hold for galaxies like those of the training set. If spectra were
+# taken of bright galaxies only, weight the rows (``fit(X, z, sample_weight=...)``), or reweight as
+# in :ref:`sphx_glr_auto_examples_tutorials_reweighting.py`. The fit does not exclude redshifts
+# below zero, it only makes them rare.

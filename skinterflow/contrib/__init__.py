@@ -1,0 +1,1 @@
+"""Adapters to other packages, each of which needs an optional extra."""
