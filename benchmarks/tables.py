@@ -524,6 +524,16 @@ _STUDENTS = (
     "NSF, scored per s",
 )
 _LATENCY = ("data", "fit", "one row", "contains, first call", "contains, one row", "map")
+_REGRESSION = (
+    "data",
+    "method",
+    "log-likelihood",
+    "standard error",
+    "CRPS",
+    "coverage",
+    "not uniform",
+    "slowest split, s of CPU",
+)
 TABLES: dict[str, Callable[[Results], str]] = {
     "README quick start": quick_start,
     "README defaults": readme_defaults,
@@ -572,6 +582,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
         columns_of("cost-solver", (*_SOLVER, "evaluations per row"), precision="float64"),
     ),
     "atoms": with_source("atoms", atoms),
+    "regression": with_source("regression", columns_of("regression", _REGRESSION)),
     "error bars": with_source("error_bars", error_bars),
     "masses": with_source(
         "masses",

@@ -111,21 +111,26 @@ def fold_normals(
         return None
     held_out = HeldOut([], folds, sum(len(fold.validation.u) for fold in folds))
     best: tuple[Tensor, FoldNormals] | None = None
+    best_of_kind: dict[str, tuple[float, FoldNormals]] = {}
     for kind in ("full", "diag"):
-        best_of_kind, n_falls = -np.inf, 0
+        n_falls = 0
         for candidate in _candidates(kind, rows, folds):
             log_prob = candidate.held_out(held_out)
             if best is None or held_out.clearly_better(log_prob, best[0], n_errors=1.0):
                 best = log_prob, candidate
             score = held_out.mean(log_prob)
-            n_falls = n_falls + 1 if score < best_of_kind else 0
-            best_of_kind = max(best_of_kind, score)
+            fell = kind in best_of_kind and score < best_of_kind[kind][0]
+            n_falls = n_falls + 1 if fell else 0
+            if not fell:
+                best_of_kind[kind] = score, candidate
             if n_falls == _N_FALLS or out_of_time():
                 break
     if best is None or out_of_time() or min(map(len, rows)) >= _RESTARTED_BELOW:
         return None if best is None else best[1]
-    restarted = _restarted(best[1], rows, folds)
-    return max(restarted, key=lambda candidate: held_out.mean(candidate.held_out(held_out)))
+    restarted = [
+        each for _, found in best_of_kind.values() for each in _restarted(found, rows, folds)
+    ]
+    return max([best[1], *restarted], key=lambda each: held_out.mean(each.held_out(held_out)))
 
 
 def _candidates(
@@ -143,10 +148,10 @@ def _candidates(
 def _restarted(
     found: FoldNormals, rows: Sequence[NDArray[Any]], folds: Sequence[Fold]
 ) -> list[FoldNormals]:
-    """The mixtures found, and from several starts those of its size and of the next smaller one."""
+    """The mixtures from several starts: of the size of those found, and of the next smaller one."""
     before = max((n for n in _N_COMPONENTS if n < found.n_components), default=1)
     sizes = sorted({before, found.n_components} - {1})
-    return [found] + [_fitted(n, found.kind, _N_STARTS, rows, folds) for n in sizes]
+    return [_fitted(n, found.kind, _N_STARTS, rows, folds) for n in sizes]
 
 
 def _fitted(
