@@ -110,27 +110,36 @@ def fold_normals(
     if min(map(len, rows)) < _FEWEST_ROWS:
         return None
     held_out = HeldOut([], folds, sum(len(fold.validation.u) for fold in folds))
-    best: tuple[Tensor, FoldNormals] | None = None
-    best_of_kind: dict[str, tuple[float, FoldNormals]] = {}
+    of_kinds: list[FoldNormals] = []
     for kind in ("full", "diag"):
-        n_falls = 0
+        tried: list[FoldNormals] = []
+        best, n_falls = -np.inf, 0
         for candidate in _candidates(kind, rows, folds):
-            log_prob = candidate.held_out(held_out)
-            if best is None or held_out.clearly_better(log_prob, best[0], n_errors=1.0):
-                best = log_prob, candidate
-            score = held_out.mean(log_prob)
-            fell = kind in best_of_kind and score < best_of_kind[kind][0]
-            n_falls = n_falls + 1 if fell else 0
-            if not fell:
-                best_of_kind[kind] = score, candidate
+            tried.append(candidate)
+            score = held_out.mean(candidate.held_out(held_out))
+            n_falls = n_falls + 1 if score < best else 0
+            best = max(best, score)
             if n_falls == _N_FALLS or out_of_time():
                 break
-    if best is None or out_of_time() or min(map(len, rows)) >= _RESTARTED_BELOW:
-        return None if best is None else best[1]
-    restarted = [
-        each for _, found in best_of_kind.values() for each in _restarted(found, rows, folds)
-    ]
-    return max([best[1], *restarted], key=lambda each: held_out.mean(each.held_out(held_out)))
+        if tried:
+            of_kinds.append(_simplest_of_the_best(tried, held_out))
+    if not of_kinds:
+        return None
+    found = _simplest_of_the_best(of_kinds, held_out)
+    if out_of_time() or min(map(len, rows)) >= _RESTARTED_BELOW:
+        return found
+    restarted = [each for one in of_kinds for each in _restarted(one, rows, folds)]
+    return _simplest_of_the_best([found, *restarted], held_out)
+
+
+def _simplest_of_the_best(candidates: Sequence[FoldNormals], held_out: HeldOut) -> FoldNormals:
+    """The last candidate that beats, by a standard error, the one chosen among those before it."""
+    chosen = candidates[0]
+    for candidate in candidates[1:]:
+        log_prob = candidate.held_out(held_out)
+        if held_out.clearly_better(log_prob, chosen.held_out(held_out), n_errors=1.0):
+            chosen = candidate
+    return chosen
 
 
 def _candidates(
