@@ -527,6 +527,7 @@ _LATENCY = ("data", "fit", "one row", "contains, first call", "contains, one row
 _REGRESSION = (
     "data",
     "method",
+    "splits",
     "log-likelihood",
     "standard error",
     "CRPS",
