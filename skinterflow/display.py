@@ -219,7 +219,9 @@ class DensityDisplay:
             lowest = min(
                 [known.max() - _VISIBLE, *np.subtract(display.thresholds, _BELOW_CONTOURS)]
             )
-            display.log_density = _on_grid(estimator, display.grid, columns, t, lowest)
+            display.log_density = _on_grid(
+                estimator, display.grid, columns, t, lowest, display.samples
+            )
         return display.plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> Self:
@@ -726,6 +728,7 @@ def _on_grid(
     columns: Sequence[int],
     t: float | None,
     lowest: float,
+    samples: Array,
 ) -> Array:
     """Log-densities on a grid, whose axes are the columns of the model in any order."""
     # float32 must resolve the points of the grid.
@@ -739,7 +742,11 @@ def _on_grid(
     if len(grid) == 1:
         return score(estimator, grid_rows(grid))
     return map_log_density(
-        functools.partial(score, estimator), functools.partial(score, rough), grid, lowest
+        functools.partial(score, estimator),
+        functools.partial(score, rough),
+        grid,
+        lowest,
+        samples,
     )
 
 

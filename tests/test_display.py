@@ -109,6 +109,21 @@ def test_map(plane, frame):
     assert sorted(contours[0].levels) == pytest.approx(sorted(display.thresholds))
 
 
+def test_a_fine_map_is_exact_wherever_it_can_be_seen(normal):
+    """Low contours can be seen as well, beyond the colours of the map."""
+    display = DensityDisplay.from_estimator(
+        normal, grid_resolution=45, levels=(0.5, 0.999), n_samples=2_000, random_state=0
+    )
+    square = sum(part**2 for part in np.meshgrid(*display.grid))
+    expected = -0.5 * square - np.log(2 * np.pi)
+    lowest = min(display.thresholds)
+    seen = expected >= lowest - 1.0
+    assert lowest < expected.max() - 6.5
+    assert 0.5 < seen.mean() < 0.99
+    assert display.log_density[seen] == pytest.approx(expected[seen], abs=1e-3)
+    assert (display.log_density[~seen] < lowest).all()
+
+
 def test_map_with_the_columns_exchanged(plane):
     """The same density, seen from the other side."""
     display = DensityDisplay.from_estimator(
