@@ -59,7 +59,8 @@ class PredictionIntervalDisplay:
 
     Rows are ordered by the predicted median, or placed by the values of one feature.  The legend
     has the fraction of the rows in each interval.  Use :meth:`from_estimator`, or
-    :meth:`from_predictions` for quantiles of any model.
+    :meth:`from_predictions` for quantiles of any model.  With ``conformal=True``, the ends of the
+    intervals are corrected quantiles, which differ slightly from ``predict_interval``.
 
     Parameters
     ----------
@@ -622,7 +623,7 @@ class ConditionalDensityDisplay:
             outer = estimator.predict_quantiles(rows, [_OUTER, *levels, 1.0 - _OUTER])
             shown = [outer[:, 0], outer[:, -1], *([] if points is None else [points[:, 1]])]
             up = np.linspace(*window(*shown), n)
-            if estimator.integer_target:  # between whole numbers there is no probability
+            if estimator._columns().whole.any():  # between whole numbers there is no probability
                 up = np.unique(up.round())
             log_density = _on_grid(estimator, rows, up)
         return cls(

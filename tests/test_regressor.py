@@ -285,7 +285,8 @@ def test_dropout_depends_on_how_rows_are_held_out(batch_size):
         assert {field.dropout for field in model._trained.fields()} == {dropout}
 
 
-def test_an_interrupted_fit_resumes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("choice", [{}, {"conformal": True}], ids=["plain", "conformal"])
+def test_an_interrupted_fit_resumes(tmp_path, monkeypatch, choice):
     path, n_steps = tmp_path / "checkpoint", 0
 
     def interrupt(self, state):
@@ -295,14 +296,16 @@ def test_an_interrupted_fit_resumes(tmp_path, monkeypatch):
         if n_steps == 2:
             raise OSError("power cut")
 
-    model = InterpolantFlowRegressor(**TINY, checkpoint=path)
+    model = InterpolantFlowRegressor(**TINY, **choice, checkpoint=path)
     with monkeypatch.context() as patched:
         patched.setattr("skinterflow._persistence.checkpoint.Checkpoint.write_if_due", interrupt)
         with pytest.raises(OSError, match="power cut"):
             model.fit(X, Y)
     assert path.exists()
-    resumed = model.fit(X, Y).predict(X)
-    np.testing.assert_array_equal(resumed, InterpolantFlowRegressor(**TINY).fit(X, Y).predict(X))
+    whole = InterpolantFlowRegressor(**TINY, **choice).fit(X, Y)
+    resumed = model.fit(X, Y)
+    np.testing.assert_array_equal(resumed.predict(X), whole.predict(X))
+    np.testing.assert_array_equal(resumed.predict_interval(X), whole.predict_interval(X))
 
 
 # Among scikit-learn's own.

@@ -36,6 +36,11 @@ _MASSES = norm.pdf(_LATENTS) / norm.pdf(_LATENTS).sum()
 """Nodes and weights of the rule for moments, over the normal scores of the levels."""
 _BLOCK_ROWS = 64
 """Rows whose levels differ are asked in blocks, each for all levels of its rows."""
+_REFUSED = {
+    "integer_target": "a density",
+    "conformal": "quantiles that invert its distribution function",
+}
+"""Parameters that a distribution object excludes, and what it would lack."""
 _TINY: dict[str, Any] = {
     "trunk_layer_sizes": (8,),
     "hidden_layer_sizes": (8,),
@@ -69,7 +74,8 @@ class InterpolantFlowDistribution(BaseDistribution):
     NotFittedError
         If the model is not fitted.
     ValueError
-        If the model has several outputs, or a scalar distribution has several rows.
+        If the model has several outputs, whole numbers or a conformal correction, or if a scalar
+        distribution has several rows.
 
     Examples
     --------
@@ -103,6 +109,12 @@ class InterpolantFlowDistribution(BaseDistribution):
                 f"estimator must have one output, but it has {estimator.n_outputs_}; fit one "
                 "regressor for each output."
             )
+        for name, missing in _REFUSED.items():
+            if getattr(estimator, name):
+                raise ValueError(
+                    f"estimator must have {name}=False, because a distribution object needs "
+                    f"{missing}; fit it anew, or call the methods of the regressor itself."
+                )
         if index is None and len(X) != 1:
             raise ValueError(
                 f"A scalar distribution has one row, but X has {len(X)}; give index and columns."

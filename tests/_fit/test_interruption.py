@@ -50,14 +50,41 @@ def test_interrupted_fit_raises_and_leaves_a_fitted_estimator(iris, interrupted_
     assert np.isfinite(density.score(iris))
 
 
-def test_interrupted_regressor(iris, interrupted_at):
+REGRESSOR = PLAIN | {"early_stopping": "auto", "trunk_layer_sizes": (8,), "regressor": None}
+
+
+@pytest.mark.parametrize("conformal", [False, True])
+def test_interrupted_regressor(iris, interrupted_at, conformal):
     interrupted_at(11)
-    parameters = PLAIN | {"early_stopping": "auto", "trunk_layer_sizes": (8,), "regressor": None}
-    regressor = InterpolantFlowRegressor(**parameters)
+    regressor = InterpolantFlowRegressor(**REGRESSOR, conformal=conformal)
     with pytest.raises(KeyboardInterrupt, match="after 11 of 30 steps"):
         regressor.fit(iris[:, :3], iris @ np.sqrt(range(4)))
     assert regressor.n_iter_ == 11
     assert np.isfinite(regressor.predict(iris[:, :3])).all()
+    assert (regressor.calibration_latents_ is not None) == conformal
+
+
+def test_interrupt_while_a_regressor_is_calibrated_by_its_held_out_rows(iris, monkeypatch):
+    X, y = iris[:, :3], iris @ np.sqrt(range(4))
+    parameters = REGRESSOR | {"early_stopping": False}
+    whole = InterpolantFlowRegressor(**parameters, conformal=True).fit(X, y)
+    work, times = InterpolantFlowRegressor._calibrate, [1]
+
+    def interrupted(*arguments):
+        if times[0]:
+            times[0] -= 1
+            raise KeyboardInterrupt
+        return work(*arguments)
+
+    monkeypatch.setattr(InterpolantFlowRegressor, "_calibrate", interrupted)
+    regressor = InterpolantFlowRegressor(**parameters, conformal=True)
+    with pytest.raises(KeyboardInterrupt, match="interrupted after its training"):
+        regressor.fit(X, y)
+    np.testing.assert_array_equal(regressor.predict_interval(X), whole.predict_interval(X))
+    before, times[0] = dict(vars(regressor)), 2
+    with pytest.raises(KeyboardInterrupt):
+        regressor.fit(X, y)
+    assert vars(regressor) == before
 
 
 def test_interrupted_transport(iris, interrupted_at):

@@ -135,5 +135,9 @@ def test_what_is_no_distribution(adapter, data, fitted):
     both = InterpolantFlowRegressor(**TINY | {"max_iter": 1}).fit(X, np.c_[y, -y])
     with pytest.raises(ValueError, match="estimator must have one output, but it has 2; fit one"):
         adapter.InterpolantFlowDistribution(both, X[:1])
+    for name, needed in {"integer_target": "a density", "conformal": "quantiles that"}.items():
+        model = InterpolantFlowRegressor(**TINY | {"max_iter": 1, name: True}).fit(X, y)
+        with pytest.raises(ValueError, match=f"must have {name}=False.*needs {needed}"):
+            adapter.InterpolantFlowDistribution(model, X[:1])
     with pytest.raises(ValueError, match="iat requires the number of a row and of a column"):
         fitted.predict_proba(X).iat[0]
