@@ -40,6 +40,7 @@ COMMANDS = {
     "atoms": "python benchmarks/atoms.py",
     "regression": "python benchmarks/regression.py --data-dir DIR",
     "error_bars": "python benchmarks/error_bars.py",
+    "outliers": "python benchmarks/outliers.py --data-dir DIR",
     "masses": "python benchmarks/masses.py",
     "paths": "python benchmarks/paths.py --targets checkerboard",
     "latent-checkerboard": "python benchmarks/latent.py checkerboard",
@@ -58,13 +59,14 @@ KEYS = {
     "rates": ("data",),
     "students": ("data", "widths"),
     "regression": ("data", "method"),
+    "outliers": ("protocol", "data", "method", "seed"),
     "paths": ("target", "choice"),
 }
 """Columns that say which row of an earlier run a new one replaces; files that are not listed are
 replaced whole."""
 _PLACES = {"data_dir", "directory", "models", "old", "plot", "timeout"}
 """Options that change no figure."""
-_CHOICES = {"sets", "methods", "choices", "widths"}
+_CHOICES = {"sets", "methods", "choices", "seeds", "widths"}
 """Options that leave out rows."""
 
 

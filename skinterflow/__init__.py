@@ -14,6 +14,7 @@ from skinterflow.exceptions import (
     DistillationWarning,
     SavedModelError,
 )
+from skinterflow.outliers import InterpolantFlowOutlierDetector
 from skinterflow.regression_display import (
     ConditionalDensityDisplay,
     PITDisplay,
@@ -30,6 +31,7 @@ __all__ = [
     "DensityDisplay",
     "DistillationWarning",
     "InterpolantFlowDensity",
+    "InterpolantFlowOutlierDetector",
     "InterpolantFlowRegressor",
     "InterpolantTransport",
     "PITDisplay",
