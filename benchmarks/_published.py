@@ -66,7 +66,7 @@ KEYS = {
 replaced whole."""
 _PLACES = {"data_dir", "directory", "models", "old", "plot", "timeout"}
 """Options that change no figure."""
-_CHOICES = {"sets", "methods", "choices", "seeds", "widths"}
+_CHOICES = {"sets", "methods", "choices", "protocols", "seeds", "widths"}
 """Options that leave out rows."""
 
 

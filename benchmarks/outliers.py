@@ -180,10 +180,13 @@ def main():
     arguments.add_argument("--data-dir", required=True, help="folder that contains outliers/")
     arguments.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the splits")
     arguments.add_argument("--sets", nargs="*", choices=SETS, help="only these sets")
+    arguments.add_argument(
+        "--protocols", nargs="*", choices=[SEMI, UNSUPERVISED], help="only these protocols"
+    )
     arguments.add_argument("--methods", nargs="*", choices=METHODS, help="only these methods")
     options = arguments.parse_args()
     rows = []
-    for protocol in (SEMI, UNSUPERVISED):
+    for protocol in options.protocols or (SEMI, UNSUPERVISED):
         for name in options.sets or SETS:
             for method in options.methods or METHODS:
                 if method == DENSITY and protocol == UNSUPERVISED:
