@@ -15,10 +15,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from _published import FOLDER, Record, rows, runs
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/which_estimator.rst", "docs/quality.rst", "docs/speed.rst")
+DOCUMENTS = (
+    "README.md",
+    "docs/which_estimator.rst",
+    "docs/quality.rst",
+    "docs/outliers.rst",
+    "docs/speed.rst",
+)
 OURS = "InterpolantFlowDensity"
 STUDENT = f"{OURS}, student (128, 128), atol 0.1"
 REJECTED = ("galaxies",)
@@ -116,6 +123,36 @@ def simple_peers(results: Results) -> Cells:
     for data in results.values("simple_peers", "data"):
         found = [results.row("simple_peers", data=data, method=method) for method in methods]
         cells.append([titled(data), *best_in_bold(found, plain)])
+    return cells
+
+
+def outliers(results: Results) -> Cells:
+    """Protocols by methods: means over the sets, and the rank among the methods."""
+    cells = [["protocol", "method", "AUROC", "average precision", "mean rank", "seeds"]]
+    for protocol in results.values("outliers", "protocol"):
+        found = pd.DataFrame(results.rows("outliers", protocol=protocol))
+        figures = ["AUROC", "average precision"]
+        means = found.groupby(["data", "method"], sort=False)[figures].mean()
+        ranks = means["AUROC"].unstack().rank(axis=1, ascending=False).mean()
+        seeds = found.groupby("method")["seed"].nunique()
+        for method, row in means.groupby("method", sort=False).mean().iterrows():
+            shown_figures = [f"{row[figure]:.1f}" for figure in figures]
+            rank = f"{ranks[method]:.1f}"
+            cells.append([protocol, str(method), *shown_figures, rank, str(seeds[method])])
+    return cells
+
+
+def outlier_alarms(results: Results) -> Cells:
+    """Data sets, their alarms, and the binomial error of the fraction if the level holds."""
+    cells = [["data", "normal test rows", "alarms", "0.05 ± its binomial error"]]
+    found = results.rows("outliers", protocol="semi-supervised")
+    measured = [row for row in found if row["alarms"] is not None]
+    for data in dict.fromkeys(row["data"] for row in measured):
+        of_set = [row for row in measured if row["data"] == data]
+        n_rows = of_set[0]["normal test rows"]
+        alarms = sum(row["alarms"] for row in of_set) / len(of_set)
+        error = (0.05 * 0.95 / (n_rows * len(of_set))) ** 0.5
+        cells.append([data, str(n_rows), f"{alarms:.3f}", f"0.05 ± {error:.3f}"])
     return cells
 
 
@@ -543,6 +580,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
         defaults(results, "defaults-small", with_error)
     ),
     "which: simple peers": with_source("simple_peers", simple_peers),
+    "outliers": with_source("outliers", outliers),
+    "outlier alarms": lambda results: restructured(outlier_alarms(results)),
     "which: equal time": which_equal_time,
     "which: speed": lambda results: restructured(speed(results)),
     "defaults on small data": with_source(

@@ -14,6 +14,7 @@ from skinterflow.exceptions import (
     DistillationWarning,
     SavedModelError,
 )
+from skinterflow.outlier_display import OutlierExplanationDisplay
 from skinterflow.outliers import InterpolantFlowOutlierDetector
 from skinterflow.regression_display import (
     ConditionalDensityDisplay,
@@ -34,6 +35,7 @@ __all__ = [
     "InterpolantFlowOutlierDetector",
     "InterpolantFlowRegressor",
     "InterpolantTransport",
+    "OutlierExplanationDisplay",
     "PITDisplay",
     "PredictionIntervalDisplay",
     "SavedModelError",

@@ -58,6 +58,7 @@ ORDER = [
     [
         "_predict.arguments",
         "_predict.conformal",
+        "_predict.kernels",
         "_predict.maps",
         "_predict.model",
         "_predict.regions",
@@ -70,8 +71,8 @@ ORDER = [
     ["_fit.distillation"],
     ["_base"],
     ["density", "metrics", "regressor", "transport"],
-    ["_plots", "contrib"],
-    ["display", "regression_display", "contrib.skpro"],
+    ["_plots", "contrib", "outliers"],
+    ["contrib.pyod", "contrib.skpro", "display", "outlier_display", "regression_display"],
     [""],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
@@ -88,7 +89,9 @@ ESTIMATORS = {
     "transport",
     "regressor",
     "metrics",
+    "outliers",
     "display",
+    "outlier_display",
     "regression_display",
     "_plots",
     "contrib",
