@@ -51,7 +51,9 @@ class OutlierExplanationDisplay:
     ['column 1', 'column 0']
     """
 
-    def __init__(self, *, contributions: Array, rows: Array, feature_names: list[str]) -> None:
+    def __init__(
+        self, *, contributions: Array, rows: NDArray[np.intp], feature_names: list[str]
+    ) -> None:
         self.contributions = contributions
         self.rows = rows
         self.feature_names = feature_names

@@ -59,7 +59,6 @@ print(f"At the level 0.05: {(normal <= 0.05).mean():.3f} false alarms.")
 # When many rows are tested, even a small level causes many false alarms. The procedure of Benjamini
 # and Hochberg bounds their fraction among the alarms instead.
 
-together = np.concatenate([normal, odd])
 adjusted = detector.p_values(np.concatenate([test, malignant]), adjust="fdr")
 alarms = adjusted <= 0.1
 print(f"{alarms.sum()} alarms, of which {(alarms & is_benign).sum()} are benign.")

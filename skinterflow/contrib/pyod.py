@@ -26,7 +26,7 @@ except ImportError as error:
 __all__ = ["InterpolantFlowOD"]
 
 
-class InterpolantFlowOD(BaseDetector):  # type: ignore[misc]
+class InterpolantFlowOD(BaseDetector):
     """InterpolantFlowOutlierDetector with the interface of PyOD.
 
     Parameters
