@@ -11,6 +11,7 @@ is then shown benign tumours that it has not seen, and malignant ones.
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
@@ -28,7 +29,8 @@ train, test = train_test_split(benign, test_size=0.4, random_state=0)
 detector = InterpolantFlowOutlierDetector(random_state=0).fit(train)
 
 # %%
-# Scores are high for normal rows. ``IsolationForest`` has the same interface.
+# Scores are high for normal rows. ``IsolationForest`` has the same interface, and separates these
+# rows as well. What it does not have is what follows.
 
 forest = IsolationForest(random_state=0).fit(train)
 is_benign = np.repeat([True, False], [len(test), len(malignant)])
@@ -59,7 +61,7 @@ print(f"At the level 0.05: {(normal <= 0.05).mean():.3f} false alarms.")
 # When many rows are tested, even a small level causes many false alarms. The procedure of Benjamini
 # and Hochberg bounds their fraction among the alarms instead.
 
-adjusted = detector.p_values(np.concatenate([test, malignant]), adjust="fdr")
+adjusted = detector.p_values(pd.concat([test, malignant]), adjust="fdr")
 alarms = adjusted <= 0.1
 print(f"{alarms.sum()} alarms, of which {(alarms & is_benign).sum()} are benign.")
 
@@ -79,14 +81,3 @@ plt.show()
 
 OutlierExplanationDisplay.from_estimator(detector, malignant, max_rows=20)
 plt.show()
-
-# %%
-# The rows of a table without labels
-# ----------------------------------
-#
-# A detector that is fitted to all rows ranks them by ``held_out_scores_``: the scores of members
-# that have not seen the row.
-
-everything = InterpolantFlowOutlierDetector(random_state=0).fit(data.data)
-score = everything.held_out_scores_
-print(f"area under the ROC curve {roc_auc_score(data.target == 1, score):.3f}")
