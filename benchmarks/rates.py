@@ -9,7 +9,8 @@ one thread, and with them zuko's NSF, trained for seconds only, because its rate
 its weights.  All rates are rows per second of processor time.  Errors are distances to a solve with
 a tolerance of 1e-9: on test rows, on these stretched about the mean by 2.5, and on uniform rows of
 the training rows' box widened by half.  "Exceed" is the share of rows whose error is larger than
-its estimate.  A model of columns with atoms has no rate by the earlier commit.  "Log-likelihood" is the mean over the same test rows, by both solves.
+its estimate.  "Log-likelihood" is the mean over the same test rows, by both solves.  A model of
+columns with atoms has no rate by the earlier commit.
 """
 
 import argparse
