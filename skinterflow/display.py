@@ -741,9 +741,10 @@ def _on_grid(
         rows = points[:, np.argsort(columns)]
         model = _with_tolerance(estimator, atol)
         with suppress_feature_name_warning():
-            return model.score_samples(
+            value, error = model.score_samples(
                 rows.astype(np.float32) if resolved else rows, t=t, return_error=True
             )
+        return value, error
 
     if len(grid) == 1:
         return score(grid_rows(grid), 0.0)[0]
