@@ -34,7 +34,7 @@ COMMANDS = {
         "python benchmarks/cost.py solver --data-dir DIR --rows 100 --dtypes float64 --atols 0.1 "
         "0.01 0.001 0.0001"
     ),
-    "rates": "python benchmarks/rates.py --data-dir DIR --old DIR --seconds 0 --error-rows 0",
+    "rates": "python benchmarks/rates.py --data-dir DIR --old DIR",
     "latency": "python benchmarks/latency.py",
     "students": "python benchmarks/students.py --data-dir DIR --steps 1500",
     "atoms": "python benchmarks/atoms.py",

@@ -515,7 +515,7 @@ def readme_equal_time(results: Results) -> str:
         "`python benchmarks/equal_time.py --data-dir DIR`. The price is speed: the trained field "
         f"scores {ours} rows a second here, zuko's NSF {nsf}. For float64 rows, "
         f"scoring is now {span(results.values('rates', 'times'))} times as fast as at f51299d: "
-        "`python benchmarks/rates.py --data-dir DIR --old DIR --seconds 0 --error-rows 0`."
+        "`python benchmarks/rates.py --data-dir DIR --old DIR`."
     )
     return f"{before}\n\n{markdown(equal_time(results, methods))}\n\n{after}"
 
@@ -548,8 +548,20 @@ _RATES = (
     "scored per s",
     "f51299d, scored per s",
     "times",
+    "NSF, scored per s",
     "sampled per s",
     "f51299d, sampled per s",
+    "NSF, sampled per s",
+)
+_RATE_ERRORS = (
+    "data",
+    "log-likelihood",
+    "log-likelihood, exact",
+    *(
+        f"{what}, {kind}"
+        for kind in ("data", "tail", "uniform")
+        for what in ("mean error", "exceed")
+    ),
 )
 _STUDENTS = (
     "data",
@@ -598,6 +610,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "student at equal time": students,
     "students": with_source("students", columns_of("students", _STUDENTS)),
     "rates": with_source("rates", columns_of("rates", _RATES)),
+    "errors of scores": with_source("rates", columns_of("rates", _RATE_ERRORS)),
     "latency": with_source("latency", columns_of("latency", _LATENCY)),
     "speed of the defaults": lambda results: restructured(speed_of_defaults(results)),
     "RNADE protocol": with_source("rnade", rnade),
