@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-collect_ignore = [] if find_spec("skpro") else ["skinterflow/contrib/skpro.py"]
+collect_ignore = [
+    f"skinterflow/contrib/{package}.py" for package in ("pyod", "skpro") if not find_spec(package)
+]
 """Modules whose examples need an extra that is not installed."""
 
 

@@ -31,6 +31,7 @@ from skinterflow._runtime import (
 )
 from skinterflow.density import InterpolantFlowDensity
 from skinterflow.exceptions import DegenerateDataWarning, SavedModelError
+from skinterflow.interflow.warn import warn
 
 Array = NDArray[np.float64]
 
@@ -144,6 +145,8 @@ class InterpolantFlowOutlierDetector(OutlierMixin, SerializableMixin):
         Flow of each member, in standardised units.
     bandwidths_ : ndarray of shape (n_members,)
         Bandwidths of the kernel densities, in standard deviations of the columns.
+    n_iter_ : int
+        Number of gradient steps of a flow.
     n_features_in_ : int
         Number of columns seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -213,6 +216,7 @@ class InterpolantFlowOutlierDetector(OutlierMixin, SerializableMixin):
     end_time_: float
     held_out_scores_: Array | None
     bandwidths_: Array
+    n_iter_: int
     n_features_in_: int
     estimators_: list[InterpolantFlowDensity]
     _kernels: list[Array]
@@ -251,7 +255,7 @@ class InterpolantFlowOutlierDetector(OutlierMixin, SerializableMixin):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training rows, at least 20.
+            Training rows; below 20, there is a warning.
         y : None
             Ignored.
 
@@ -262,7 +266,8 @@ class InterpolantFlowOutlierDetector(OutlierMixin, SerializableMixin):
         Raises
         ------
         ValueError
-            If there are fewer than 20 rows, or all are equal; the estimator then remains as it was.
+            If all rows are equal, or there are fewer than two for each fold; the estimator then
+            remains as it was.
         """
         with all_or_nothing(self), _without_degenerate_warnings():
             with sums_may_overflow():
@@ -283,11 +288,6 @@ class InterpolantFlowOutlierDetector(OutlierMixin, SerializableMixin):
         return self
 
     def _check_rows(self, rows: Array) -> None:
-        if len(rows) < _FEWEST_ROWS:
-            raise ValueError(
-                f"An InterpolantFlowOutlierDetector requires at least {_FEWEST_ROWS} rows, got "
-                f"{len(rows)} sample(s)."
-            )
         if (rows == rows[0]).all():
             raise ValueError(
                 f"All {len(rows)} rows are equal, so that nothing can be learned about outliers; "
@@ -300,6 +300,12 @@ class InterpolantFlowOutlierDetector(OutlierMixin, SerializableMixin):
         if self.trim > 0.0 and self.n_folds is None:
             raise ValueError(
                 f"trim={self.trim} needs held-out scores, but n_folds=None; set n_folds=4."
+            )
+        if len(rows) < _FEWEST_ROWS:
+            warn(
+                f"There are only {len(rows)} training rows, so that p-values cannot be less than "
+                f"{1 / (len(rows) + 1):.2g} and densities are rough; use at least {_FEWEST_ROWS}.",
+                UserWarning,
             )
 
     def _new_folds(self, n_rows: int, random: np.random.RandomState) -> NDArray[np.int64] | None:
@@ -327,6 +333,7 @@ class InterpolantFlowOutlierDetector(OutlierMixin, SerializableMixin):
             self._kernels.append(kernels)
             bandwidths.append(select_bandwidth(kernels, random))
         self.bandwidths_ = np.array(bandwidths)
+        self.n_iter_ = max(flow.n_iter_ for flow in self.estimators_)
         self.end_time_, self.held_out_scores_ = _END_TIME, None
         if folds is not None:
             chosen = random.permutation(np.flatnonzero(kept))[:_MOST_HELD_OUT]

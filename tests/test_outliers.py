@@ -41,6 +41,7 @@ def fitted():
 
 
 @parametrize_with_checks([InterpolantFlowOutlierDetector(**TINY)])
+@pytest.mark.filterwarnings("ignore:There are only")
 def test_common_checks(estimator, check):
     check(estimator)
 
@@ -262,9 +263,12 @@ def test_contamination_outside_its_range(contamination):
         InterpolantFlowOutlierDetector(contamination=contamination).fit(TRAIN)
 
 
-def test_too_few_rows():
-    with pytest.raises(ValueError, match=r"at least 20 rows, got 19"):
-        InterpolantFlowOutlierDetector(**TINY).fit(TRAIN[:19])
+def test_few_rows():
+    with pytest.warns(UserWarning, match=r"only 19 training rows.* less than 0\.05 .*at least 20"):
+        detector = InterpolantFlowOutlierDetector(**TINY).fit(TRAIN[:19])
+    assert detector.p_values(1e3 * TRAIN[:1])[0] == pytest.approx(1 / 20)
+    with pytest.raises(ValueError, match=r"n_folds=2 is more than half of the 3 rows"):
+        InterpolantFlowOutlierDetector(**TINY).fit(TRAIN[:3])
 
 
 def test_all_rows_equal():

@@ -17,6 +17,7 @@ from skinterflow import (
     DegenerateDataWarning,
     DistillationWarning,
     InterpolantFlowDensity,
+    InterpolantFlowOutlierDetector,
     InterpolantFlowRegressor,
     InterpolantTransport,
 )
@@ -61,6 +62,12 @@ def device_that_is_missing(monkeypatch, tmp_path):
     density = fit(rows())().set_params(device="cuda:7")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     return lambda: density.transform(rows())
+
+
+@case("outliers.py:_check_rows", "only 15 training rows")
+def few_rows_of_a_detector(monkeypatch, tmp_path):
+    detector = InterpolantFlowOutlierDetector(hidden_layer_sizes=(8,), max_iter=2, n_folds=2)
+    return lambda: detector.fit(rows(15))
 
 
 @case("_data/degenerate.py:warn_columns", "constant", DegenerateDataWarning)
