@@ -18,9 +18,10 @@ from scipy.stats import false_discovery_control
 from sklearn.base import OutlierMixin, _fit_context
 from sklearn.model_selection import KFold
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
 from skinterflow._base import PARAMETER_CONSTRAINTS
+from skinterflow._data.columns import check_magnitudes
 from skinterflow._persistence.mixin import SerializableMixin
 from skinterflow._predict.kernels import kernel_log_density, kernel_score, select_bandwidth
 from skinterflow._runtime import (
@@ -54,8 +55,10 @@ _FLOW: dict[str, Any] = {
     "atol": 0.1,
 }
 _REFERENCE_TIME = 0.5
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
-"""On [-1, 1]."""
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
+"""Of the integral along the way to a row, on [-1, 1]."""
+_EXPLAINED_ROWS = 1_024
+"""Rows that are explained at a time."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +79,13 @@ class _Member:
     def gradients(self, x: Array) -> Array:
         """Return the gradients of :meth:`log_densities`, shape (2, B, D)."""
         flow = np.zeros_like(x)
-        flow[:, self.varying] = self.flow.score_gradient(
-            x[:, self.varying], t=self.end_time, method="path"
-        )
+        flow[:, self.varying] = self.flow.score_gradient(x[:, self.varying], t=self.end_time)
         return np.stack([flow, kernel_score(x, self.kernels, self.bandwidth)])
 
     def denoised(self, x: Array) -> Array:
         """Return ``E[x1 | x_t = x] = sin(a) x + (2 / pi) cos(a) v_t(x)`` with ``a = pi t / 2``.
 
-        Entries are clipped to the range of the training rows.
+        That is for the trigonometric path.  Entries are clipped to the range of the kernels.
         """
         angle = math.pi * _REFERENCE_TIME / 2
         clean = np.zeros_like(x)
@@ -118,7 +119,8 @@ class InterpolantFlowOutlierDetector(OutlierMixin, SerializableMixin):
         flow stops at 0.8.
     trim : float in [0, 0.5), default=0.0
         Fraction of the rows with the lowest held-out scores that is left out of a second fit, whose
-        members replace those of the first.  For training rows that contain outliers.
+        members replace those of the first.  For training rows that contain outliers.  The choice of
+        these rows uses all scores, so that p-values are then approximate.
     hidden_layer_sizes : sequence of int, default=(64, 64)
         Widths of the hidden layers of a flow.
     alpha : float, default=100.0
@@ -266,12 +268,13 @@ class InterpolantFlowOutlierDetector(OutlierMixin, SerializableMixin):
         Raises
         ------
         ValueError
-            If all rows are equal, or there are fewer than two for each fold; the estimator then
-            remains as it was.
+            If all rows are equal, there are fewer than two for each fold, or values are too large
+            or too close for their variance; the estimator then remains as it was.
         """
         with all_or_nothing(self), _without_degenerate_warnings():
             with sums_may_overflow():
                 rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+            check_magnitudes(rows, _check_feature_names_in(self))
             self._check_rows(rows)
             random = private_random_state(self.random_state)
             self._varying = np.ptp(rows, axis=0) > 0.0
@@ -290,12 +293,13 @@ class InterpolantFlowOutlierDetector(OutlierMixin, SerializableMixin):
     def _check_rows(self, rows: Array) -> None:
         if (rows == rows[0]).all():
             raise ValueError(
-                f"All {len(rows)} rows are equal, so that nothing can be learned about outliers; "
-                "any other row is one."
+                f"All {len(rows)} rows are equal, so that any other row is an outlier; fit the "
+                "detector to rows that differ."
             )
         if self.n_folds is not None and self.n_folds > len(rows) // 2:
             raise ValueError(
-                f"n_folds={self.n_folds} is more than half of the {len(rows)} rows; use fewer."
+                f"n_folds={self.n_folds} is more than half of the {len(rows)} rows; use fewer "
+                "folds, or None."
             )
         if self.trim > 0.0 and self.n_folds is None:
             raise ValueError(
@@ -426,9 +430,9 @@ class InterpolantFlowOutlierDetector(OutlierMixin, SerializableMixin):
         A row of the same kind as the training rows, and exchangeable with them, has a p-value of at
         most ``a`` with a probability of about ``a``, however wrong the densities are.  With `K`
         folds of `n` training rows, the probability is at most
-        ``2 a + 2 (1 - 1 / K) / (n / K + 1)`` [1]_; it exceeds ``a`` only if the members disagree in
-        an adverse way.  The training rows themselves have been seen by most members: for
-        these, compare `held_out_scores_`.
+        ``2 a + 2 (1 - 1 / K) / (n / K + 1)`` [1]_, if the standardisation and the `end_time_`,
+        which are common to all members, are regarded as given.  The training rows themselves have
+        been seen by most members: for these, compare `held_out_scores_`.
 
         Parameters
         ----------
@@ -499,11 +503,16 @@ class InterpolantFlowOutlierDetector(OutlierMixin, SerializableMixin):
         .. [1] Sundararajan, Taly and Yan, "Axiomatic attribution for deep networks", ICML 2017.
         """
         x = self._validated(X)
+        starts = range(0, len(x), _EXPLAINED_ROWS)
+        return np.concatenate([self._explained(x[k : k + _EXPLAINED_ROWS]) for k in starts])
+
+    def _explained(self, x: Array) -> Array:
+        """Contributions of the columns of standardised rows."""
         members = self._members()
         reference: Array = np.mean([member.denoised(x) for member in members], axis=0)
-        gradients = [
-            _gradient(members, reference + 0.5 * (1.0 + node) * (x - reference)) for node in _NODES
-        ]
+        positions = 0.5 * (1.0 + _NODES)[:, None, None]
+        between = reference + positions * (x - reference)
+        gradients = _gradient(members, between.reshape(-1, x.shape[1])).reshape(between.shape)
         contributions = 0.5 * np.tensordot(_WEIGHTS, gradients, axes=1) * (x - reference)
         missing = self._scores(x) - self._scores(reference) - contributions.sum(axis=1)
         size = np.abs(contributions).sum(axis=1)
