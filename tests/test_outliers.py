@@ -125,6 +125,13 @@ def test_p_values_are_ranks_among_the_held_out_scores(fitted):
     np.testing.assert_allclose(fitted.p_values(NEW[:10]), (1 + below) / 201)
 
 
+def test_equal_scores_count(fitted, monkeypatch):
+    detector = copy.deepcopy(fitted)
+    detector.held_out_scores_ = np.zeros(200)
+    monkeypatch.setattr(outliers._Member, "log_densities", lambda self, x: np.zeros((2, len(x))))
+    np.testing.assert_array_equal(detector.p_values(NEW[:3]), 1.0)
+
+
 def test_far_rows_have_the_smallest_p_value(fitted):
     far = np.full((2, 3), [[1e3], [1e120]])
     with pytest.warns(UserWarning, match="1 of 2"):
