@@ -77,6 +77,18 @@ def test_held_out_scores_are_those_of_the_member_that_did_not_see_the_row(fitted
         )
 
 
+def test_the_end_time_is_the_best_of_the_held_out_rows(fitted):
+    x = standardised(TRAIN)
+    scores = [
+        sum(
+            flow.score_samples(x[fitted._folds == k], t=t).sum()
+            for k, flow in enumerate(fitted.estimators_)
+        )
+        for t in outliers._END_TIMES
+    ]
+    assert fitted.end_time_ == outliers._END_TIMES[np.argmax(scores)]
+
+
 def test_a_row_does_not_depend_on_the_others(fitted):
     together = fitted.score_samples(NEW[:5])
     alone = [fitted.score_samples(NEW[k : k + 1])[0] for k in range(5)]
@@ -172,6 +184,20 @@ def test_contributions_add_up(fitted, monkeypatch):
     reference = np.mean([member.denoised(x) for member in fitted._members()], axis=0)
     expected = fitted._scores(x) - fitted._scores(reference)
     np.testing.assert_allclose(contributions.sum(axis=1), expected, atol=1e-8)
+
+
+def test_the_reference_is_the_expected_row_without_noise():
+    """All rows are at one point, and the velocity is the exact one."""
+    point = np.array([0.5, -1.0])
+
+    class ToThePoint:
+        def velocity(self, x, t):
+            sine, cosine = np.sin(np.pi * t / 2), np.cos(np.pi * t / 2)
+            noise = (x - sine * point) / cosine
+            return np.pi / 2 * (cosine * point - sine * noise)
+
+    member = outliers._Member(ToThePoint(), np.array([True, True]), 3.0 * np.eye(2) - 2.0, 1.0, 0.8)
+    np.testing.assert_allclose(member.denoised(NEW[:4, :2] - 10.0), np.tile(point, (4, 1)))
 
 
 @pytest.mark.parametrize("column", range(3))
