@@ -69,13 +69,13 @@ class Results:
         return list(dict.fromkeys(row[column] for row in self.rows(name)))
 
     def source(self, name: str) -> str:
-        """A sentence for each run: its command, commit, date and machine."""
+        """A sentence for each different run: its command, commit, date and machine."""
         sentences = []
         for run in runs(name, self.folder):
             note = f"  {run['note']}" if "note" in run else ""
             made = f"commit {run['commit']}, {run['date']}, {run['machine']}"
             sentences.append(f"``{run['command']}``: {made}.{note}")
-        return "\n\n".join(sentences)
+        return "\n\n".join(dict.fromkeys(sentences))
 
 
 def shown(value: Any) -> str:
