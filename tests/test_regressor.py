@@ -193,6 +193,10 @@ def test_weights_are_those_of_the_largest_likelihood():
     weights = member_weights(torch.from_numpy(log_density.T), torch.ones(4000).double())
     np.testing.assert_allclose(weights, [0.3, 0.7, 0.0], atol=0.02)
     assert weights[2] == 0.0
+    rare = np.where(np.arange(4000) < 40, 0.0, -60.0)  # largest likelihood at a weight of 0.01
+    both = torch.from_numpy(np.stack([rare, -60.0 - rare]))
+    weights = member_weights(both, torch.ones(4000).double())
+    assert weights.tolist() == [0.0, 1.0]
 
 
 def test_large_data_keep_the_better_kind_of_members(monkeypatch):
