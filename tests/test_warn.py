@@ -23,6 +23,7 @@ from skinterflow import (
 )
 from skinterflow._fit import distillation, run
 from skinterflow._persistence import checkpoint
+from skinterflow._predict import conditional
 from skinterflow.interflow import (
     Brownian,
     Flow,
@@ -196,6 +197,21 @@ def outputs_that_repeat(monkeypatch, tmp_path):
 def log_densities_that_are_not_resolved(monkeypatch, tmp_path):
     model = regressor(atol=1e-300).fit(rows(), rows()[:, 0])
     return lambda: model.log_density(rows(), rows()[:, 0])
+
+
+@case("regressor.py:_resolved", "60 of 60 rows were left with an estimated error", AccuracyWarning)
+def quantiles_that_are_not_resolved_between_the_nodes(monkeypatch, tmp_path):
+    model = regressor().fit(rows(), rows()[:, 0])
+    monkeypatch.setattr(conditional.MonotoneMixture, "error", lambda self: torch.ones(60))
+    return lambda: model.predict_quantiles(rows(), [0.1, 0.9])
+
+
+@case("regressor.py:_resolved", "60 of 60 rows were left with an estimated error", AccuracyWarning)
+def means_that_are_not_resolved_at_the_nodes(monkeypatch, tmp_path):
+    model = regressor().fit(rows(), rows()[:, 0])
+    monkeypatch.setattr(conditional.MonotoneMixture, "error", lambda self: torch.zeros(60))
+    monkeypatch.setattr(conditional, "TABLE_TOLERANCE", 0.0)
+    return lambda: model.predict(rows())
 
 
 @pytest.mark.parametrize(("prepare", "place", "text", "category"), CASES)
