@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-collect_ignore = [] if find_spec("skpro") else ["skinterflow/contrib/skpro.py"]
+_EXTRAS = {"skpro": "skinterflow/contrib/skpro.py", "distributed": "skinterflow/dask.py"}
+collect_ignore = [path for extra, path in _EXTRAS.items() if not find_spec(extra)]
 """Modules whose examples need an extra that is not installed."""
 
 

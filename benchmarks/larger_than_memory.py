@@ -1,6 +1,6 @@
 """Time and memory of a fit to rows that are larger than memory, and of their conversion.
 
-    python benchmarks/larger_than_memory.py                           # 10^8 rows of 10 columns: 4 GB
+    python benchmarks/larger_than_memory.py                        # 10^8 rows of 10 columns: 4 GB
     python benchmarks/larger_than_memory.py --rows 1000000 --parquet-rows 1000000 --score-rows 1000
 
 One table, each row measured in a process of its own with one thread:

@@ -70,7 +70,7 @@ ORDER = [
     ["_fit.distillation"],
     ["_base"],
     ["density", "metrics", "regressor", "transport"],
-    ["_plots", "contrib"],
+    ["_plots", "contrib", "dask"],
     ["display", "regression_display", "contrib.skpro"],
     [""],
 ]
@@ -92,6 +92,7 @@ ESTIMATORS = {
     "regression_display",
     "_plots",
     "contrib",
+    "dask",
     "datasets",
     "skinterflow",
 }
