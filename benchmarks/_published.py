@@ -59,6 +59,7 @@ KEYS = {
     "rates": ("data",),
     "students": ("data", "widths"),
     "regression": ("data", "method"),
+    "larger_than_memory": ("what",),
     "paths": ("target", "choice"),
 }
 """Columns that say which row of an earlier run a new one replaces; files that are not listed are

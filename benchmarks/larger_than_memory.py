@@ -5,14 +5,14 @@
 
 One table, each row measured in a process of its own with one thread:
 
-- "fit": the defaults but for a fixed number of steps, on a memory map of a mixture of ten Gaussians
-  in float32, and "score" of its first rows by the fitted model;
-- "Parquet": `to_memmap` of a folder of ten files in float64, in row groups of 10^5 rows;
+- "to_memmap" of a folder of ten Parquet files in float64, in row groups of 10^5 rows;
 - "random batches": the training rows of a fit alone, 20 batches of 512, from a memory map and from
-  zarr and HDF5 in chunks of 10^4 rows, of 10^6 rows.
+  zarr and HDF5 in chunks of 10^4 rows, of 10^6 rows;
+- "fit": the defaults but for a fixed number of steps, on a memory map of a mixture of ten Gaussians
+  in float32, and "score_samples" of its first rows by the fitted model.
 
-"Own" is the largest memory of the process that is not a file's, above what it takes to import the
-package ("before"); the system takes pages of a mapped file back when it needs them, so that the
+"Own" is the largest memory of the process that is not a file's, of which it had "before" when the
+part began.  The system takes pages of a mapped file back when it needs them, so that the
 resident memory ("peak") grows with the file only as long as nobody else needs memory.
 """
 
@@ -141,9 +141,9 @@ def read_batches(folder: Path, options: argparse.Namespace) -> Iterator[Record]:
 
 
 MEASUREMENTS: dict[str, Callable[[Path, argparse.Namespace], Iterator[Record]]] = {
-    "fit": fit_and_score,
     "parquet": convert,
     "batches": read_batches,
+    "fit": fit_and_score,
 }
 
 
@@ -171,7 +171,13 @@ def main() -> None:
         "--parquet-rows", type=int, default=10**7, help="rows converted, a multiple of ten (10^7)"
     )
     arguments.add_argument(
-        "--directory", type=Path, help="where the temporary files go (10^8 rows take 4 GB)"
+        "--directory",
+        type=Path,
+        help="where the files of rows remain for the next run (10^8 rows take 4 GB), or are found; "
+        "otherwise they are temporary",
+    )
+    arguments.add_argument(
+        "--choices", nargs="+", choices=MEASUREMENTS, default=list(MEASUREMENTS), help="(all)"
     )
     arguments.add_argument("--timeout", type=float, default=14_400.0, help="seconds for one part")
     arguments.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # of the measuring process
@@ -187,12 +193,14 @@ def main() -> None:
     ]
     print(f"{environment()}\n")
     table: list[Record] = []
-    with tempfile.TemporaryDirectory(dir=options.directory) as name:
-        folder = Path(name)
-        write_data(folder / "X.npy", options.rows, 10)
-        write_parquet(folder / "parquet", options.parquet_rows)
-        for part in MEASUREMENTS:
-            one = [*passed, "--one", part, name]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.directory or Path(temporary)
+        if "fit" in options.choices and not (folder / "X.npy").exists():
+            write_data(folder / "X.npy", options.rows, 10)
+        if "parquet" in options.choices and not (folder / "parquet").exists():
+            write_parquet(folder / "parquet", options.parquet_rows)
+        for part in options.choices:
+            one = [*passed, "--one", part, str(folder)]
             for row in measure_alone(__file__, one, timeout=options.timeout):
                 table.append(row if "what" in row else {"what": part, **row})
                 report(table[-1])
