@@ -18,7 +18,13 @@ from typing import Any
 from _published import FOLDER, Record, rows, runs
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/which_estimator.rst", "docs/quality.rst", "docs/speed.rst")
+DOCUMENTS = (
+    "README.md",
+    "docs/which_estimator.rst",
+    "docs/larger_than_memory.rst",
+    "docs/quality.rst",
+    "docs/speed.rst",
+)
 OURS = "InterpolantFlowDensity"
 STUDENT = f"{OURS}, student (128, 128), atol 0.1"
 REJECTED = ("galaxies",)
@@ -573,6 +579,13 @@ TABLES: dict[str, Callable[[Results], str]] = {
         "growth-dimensions",
         columns_of(
             "growth-dimensions", ("dimension", *_GROWTH, "peak of fit, MB", "peak of score, MB")
+        ),
+    ),
+    "larger than memory": with_source(
+        "larger_than_memory",
+        columns_of(
+            "larger_than_memory",
+            ("what", "rows", "s", "CPU s", "before, MB", "own, MB", "peak, MB"),
         ),
     ),
     "training steps": with_source("training_step", training_steps),

@@ -474,7 +474,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         X : array-like of shape (n_samples, n_features)
             At least two rows of finite numbers, within the `bounds`, with whole numbers in the
             columns of `integer_features`.  A warning lists columns that have no density (constant,
-            collinear, integer-valued).
+            collinear, integer-valued).  Rows on disk are a ``numpy.memmap`` or an array of zarr or
+            HDF5, which are read when they are needed; or the path of a Parquet file or folder, an
+            Arrow table or dataset, or a dask array or data frame, which are written to a temporary
+            memory map of float32.
         y : Ignored
             Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -867,8 +870,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         ----------
         X : array-like of shape (n_samples, n_features)
             Rows to score.  The flow runs in float32 where that meets the tolerance.  float32 rows
-            give a float32 result, computed in float32 throughout; all others give float64.  A
-            ``numpy.memmap`` is read in blocks.
+            give a float32 result, computed in float32 throughout; all others give float64.  Rows
+            on disk, in the formats that :meth:`fit` takes, are read in blocks.
         return_error : bool, default=False
             Whether to return the estimated errors as well.
         t : float in [0, 1] or None, default=None
