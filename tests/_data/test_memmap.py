@@ -229,6 +229,7 @@ def no_files(folder, X):
 
 
 def no_parquet(folder, X):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     np.save(folder / "X.npy", X)
     return folder / "X.npy"
 
