@@ -585,7 +585,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
         "larger_than_memory",
         columns_of(
             "larger_than_memory",
-            ("what", "rows", "s", "CPU s", "before, MB", "own, MB", "peak, MB"),
+            ("what", "rows", "s", "rows per s", "before, MB", "own, MB", "peak, MB"),
         ),
     ),
     "training steps": with_source("training_step", training_steps),
