@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-collect_ignore = [
-    f"skinterflow/contrib/{package}.py" for package in ("pyod", "skpro") if not find_spec(package)
-]
+_EXTRAS = {
+    "distributed": "skinterflow/dask.py",
+    "pyod": "skinterflow/contrib/pyod.py",
+    "skpro": "skinterflow/contrib/skpro.py",
+}
+collect_ignore = [path for extra, path in _EXTRAS.items() if not find_spec(extra)]
 """Modules whose examples need an extra that is not installed."""
 
 

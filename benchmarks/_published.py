@@ -26,6 +26,7 @@ COMMANDS = {
     "rnade": "python benchmarks/rnade.py --data-dir DIR",
     "growth-rows": "python benchmarks/growth.py rows",
     "growth-dimensions": "python benchmarks/growth.py dimensions",
+    "larger_than_memory": "python benchmarks/larger_than_memory.py --score-rows 50000",
     "training_step": (
         "python benchmarks/training_step.py --widths 128 128 128 128 --seconds 30 --max-seconds 20"
     ),
@@ -60,6 +61,7 @@ KEYS = {
     "students": ("data", "widths"),
     "regression": ("data", "method"),
     "outliers": ("protocol", "data", "method", "seed"),
+    "larger_than_memory": ("what",),
     "paths": ("target", "choice"),
 }
 """Columns that say which row of an earlier run a new one replaces; files that are not listed are

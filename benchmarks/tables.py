@@ -24,6 +24,7 @@ DOCUMENTS = (
     "docs/which_estimator.rst",
     "docs/quality.rst",
     "docs/outliers.rst",
+    "docs/larger_than_memory.rst",
     "docs/speed.rst",
 )
 OURS = "InterpolantFlowDensity"
@@ -625,6 +626,13 @@ TABLES: dict[str, Callable[[Results], str]] = {
         "growth-dimensions",
         columns_of(
             "growth-dimensions", ("dimension", *_GROWTH, "peak of fit, MB", "peak of score, MB")
+        ),
+    ),
+    "larger than memory": with_source(
+        "larger_than_memory",
+        columns_of(
+            "larger_than_memory",
+            ("what", "rows", "s", "rows per s", "before, MB", "own, MB", "peak, MB"),
         ),
     ),
     "training steps": with_source("training_step", training_steps),

@@ -1,5 +1,6 @@
 """skinterflow: density estimation with stochastic interpolants, in scikit-learn's manner."""
 
+from skinterflow._data.memmap import to_memmap
 from skinterflow._version import __version__
 from skinterflow.density import InterpolantFlowDensity
 from skinterflow.display import (
@@ -42,4 +43,5 @@ __all__ = [
     "TrainingDisplay",
     "TrajectoryDisplay",
     "__version__",
+    "to_memmap",
 ]

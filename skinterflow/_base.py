@@ -23,6 +23,8 @@ from torch import nn
 from skinterflow._data.batches import Reader
 from skinterflow._data.columns import Columns, check_magnitudes, resolve_columns
 from skinterflow._data.degenerate import constant_widths, warn_degenerate
+from skinterflow._data.memmap import opened
+from skinterflow._data.stored import StoredRows
 from skinterflow._fit.callbacks import CallbackSupportMixin, FitEvents
 from skinterflow._fit.context import FitContext, Plan
 from skinterflow._fit.limits import TimeBudget
@@ -538,17 +540,26 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         validate_parameter_constraints(constraints, read, type(self).__name__)
         named_device(self.device)
 
-    def _validated(self, X: ArrayLike) -> NDArray[Any]:
+    def _validated(self, X: Any) -> NDArray[Any]:
         self._check_usable()
+        return self._validated_rows(X)
+
+    def _validated_rows(self, X: Any, reset: bool = False, n_min: int = 1) -> NDArray[Any]:
+        """Validate at least `n_min` rows, which remain on disk if they are there."""
+        X = opened(X)
+        if isinstance(X, StoredRows):
+            validate_data(self, X.header, reset=reset, skip_check_array=True)
+            return cast(NDArray[Any], X.checked(n_min))
         with sums_may_overflow():
-            rows: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+            rows: NDArray[Any] = validate_data(
+                self, X, dtype=[np.float64, np.float32], ensure_min_samples=n_min, reset=reset
+            )
         return rows
 
     def _validated_other(self, X: ArrayLike, name: str, space: str) -> NDArray[Any]:
         """Validate rows of the side that `feature_names_in_` does not describe."""
         self._check_usable()
-        with sums_may_overflow():
-            rows: NDArray[Any] = check_array(X, dtype=[np.float64, np.float32], input_name=name)
+        rows = checked_rows(X, name)
         if rows.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"{name} has {rows.shape[1]} columns, but the {space} has {self.n_features_in_}."
@@ -642,6 +653,18 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
             return Solver(self.solver, float(self.atol), float(self.rtol))
         atol = _AUTO_ATOL if self.n_features_in_ > 1 else _AUTO_ATOL_OF_ONE_COLUMN
         return Solver(self.solver, atol, float(self.rtol))
+
+
+def checked_rows(X: Any, name: str, n_min: int = 1) -> NDArray[Any]:
+    """Validate at least `n_min` rows, which remain on disk if they are there."""
+    X = opened(X)
+    if isinstance(X, StoredRows):
+        return cast(NDArray[Any], X.checked(n_min, name))
+    with sums_may_overflow():
+        rows: NDArray[Any] = check_array(
+            X, dtype=[np.float64, np.float32], ensure_min_samples=n_min, input_name=name
+        )
+    return rows
 
 
 def _rows_outside(rows: torch.Tensor, target: Scaling, columns: Columns) -> list[torch.Tensor]:

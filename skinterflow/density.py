@@ -19,7 +19,7 @@ from sklearn.utils import Bunch, Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch import nn
 
 from skinterflow._base import PARAMETER_CONSTRAINTS, FlowEstimator
@@ -41,6 +41,7 @@ from skinterflow._data.columns import (
 )
 from skinterflow._data.degenerate import shown, warn_columns
 from skinterflow._data.groups import checked_groups, copies, warn_copies
+from skinterflow._data.memmap import opened
 from skinterflow._data.scaling import gaussianized_columns
 from skinterflow._data.weights import checked_weight, weighted_rows
 from skinterflow._fit.context import FitContext, Plan
@@ -60,7 +61,6 @@ from skinterflow._runtime import (
     resolve_device,
     seeded_generators,
     step_seed,
-    sums_may_overflow,
 )
 from skinterflow.interflow.atoms import AtomBase, AtomMasses, AtomPath, AtomScaling, moving
 from skinterflow.interflow.combined import CombinedDensity
@@ -474,7 +474,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         X : array-like of shape (n_samples, n_features)
             At least two rows of finite numbers, within the `bounds`, with whole numbers in the
             columns of `integer_features`.  A warning lists columns that have no density (constant,
-            collinear, integer-valued).
+            collinear, integer-valued).  Rows on disk are a ``numpy.memmap`` or an array of zarr or
+            HDF5, which are read when they are needed; or the path of a Parquet file or folder, an
+            Arrow table or dataset, or a dask array or data frame, which are written to a temporary
+            memory map of float32.
         y : Ignored
             Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -508,11 +511,12 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         KeyboardInterrupt
             After Ctrl-C.
         """
+        X, X_val = opened(X), opened(X_val)
         with self._fitting(
             *((X, sample_weight) if X_val is None else (X_val, sample_weight_val))
         ) as context:
             rows, weight = weighted_rows(
-                self._validated_fit(X, reset=not context.warm), sample_weight
+                self._validated_rows(X, reset=not context.warm, n_min=2), sample_weight
             )
             validation = self._validation_rows(X_val, sample_weight_val)
             columns = self._fit_columns(context.warm, rows, *(rows for rows, _ in validation))
@@ -562,7 +566,9 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         self._validate_params()
         with all_or_nothing(self):
             warm = self.__sklearn_is_fitted__()
-            rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
+            rows, weight = weighted_rows(
+                self._validated_rows(X, reset=not warm, n_min=2), sample_weight
+            )
             device = resolve_device(self.device)
             seed = int(private_random_state(self.random_state).randint(2**31))
             columns = self._fit_columns(warm, rows)
@@ -571,13 +577,6 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             scaling = self._target if warm else self._scaling_of(reader, NO_ROWS, setup, columns)
             self._stream_rows(replace(reader, scaling=scaling), seed, warm, setup)
         return self
-
-    def _validated_fit(self, X: ArrayLike, reset: bool) -> NDArray[Any]:
-        with sums_may_overflow():
-            rows: NDArray[Any] = validate_data(
-                self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset
-            )
-        return rows
 
     def _validation_rows(
         self, X_val: ArrayLike | None, sample_weight_val: ArrayLike | None
@@ -594,10 +593,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
                 "X_val was given, but early_stopping=False; set early_stopping=True to use these "
                 "rows."
             )
-        with sums_may_overflow():
-            rows: NDArray[Any] = validate_data(
-                self, X_val, dtype=[np.float64, np.float32], reset=False
-            )
+        rows = self._validated_rows(X_val)
         return [(rows, checked_weight(sample_weight_val, rows, "sample_weight_val"))]
 
     def _planned(
@@ -874,8 +870,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         ----------
         X : array-like of shape (n_samples, n_features)
             Rows to score.  The flow runs in float32 where that meets the tolerance.  float32 rows
-            give a float32 result, computed in float32 throughout; all others give float64.  A
-            ``numpy.memmap`` is read in blocks.
+            give a float32 result, computed in float32 throughout; all others give float64.  Rows
+            on disk, in the formats that :meth:`fit` takes, are read in blocks.
         return_error : bool, default=False
             Whether to return the estimated errors as well.
         t : float in [0, 1] or None, default=None

@@ -11,18 +11,19 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import TransformerMixin, _fit_context
-from sklearn.utils import Tags, check_array
+from sklearn.utils import Tags
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import (
     _check_feature_names_in,
     _get_feature_names,
     check_is_fitted,
-    validate_data,
 )
 from torch import nn
 
-from skinterflow._base import PARAMETER_CONSTRAINTS, FlowEstimator
+from skinterflow._base import PARAMETER_CONSTRAINTS, FlowEstimator, checked_rows
 from skinterflow._data.batches import NO_ROWS, Reader, training_rows
+from skinterflow._data.memmap import opened
+from skinterflow._data.stored import StoredRows
 from skinterflow._data.weights import weighted_rows
 from skinterflow._fit.context import FitContext, Plan
 from skinterflow._fit.recipe import resolve_recipe
@@ -32,7 +33,6 @@ from skinterflow._predict.model import FlowModel
 from skinterflow._runtime import (
     RandomStateLike,
     private_random_state,
-    sums_may_overflow,
     suppress_feature_name_warning,
 )
 from skinterflow.interflow.couplings import Coupling
@@ -298,8 +298,9 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         KeyboardInterrupt
             After Ctrl-C.
         """
+        X0, X1 = opened(X0), opened(X1)
         with self._fitting(X0, sample_weight) as context:
-            rows0 = self._validated_source(X0, reset=not context.warm)
+            rows0 = self._validated_rows(X0, reset=not context.warm, n_min=2)
             path = self._new_path(rows0.shape[1], context.warm)
             targets = self._new_targets(path, None, context.warm)
             if path.interpolant.resamples:
@@ -313,19 +314,12 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             self._begin(context, *(part for side in sides for part in side))
             source, target = self._readers(sides, context)
             self._run(self._planned(source, target, path, targets, context), context)
-            names = _get_feature_names(X1)
+            names = _names_of(X1)
             if names is not None:
                 self.target_feature_names_in_ = names
             else:
                 self.__dict__.pop("target_feature_names_in_", None)  # from an earlier fit
         return self
-
-    def _validated_source(self, X0: ArrayLike, reset: bool) -> NDArray[Any]:
-        with sums_may_overflow():
-            rows: NDArray[Any] = validate_data(
-                self, X0, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset
-            )
-        return rows
 
     def _validated_target(self, X1: ArrayLike | None, rows0: NDArray[Any]) -> NDArray[Any]:
         if X1 is None:
@@ -333,11 +327,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
                 "X1, the rows of the target, is missing; only interpolant='mirror' is fitted "
                 f"without it, not {self.interpolant!r}."
             )
-        _get_feature_names(X1)  # raises if some names are strings and others are not
-        with sums_may_overflow():
-            rows: NDArray[Any] = check_array(
-                X1, dtype=[np.float64, np.float32], ensure_min_samples=2, input_name="X1"
-            )
+        _names_of(X1)  # raises if some names are strings and others are not
+        rows = checked_rows(X1, "X1", n_min=2)
         if rows0.shape[1] != rows.shape[1]:
             raise ValueError(
                 f"X0 has {rows0.shape[1]} columns and X1 has {rows.shape[1]}; an invertible map "
@@ -660,6 +651,14 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.target_tags.required = True
         return tags
+
+
+def _names_of(X: Any) -> NDArray[np.object_] | None:
+    """Names of the columns; None if they have none."""
+    names: NDArray[np.object_] | None = _get_feature_names(
+        X.header if isinstance(X, StoredRows) else X
+    )
+    return names
 
 
 def _check_no_target(X1: ArrayLike | None, target_sample_weight: ArrayLike | None) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skinterflow._data.columns import Columns
+from skinterflow._data.degenerate import row_blocks
 from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.derivatives import directional_derivative
 from skinterflow.interflow.flows import Diffusion, Estimate, Flow, Pushforward, warn_unresolved
@@ -100,8 +101,8 @@ class FlowModel:
         ValueError
             If there are such rows and `refuse_far` is true.
         """
-        blocks = [X[start : start + _BLOCK_ROWS] for start in range(0, len(X), _BLOCK_ROWS)]
-        n_threads = min(effective_n_jobs(self.n_jobs), len(blocks))
+        blocks = row_blocks(X, _BLOCK_ROWS)
+        n_threads = min(effective_n_jobs(self.n_jobs), max(1, -(-len(X) // _BLOCK_ROWS)))
         if n_threads == 1:
             parts = []
             for block in blocks:
