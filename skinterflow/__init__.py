@@ -1,5 +1,6 @@
 """skinterflow: density estimation with stochastic interpolants, in scikit-learn's manner."""
 
+from skinterflow._launch import launch
 from skinterflow._version import __version__
 from skinterflow.density import InterpolantFlowDensity
 from skinterflow.display import (
@@ -12,8 +13,10 @@ from skinterflow.exceptions import (
     AccuracyWarning,
     DegenerateDataWarning,
     DistillationWarning,
+    ProcessGroupError,
     SavedModelError,
 )
+from skinterflow.interflow.processes import all_ranks, one_process
 from skinterflow.regression_display import (
     ConditionalDensityDisplay,
     PITDisplay,
@@ -34,8 +37,12 @@ __all__ = [
     "InterpolantTransport",
     "PITDisplay",
     "PredictionIntervalDisplay",
+    "ProcessGroupError",
     "SavedModelError",
     "TrainingDisplay",
     "TrajectoryDisplay",
     "__version__",
+    "all_ranks",
+    "launch",
+    "one_process",
 ]
