@@ -30,8 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from skinterflow.interflow import processes
 from skinterflow.interflow.muon import Muon
+from skinterflow.interflow.processes import interrupted, n_ranks, total
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -167,17 +167,17 @@ class Training:
         for number, (inputs, weight) in zip(numbers, batches, strict=False):
             losses = self.objective(*inputs)
             losses = losses if weight is None else losses * weight
-            interrupted = False
-            if processes.n_ranks() == 1:
+            stops = False
+            if n_ranks() == 1:
                 loss = losses.mean()
                 self._set_gradients(loss)
             else:
-                loss, interrupted = self._set_common_gradients(losses)
+                loss, stops = self._set_common_gradients(losses)
             if self._optimizers:  # a custom field may have no parameters
                 self._descend()
             self.number = number
             yield Step(number, loss.detach(), self.averaged)
-            if interrupted:
+            if stops:
                 raise KeyboardInterrupt
             if self.elapsed() >= 1.0:
                 return
@@ -195,9 +195,9 @@ class Training:
         loss = losses.sum()
         self._set_gradients(loss)
         gradients = [p.grad for p in self.objective.parameters() if p.grad is not None]
-        last = loss.new_tensor([float(loss.detach()), losses.numel(), processes.interrupted()])
+        last = loss.new_tensor([float(loss.detach()), losses.numel(), interrupted()])
         flat = torch.cat([*(gradient.flatten() for gradient in gradients), last])
-        processes.total(flat)
+        total(flat)
         *means, loss, _, n_interrupted = (
             part / flat[-2] for part in flat.split([*(g.numel() for g in gradients), 1, 1, 1])
         )

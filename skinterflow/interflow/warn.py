@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 
-from skinterflow.interflow import processes
+from skinterflow.interflow.processes import rank
 
 _PASSED_THROUGH = frozenset({"skinterflow", "sklearn", "joblib", "torch", "torchdiffeq"})
 """Packages whose frames lie between a user's call and our code."""
@@ -31,7 +31,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     >>> print(caught[0].message)
     The learning rate is high.
     """
-    if processes.rank() > 0:
+    if rank() > 0:
         return
     frame = sys._getframe(1)
     while frame.f_back is not None and _package(frame.f_globals) in _PASSED_THROUGH:
