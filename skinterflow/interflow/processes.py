@@ -309,6 +309,14 @@ def number_of_first(number: float) -> float:
     return float(tensor)
 
 
+def tensor_of(number: int, tensor: Tensor) -> Tensor:
+    """Return the tensor that a rank has, on the CPU, in the memory of one of its shape."""
+    ranks = _ranks()
+    if ranks is not None:
+        ranks.send(dist.broadcast, tensor, number)
+    return tensor
+
+
 def of_all(value: _Value) -> list[_Value]:
     """Return the values of all ranks, which can be pickled, in order."""
     ranks = _ranks()

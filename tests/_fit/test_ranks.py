@@ -154,6 +154,17 @@ def checks(folder):
     found["no rows"] = differing_rows(ROWS, ROWS[:0])
     found["other rows"] = differing_rows(ROWS, ROWS[::-1])
     found["any seed"] = differing("random_state", (None, None))._trained.state_dict()
+    parts = slice(0, 120) if rank == 0 else slice(120, None)
+    weights = np.linspace(1.0, 2.0, len(ROWS))
+    found["sharded"] = summary(
+        InterpolantFlowDensity(**HELD_OUT).fit(ROWS[parts], None, weights[parts], sharded=True)
+    )
+    found["weighted"] = summary(InterpolantFlowDensity(**HELD_OUT).fit(ROWS, None, weights))
+    found["some weights"] = outcome(
+        lambda: InterpolantFlowDensity(**HELD_OUT).fit(
+            ROWS[parts], None, weights[parts] if rank else None, sharded=True
+        )
+    )
     found["timed"] = summary(InterpolantFlowDensity(**HELD_OUT | {"max_time": 0.5}).fit(ROWS))
     found["alone"] = summary(alone())
     if HAS_CALLBACKS:
@@ -210,6 +221,16 @@ def test_shared_samples_without_a_seed_are_equal(two):
     np.testing.assert_array_equal(two[0]["random"], two[1]["random"])
 
 
+def test_parts_of_the_ranks_are_fitted_as_one(two):
+    for found in two:
+        assert equal(found["sharded"]["weights"], found["weighted"]["weights"])
+
+
+def test_parts_need_a_group():
+    with pytest.raises(ValueError, match="sharded=True needs a process group"):
+        InterpolantFlowDensity(**QUICK).fit(ROWS, sharded=True)
+
+
 def test_patience_ends_the_fit_on_all_ranks(two):
     assert two[0]["impatient"]["n_iter"] < 30
 
@@ -234,6 +255,7 @@ def test_a_rank_alone_has_its_own_fit(two):
         ("columns", r"number of columns is \(2,\) on rank 0 and \(1,\) on rank 1"),
         ("no rows", "Rank 1 of 2 has no rows; pass the same rows on every rank"),
         ("other predictions", r"number of rows is \[201\] on rank 0 and \[200\] on rank 1"),
+        ("some weights", "sample_weight is missing on rank 0 and given on rank 1"),
         ("other rows", "the content of the rows is .* pass the same rows, in the same order,"),
     ],
 )
