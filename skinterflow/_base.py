@@ -307,12 +307,13 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         X, sample_weight, y : array-like, as passed by the user, for callbacks that score them
         """
         with processes.all_ranks():
+            warm = self.warm_start and self.__sklearn_is_fitted__()
+            check_calls(self, X, warm)
+            budget = TimeBudget(self.max_time)
+            # Outside the inner block, which would otherwise undo what the teardown needs.
+            events = FitEvents(self, X, sample_weight, N_CHECKS + 1 * budget.limited, y)
+            context = FitContext(warm, events, budget)
             with all_or_nothing(self):
-                warm = self.warm_start and self.__sklearn_is_fitted__()
-                check_calls(self, X, warm)
-                budget = TimeBudget(self.max_time)
-                events = FitEvents(self, X, sample_weight, N_CHECKS + 1 * budget.limited, y)
-                context = FitContext(warm, events, budget)
                 yield context
                 context.share_interruption()
             # Outside the block, which would otherwise undo the fit for a KeyboardInterrupt.
