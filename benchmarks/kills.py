@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from _common import Record, parser, report, rounded, write_table
+from _common import Record, parser, print_table, report, rounded, save_table
 
 from skinterflow import InterpolantFlowDensity, ProcessGroupError
 from skinterflow._persistence import checkpoint
@@ -115,7 +115,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         n = arguments.parse_args().kills
         table = [kill_one(folder, number, whole) for number in range(n)]
-    write_table(table, "kills", arguments)
+    print_table(save_table(table, "kills"))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-from _common import Record, parser, report, rounded, write_table
+from _common import Record, parser, print_table, report, rounded, save_table
 
 from skinterflow import InterpolantFlowDensity, all_ranks
 from skinterflow.interflow import Beta, PathObjective, ResidualMLP, Training, Trigonometric
@@ -156,7 +156,7 @@ def main() -> None:
     table += [extrapolated(2**17, size) for size in (1, 8)]
     for row in table:
         report(row)
-    write_table(table, "processes", arguments)
+    print_table(save_table(table, "processes"))
 
 
 if __name__ == "__main__":

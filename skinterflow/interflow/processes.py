@@ -158,6 +158,10 @@ def one_process() -> Iterator[None]:
 
     Otherwise, all ranks of an initialised ``torch.distributed`` have to call `fit` together.
 
+    Yields
+    ------
+    None
+
     Examples
     --------
     Each rank of a process group fits a density of its own.
@@ -185,6 +189,10 @@ def all_ranks() -> Iterator[None]:
 
     All ranks make the same calls, with the same rows.  Each one works on its share of the rows, and
     all get the whole result.  An error on one rank is an error on all.  `fit` needs no context.
+
+    Yields
+    ------
+    None
 
     Raises
     ------
