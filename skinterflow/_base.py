@@ -24,10 +24,12 @@ from skinterflow._data.batches import Reader
 from skinterflow._data.columns import Columns, check_magnitudes, resolve_columns
 from skinterflow._data.degenerate import constant_widths, warn_degenerate
 from skinterflow._data.memmap import opened
+from skinterflow._data.ranks import check_rows
 from skinterflow._data.stored import StoredRows
 from skinterflow._fit.callbacks import CallbackSupportMixin, FitEvents
 from skinterflow._fit.context import FitContext, Plan
 from skinterflow._fit.limits import TimeBudget
+from skinterflow._fit.ranks import check_calls
 from skinterflow._fit.recipe import (
     check_field,
     continued_fields,
@@ -66,6 +68,7 @@ from skinterflow._runtime import (
     step_seed,
     sums_may_overflow,
 )
+from skinterflow.interflow import processes
 from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.divergence import Hutchinson
@@ -305,27 +308,36 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         ----------
         X, sample_weight, y : array-like, as passed by the user, for callbacks that score them
         """
-        budget = TimeBudget(self.max_time)
-        events = FitEvents(self, X, sample_weight, N_CHECKS + 1 * budget.limited, y)
-        with all_or_nothing(self):
-            context = FitContext(self.warm_start and self.__sklearn_is_fitted__(), events, budget)
-            yield context
-        # Outside the block, which would otherwise undo the fit when KeyboardInterrupt is raised.
-        context.end()
+        with processes.all_ranks():
+            warm = self.warm_start and self.__sklearn_is_fitted__()
+            check_calls(self, X, warm)
+            budget = TimeBudget(self.max_time)
+            # Outside the inner block, which would otherwise undo what the teardown needs.
+            events = FitEvents(self, X, sample_weight, N_CHECKS + 1 * budget.limited, y)
+            context = FitContext(warm, events, budget)
+            with all_or_nothing(self):
+                yield context
+                context.share_interruption()
+            # Outside the block, which would otherwise undo the fit for a KeyboardInterrupt.
+            context.end()
 
     def _begin(self, context: FitContext, *data: NDArray[Any]) -> None:
         """Set the device, the seed and the checkpoint of a fit to these arrays."""
         context.device = resolve_device(self.device)
         self._solver_of_parameters()  # raises before the training if it is invalid
-        seed = int(private_random_state(self.random_state).randint(2**31))
+        check_rows(data)
+        drawn = int(private_random_state(self.random_state).randint(2**31))
+        seed = processes.of_first(lambda: drawn)
         if context.warm and self.random_state is None and self._progress is not None:
             seed = self._progress["seed"]  # the same rows are held out again
         if self.checkpoint is not None:
             check_can_be_saved({name: getattr(self, name) for name in self._components})
             started = [self.n_iter_, self.loss_] if context.warm else []
             fixed = None if self.random_state is None else seed
-            mark = fingerprint(self, [fixed, *started], data)
-            context.checkpoint = Checkpoint(self.checkpoint, mark, seed)
+            path, details = self.checkpoint, [fixed, *started]
+            context.checkpoint = processes.of_first(
+                lambda: Checkpoint(path, fingerprint(self, details, data), seed)
+            )
             seed = context.checkpoint.seed  # that of the file, if the fit is resumed
         context.seed = seed
         setup = seeded_generators(step_seed(seed, Draw.SETUP), context.device)
@@ -399,14 +411,16 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
             # Before the training, so that a file that cannot be written raises early.
             checkpoint.write(run.state_dict())
         self._progress = earlier
-        context.events.begin()
+        with processes.one_process():
+            context.events.begin()
         trained = fit_field(
             run,
             checkpoint,
             partial(self._checked, plan=plan, context=context),
             context.interruption,
         )
-        context.events.end(lambda: self._attributes_so_far(run, plan))
+        with processes.one_process():
+            context.events.end(lambda: self._attributes_so_far(run, plan))
         context.interruption.finish(lambda: self._set_training(trained, run))
         return trained
 
@@ -415,9 +429,15 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         # Only a warm start needs the progress, which is about five times as large as the model.
         scalings = {"scalings": [fold.scaling for fold in plan.folds]}
         self._progress = run.state_dict() | scalings if self.warm_start else None
-        return context.events.checked(
-            lambda: self._attributes_so_far(run, plan), last=run.part() >= 1.0
-        )
+        last = run.part() >= 1.0
+        stop = False
+        try:
+            with processes.one_process():  # ranks may have different callbacks
+                stop = context.events.checked(lambda: self._attributes_so_far(run, plan), last)
+        except KeyboardInterrupt:
+            if not processes.interrupt():
+                raise
+        return processes.any_rank(stop)
 
     def _attributes_so_far(self, run: Run, plan: Plan) -> dict[str, Any]:
         """Attributes that the estimator would have if the run stopped now."""

@@ -42,6 +42,7 @@ from skinterflow._data.columns import (
 from skinterflow._data.degenerate import shown, warn_columns
 from skinterflow._data.groups import checked_groups, copies, warn_copies
 from skinterflow._data.memmap import opened
+from skinterflow._data.ranks import gathered_parts
 from skinterflow._data.scaling import gaussianized_columns
 from skinterflow._data.weights import checked_weight, weighted_rows
 from skinterflow._fit.context import FitContext, Plan
@@ -462,6 +463,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         X_val: ArrayLike | None = None,
         sample_weight_val: ArrayLike | None = None,
         groups: ArrayLike | None = None,
+        sharded: bool = False,
     ) -> Self:
         """Fit the density to the rows of `X`.
 
@@ -492,6 +494,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             Group labels of the rows.  Rows of one group, such as one patient, are held out
             together.  If None, rows are independent, except that exact copies are held out together
             in up to 1,048,576 rows.  Ignored if no rows of `X` are held out.
+        sharded : bool, default=False
+            Within a process group: whether each rank passes its own part of the rows, with their
+            weights and groups, instead of all.  The parts, whose sizes may differ, are gathered on
+            every rank in the order of the ranks, in a temporary file if they are large.
 
         Returns
         -------
@@ -515,9 +521,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         with self._fitting(
             *((X, sample_weight) if X_val is None else (X_val, sample_weight_val))
         ) as context:
-            rows, weight = weighted_rows(
-                self._validated_rows(X, reset=not context.warm, n_min=2), sample_weight
-            )
+            given = self._validated_rows(X, reset=not context.warm, n_min=2)
+            if sharded:
+                given, sample_weight, groups = gathered_parts(given, sample_weight, groups)
+            rows, weight = weighted_rows(given, sample_weight)
             validation = self._validation_rows(X_val, sample_weight_val)
             columns = self._fit_columns(context.warm, rows, *(rows for rows, _ in validation))
             codes = None if groups is None else self._group_codes(groups, rows, sample_weight)

@@ -22,6 +22,8 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 
 from skinterflow._base import PARAMETER_CONSTRAINTS
 from skinterflow._data.columns import check_magnitudes
+from skinterflow._data.ranks import check_rows
+from skinterflow._fit.ranks import check_calls
 from skinterflow._persistence.mixin import SerializableMixin
 from skinterflow._predict.kernels import kernel_log_density, kernel_score, select_bandwidth
 from skinterflow._runtime import (
@@ -32,6 +34,7 @@ from skinterflow._runtime import (
 )
 from skinterflow.density import InterpolantFlowDensity
 from skinterflow.exceptions import DegenerateDataWarning, SavedModelError
+from skinterflow.interflow import processes
 from skinterflow.interflow.warn import warn
 
 Array = NDArray[np.float64]
@@ -271,11 +274,13 @@ class InterpolantFlowOutlierDetector(OutlierMixin, SerializableMixin):
             If all rows are equal, there are fewer than two for each fold, or values are too large
             or too close for their variance; the estimator then remains as it was.
         """
-        with all_or_nothing(self), _without_degenerate_warnings():
+        with processes.all_ranks(), all_or_nothing(self), _without_degenerate_warnings():
+            check_calls(self, X, warm=False)
             with sums_may_overflow():
                 rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
             check_magnitudes(rows, _check_feature_names_in(self))
             self._check_rows(rows)
+            check_rows([rows])
             random = private_random_state(self.random_state)
             self._varying = np.ptp(rows, axis=0) > 0.0
             self._location = rows.mean(axis=0)

@@ -47,6 +47,7 @@ from skinterflow._data.encoding import (
     frame_dtypes,
     learn_categories,
 )
+from skinterflow._data.ranks import check_rows
 from skinterflow._data.weights import weighted_rows
 from skinterflow._fit.base_regressor import base_prediction, cross_fitted
 from skinterflow._fit.context import FitContext, Plan
@@ -1086,6 +1087,7 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         """Validate and encode features, with the prediction of the base regressor."""
         self._check_usable()
         matrix = self._matrix(X, reset=False)
+        check_rows([matrix])
         return self._conditions_of(self._encoding.encode(matrix, self._names_in()))
 
     def _estimate(self, question: Any, conditions: Conditions, y: Array) -> tuple[Array, Array]:

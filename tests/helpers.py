@@ -270,8 +270,9 @@ def trace_of_jacobian(field, t, x):
     )
 
 
+HAS_CALLBACKS = parse_version(sklearn.__version__) >= parse_version("1.9")
 needs_callbacks = pytest.mark.skipif(
-    parse_version(sklearn.__version__) < parse_version("1.9"),
+    not HAS_CALLBACKS,
     reason="scikit-learn has callbacks from 1.9 on",
 )
 

@@ -10,6 +10,7 @@ import skinterflow
 
 ROOT = Path(skinterflow.__file__).parent
 ORDER = [
+    ["interflow.processes"],
     [
         "interflow.derivatives",
         "interflow.monotone",
@@ -49,7 +50,7 @@ ORDER = [
     ["interflow"],
     ["_version", "exceptions", "_runtime", "_data", "_fit", "_predict", "_persistence"],
     ["_data.degenerate", "_data.encoding", "_data.groups", "_data.trees", "_data.weights"],
-    ["_data.atoms", "_data.covariance", "_data.sources"],
+    ["_data.atoms", "_data.covariance", "_data.ranks", "_data.sources"],
     ["_data.scaling", "_data.stored"],
     ["_data.batches", "_data.columns", "_data.memmap", "datasets"],
     ["_persistence.container", "_persistence.registry", "_persistence.values"],
@@ -64,13 +65,13 @@ ORDER = [
         "_predict.regions",
     ],
     ["_predict.conditional", "_predict.diagnosis"],
-    ["_fit.base_regressor", "_fit.callbacks", "_fit.limits", "_fit.recipe"],
+    ["_fit.base_regressor", "_fit.callbacks", "_fit.limits", "_fit.ranks", "_fit.recipe"],
     ["_fit.validation"],
     ["_fit.mixture"],
     ["_fit.run", "_fit.context"],
     ["_fit.distillation"],
     ["_base"],
-    ["density", "metrics", "regressor", "transport"],
+    ["_launch", "density", "metrics", "regressor", "transport"],
     ["_plots", "contrib", "dask", "outliers"],
     ["contrib.pyod", "contrib.skpro", "display", "outlier_display", "regression_display"],
     [""],
@@ -85,6 +86,7 @@ LOWER_FLOOR_ONLY = {"numpy", "sklearn", "joblib"}
 ROOMS = ["interflow", "", "_data", "_persistence", "_predict", "_fit", "_base", "estimators"]
 """Each room knows those before it; "" holds what has no room: exceptions, seeds, the version."""
 ESTIMATORS = {
+    "_launch",
     "density",
     "transport",
     "regressor",

@@ -35,10 +35,16 @@ def spacing(n_rows: int, most: int = _MAX_ROWS) -> int:
     return -(-n_rows // most)
 
 
-def row_blocks(X: Any, n_rows: int = _BLOCK_ROWS) -> Iterator[NDArray[Any]]:
-    """Blocks of rows, at least one; each is read when it is needed, as `X` may be on disk."""
-    for start in range(0, max(1, len(X)), n_rows):
-        yield X[start : start + n_rows]
+def row_blocks(
+    X: Any, n_rows: int = _BLOCK_ROWS, part: slice = slice(None)
+) -> Iterator[NDArray[Any]]:
+    """Blocks of a part of the rows, at least one.
+
+    Each block is read when it is needed, as `X` may be on disk.
+    """
+    first, end, _ = part.indices(len(X))
+    for start in range(first, max(first + 1, end), n_rows):
+        yield X[start : min(start + n_rows, end)]
 
 
 def constant_widths(X: NDArray[Any]) -> Array:

@@ -14,6 +14,7 @@ from scipy.special import ndtri, ndtri_exp
 from torch import Tensor
 
 from skinterflow._data.columns import Columns
+from skinterflow.interflow import processes
 from skinterflow.interflow.conditional import ConditionalFlow, ConditionalMLP
 from skinterflow.interflow.flows import Estimate, standard_normal_log_prob
 from skinterflow.interflow.monotone import MonotoneMixture, latent_nodes, log_normal_mass
@@ -182,9 +183,10 @@ class ConditionalModel:
         z, member = np.concatenate([z, -z]), np.concatenate([member, member])
         blocks = [
             self._pushed(conditions.rows(block), z, member).mean(axis=1)
-            for block in _blocks_of(len(conditions.features))
+            for block in _own_blocks_of(len(conditions.features))
         ]
-        return Answer(np.concatenate(blocks), np.zeros(len(conditions.features), dtype=bool))
+        value = _gathered(blocks, len(conditions.features))
+        return Answer(value, np.zeros(len(value), dtype=bool))
 
     def sample(
         self, conditions: Conditions, n_samples: int, random: np.random.RandomState
@@ -195,9 +197,9 @@ class ConditionalModel:
         member = self._members(random.uniform(size=(n, n_samples)))
         drawn = [
             self._pushed(conditions.rows(block), z[block], member[block])
-            for block in _blocks_of(n, max(1, _BLOCK_ROWS // n_samples))
+            for block in _own_blocks_of(n, max(1, _BLOCK_ROWS // n_samples))
         ]
-        return np.concatenate(drawn)
+        return _gathered(drawn, n)
 
     def _drawn(self, n: int, random: np.random.RandomState) -> tuple[Array, NDArray[np.int64]]:
         z = random.standard_normal((n, self.fields[0].n_outputs))
@@ -330,8 +332,8 @@ class ConditionalModel:
 
         The question is asked with a table, and with the numbers of its rows.
         """
-        values, unresolved = [], []
-        for block in _blocks_of(len(conditions.features)):
+        values, unresolved, n_rows = [], [], len(conditions.features)
+        for block in _own_blocks_of(n_rows):
             part = conditions.rows(block)
             answer, rows = np.empty(0), np.arange(len(part.features))
             error = np.empty(len(rows))
@@ -348,7 +350,7 @@ class ConditionalModel:
                     break
             values.append(answer)
             unresolved.append(~(error <= TABLE_TOLERANCE))
-        return Answer(np.concatenate(values), np.concatenate(unresolved))
+        return Answer(_gathered(values, n_rows), _gathered(unresolved, n_rows))
 
     def _table(self, conditions: Conditions, n_nodes: int) -> tuple[MonotoneMixture, Tensor]:
         """Table of the maps to the scaled output, which has no bounds, and its error at the nodes,
@@ -388,9 +390,10 @@ class ConditionalModel:
         with torch.no_grad():
             parts = [
                 question(conditions.rows(block), y[block])
-                for block in _blocks_of(len(y), max(1, 4 * _BLOCK_ROWS // y.shape[1]))
+                for block in _own_blocks_of(len(y), max(1, 4 * _BLOCK_ROWS // y.shape[1]))
             ]
-        return Estimate(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        columns = zip(*parts, strict=True)
+        return Estimate(*(processes.gathered(torch.cat(column), len(y)) for column in columns))
 
     def _flow(self, k: int, dtype: torch.dtype, atol: float) -> ConditionalFlow:
         field = self.fields[k]
@@ -405,5 +408,14 @@ class ConditionalModel:
         return torch.from_numpy(np.array(array, dtype=np.float64)).to(self.device)
 
 
-def _blocks_of(n_rows: int, size: int = _BLOCK_ROWS) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, max(n_rows, 1), size)]
+def _own_blocks_of(n_rows: int, size: int = _BLOCK_ROWS) -> list[slice]:
+    """Blocks of this rank's share of the rows."""
+    own = processes.own_rows(n_rows)
+    starts = range(own.start, max(own.stop, 1), size)
+    return [slice(start, min(start + size, own.stop)) for start in starts]
+
+
+def _gathered(blocks: Sequence[NDArray[Any]], n_rows: int) -> NDArray[Any]:
+    """Values of all rows, from those of the blocks of each rank."""
+    values = np.concatenate(blocks)
+    return processes.gathered(torch.from_numpy(values), n_rows).numpy()
