@@ -577,11 +577,22 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
             self._cache[key] = compute()
         return self._cache[key]
 
-    def _built_model(self, device: torch.device, dtype: torch.dtype) -> FlowModel:
+    def _built_model(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        scored: Callable[[VelocityField], VelocityField] | None = None,
+    ) -> FlowModel:
+        """Fitted model; `scored` makes the field that is integrated from the drift."""
         drift, path = on_device(self._field, device, dtype), on_device(self._path, device, dtype)
         base = on_device(self._source, device, dtype) if self._gaussian_source else None
-        exact = self.divergence == "exact"
-        field = FrozenField(drift) if exact else Hutchinson(drift, int(self.divergence))
+        field: VelocityField
+        if scored is not None:
+            field = scored(drift)
+        elif self.divergence == "exact":
+            field = FrozenField(drift)
+        else:
+            field = Hutchinson(drift, int(self.divergence))
         return FlowModel(
             columns=self._columns(),
             flow=Flow(field, self._solver(), self.end_time_),

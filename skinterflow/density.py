@@ -65,6 +65,7 @@ from skinterflow._runtime import (
 from skinterflow.interflow.atoms import AtomBase, AtomMasses, AtomPath, AtomScaling, moving
 from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.couplings import Coupling
+from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ResidualMLP, VelocityField
 from skinterflow.interflow.flows import Flow, Pushforward
 from skinterflow.interflow.grading import Grading
@@ -75,6 +76,8 @@ from skinterflow.interflow.objectives import PathObjective
 from skinterflow.interflow.ode import Calibration, Solver
 from skinterflow.interflow.scaling import Identity, LearnedGaussian, Scaling
 
+N_DEQUANTISED_PROBES = 8
+"""Number of probes of a draw for bits per dimension, if the field has no exact divergence."""
 _SHORT_STRETCH = 1e-3
 """Time between two points of a trajectory below which it is solved in float64."""
 
@@ -930,6 +933,26 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
                 "those rows."
             )
         return value, error
+
+    def _dequantised_log_density(
+        self, rows: NDArray[Any], n_probes: int | None, seed: int
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Log-densities of the flow at rows that need not be whole, and the errors of the solver.
+
+        The probes of the seed estimate the divergence; None is the field's own divergence.
+        """
+        self._refuse_atoms("The density of dequantised rows", "fit with atoms=None")
+        self._columns().check_in_cells(rows)
+        model = self._model_for(rows)
+        if n_probes is None and self._field.n_estimates is not None:
+            n_probes = N_DEQUANTISED_PROBES
+        if n_probes is not None:
+            model = self._built_model(
+                model.device,
+                model.dtype,
+                lambda drift: Hutchinson(drift, n_probes, seed, averaged=True),
+            )
+        return model.ask(FlowModel.log_prob, rows, self._time(None), refuse_far=False)
 
     def atom_log_mass(self, X: ArrayLike) -> NDArray[Any]:
         """Compute the log-probability of the atoms that each row of `X` is at.

@@ -41,6 +41,7 @@ ORDER = [
         "interflow.bridges",
         "interflow.custom",
         "interflow.grading",
+        "interflow.unet",
     ],
     ["interflow.quantities", "interflow.nested"],
     ["interflow.flows", "interflow.mixtures"],
@@ -69,8 +70,8 @@ ORDER = [
     ["_fit.run", "_fit.context"],
     ["_fit.distillation"],
     ["_base"],
-    ["density", "metrics", "regressor", "transport"],
-    ["_plots", "contrib"],
+    ["density", "regressor", "transport"],
+    ["_plots", "contrib", "metrics"],
     ["display", "regression_display", "contrib.skpro"],
     [""],
 ]

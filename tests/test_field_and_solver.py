@@ -11,8 +11,16 @@ from sklearn.base import clone
 from torch import nn
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
-from skinterflow.interflow import CustomField, PathObjective, ResidualMLP, Solver, VelocityField
-from skinterflow.interflow.custom import EXACT_COLUMNS
+from skinterflow.interflow import (
+    AveragedField,
+    CustomField,
+    Flow,
+    PathObjective,
+    ResidualMLP,
+    Solver,
+    VelocityField,
+)
+from skinterflow.interflow.custom import EXACT_COLUMNS, check_function
 from skinterflow.interflow.interpolants import Linear
 from skinterflow.interflow.times import Beta
 from tests.helpers import ONE_FIELD, points, trace_of_jacobian
@@ -173,6 +181,57 @@ def test_what_is_no_field_is_refused_before_the_training(iris, monkeypatch, mode
     with pytest.raises(ValueError, match=message):
         estimator.fit(iris, *([iris] if model is InterpolantTransport else []))
     assert not hasattr(estimator, "end_time_")
+
+
+class Layered(nn.Module):
+    """A small network with a given layer in the middle."""
+
+    def __init__(self, layer):
+        super().__init__()
+        with torch.random.fork_rng():
+            self.inner, self.layer, self.outer = nn.Linear(4, 6), layer, nn.Linear(6, 4)
+
+    def forward(self, t, x):
+        return self.outer(self.layer(self.inner(x)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.BatchNorm1d(6), r"batch normalisation in training mode, layer \(BatchNorm1d\)"),
+        (nn.Dropout(0.01), r"dropout in training mode, layer \(Dropout\), .* is random"),
+    ],
+)
+def test_layers_that_differ_in_training_are_refused_by_name(layer, message):
+    with pytest.raises(ValueError, match=message):
+        check_function(Layered(layer), 4)
+    check_function(Layered(copy.deepcopy(layer).eval()), 4)
+
+
+class KinkedInTime(Layered):
+    def forward(self, t, x):
+        return super().forward(t, x) + self.outer(torch.relu(t[:, None].expand(-1, 6)))
+
+
+def test_kinks_between_rows_and_velocities_are_warned_of():
+    for layer, name in ((nn.ReLU(), "Relu"), (nn.LeakyReLU(), "LeakyRelu"), (nn.PReLU(), "Prelu")):
+        with pytest.warns(UserWarning, match=f"kinks .{name}.*its divergence jumps.*SiLU"):
+            check_function(Layered(layer), 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_function(Layered(nn.SiLU()), 4)
+        check_function(KinkedInTime(nn.Tanh()), 4)
+        check_function(lambda t, x: torch.zeros_like(x), 4)
+
+
+def test_averaged_fields_of_many_columns_estimate_their_divergence():
+    n = EXACT_COLUMNS + 1
+    members = [CustomField(lambda t, x, k=k: torch.sin(k * x), n) for k in (1.0, 3.0)]
+    field, x = AveragedField(members), points(2, n)
+    log_det = Flow(field).pull_and_logdet(x)[1]
+    assert field.n_estimates == 16
+    exact = CustomField(lambda t, x: 0.5 * (torch.sin(x) + torch.sin(3.0 * x)), n)
+    torch.testing.assert_close(log_det, Flow(exact).pull_and_logdet(x)[1])
 
 
 def test_a_field_of_other_types_is_refused(iris):
