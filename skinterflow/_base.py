@@ -284,9 +284,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         targets = resolve_targets(self.targets, path, base, resolve_coupling(self.coupling))
         if self.targets == "auto" and self.field is not None and not path.interpolant.resamples:
             targets = ("b",)
-        check_field(
-            self.field, self.n_features_in_, targets, getattr(self, "student_layer_sizes", None)
-        )
+        check_field(self.field, self.n_features_in_, getattr(self, "student_layer_sizes", None))
         return targets
 
     @contextmanager

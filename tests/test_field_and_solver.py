@@ -13,11 +13,15 @@ from torch import nn
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
 from skinterflow.interflow import (
     AveragedField,
+    Brownian,
     CustomField,
     Flow,
+    HeadedDrift,
     PathObjective,
     ResidualMLP,
+    SeparateHeads,
     Solver,
+    StochasticInterpolant,
     VelocityField,
 )
 from skinterflow.interflow.custom import EXACT_COLUMNS, check_function
@@ -239,9 +243,48 @@ def test_a_field_of_other_types_is_refused(iris):
         InterpolantFlowDensity(**PLAIN, field="network").fit(iris)
 
 
-def test_a_field_is_the_drift_alone(iris):
-    with pytest.raises(ValueError, match=r"targets=\('eta',\) need a network with a head for each"):
-        InterpolantFlowDensity(**PLAIN, field=network(), targets="eta").fit(iris)
+def test_each_target_has_a_copy_of_the_field(iris):
+    """A noisy path whose drift follows from two copies, and the score from one of them."""
+    transport = InterpolantTransport(
+        **PLAIN | {"max_iter": 4}, field=network(), gamma="brownian", targets=("v", "eta")
+    ).fit(iris, iris[::-1].copy())
+    one, other = transport._field.heads.fields
+    assert not torch.equal(one.function.outer.weight, other.function.outer.weight)
+    t, x = torch.tensor(0.4), points(3, 4).float()
+    with torch.no_grad():
+        gamma = transport._path.gamma.at(t)
+        expected = one(t, x) + gamma.rate * other(t, x)
+        torch.testing.assert_close(transport._field(t, x), expected)
+        score = transport._field.drift_and_score(t, x)[1]
+        torch.testing.assert_close(score, -other(t, x) / gamma.value)
+
+
+def test_images_are_resampled_by_a_field_of_the_mirror_path(iris):
+    mirror = InterpolantTransport(
+        **PLAIN | {"max_iter": 2}, field=network(), interpolant="mirror", gamma="brownian"
+    ).fit(iris)
+    assert mirror._field.targets == ("eta",)
+    assert mirror.sample(iris[:3], epsilon=0.1, n_steps=4, random_state=0).shape == (3, 4)
+
+
+@pytest.mark.parametrize("time", [torch.tensor(0.4), torch.linspace(0.3, 0.6, 3)])
+def test_targets_of_many_columns_estimate_the_divergence(time):
+    """The Jacobians of both heads are diagonal, so that each estimate is exact."""
+    n, time = EXACT_COLUMNS + 1, time.double()
+    members = [CustomField(lambda t, x, k=k: torch.sin(k * x), n) for k in (1.0, 3.0)]
+    path = StochasticInterpolant(Linear(), Brownian())
+    field, x = HeadedDrift(SeparateHeads(members), ("v", "eta"), path), points(3, n)
+    assert field.n_estimates == 16
+    value, divergence = field.value_and_divergence(time, x)
+    torch.testing.assert_close(value, field(time, x))
+    rate = path.gamma.at(time).rate.expand(3)[:, None]
+    exact = (x.cos() + 3.0 * rate * (3.0 * x).cos()).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(divergence, exact.expand(3, 16))
+    one_sided = HeadedDrift(SeparateHeads(members[:1]), ("eta",), StochasticInterpolant(Linear()))
+    value, divergence = one_sided.value_and_divergence(time, x)
+    growth, denoiser = 1.0 / time.expand(3), -1.0 - (1.0 - time.expand(3)) / time.expand(3)
+    exact = n * growth + denoiser * x.cos().sum(dim=1)
+    torch.testing.assert_close(divergence, exact[:, None].expand(3, 16))
 
 
 def test_a_checkpoint_refuses_a_module_before_the_training(iris, tmp_path):
