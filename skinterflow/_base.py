@@ -289,9 +289,7 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         targets = resolve_targets(self.targets, path, base, resolve_coupling(self.coupling))
         if self.targets == "auto" and self.field is not None and not path.interpolant.resamples:
             targets = ("b",)
-        check_field(
-            self.field, self.n_features_in_, targets, getattr(self, "student_layer_sizes", None)
-        )
+        check_field(self.field, self.n_features_in_, getattr(self, "student_layer_sizes", None))
         return targets
 
     @contextmanager
@@ -608,11 +606,22 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
             self._cache[key] = compute()
         return self._cache[key]
 
-    def _built_model(self, device: torch.device, dtype: torch.dtype) -> FlowModel:
+    def _built_model(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        scored: Callable[[VelocityField], VelocityField] | None = None,
+    ) -> FlowModel:
+        """Fitted model; `scored` makes the field that is integrated from the drift."""
         drift, path = on_device(self._field, device, dtype), on_device(self._path, device, dtype)
         base = on_device(self._source, device, dtype) if self._gaussian_source else None
-        exact = self.divergence == "exact"
-        field = FrozenField(drift) if exact else Hutchinson(drift, int(self.divergence))
+        field: VelocityField
+        if scored is not None:
+            field = scored(drift)
+        elif self.divergence == "exact":
+            field = FrozenField(drift)
+        else:
+            field = Hutchinson(drift, int(self.divergence))
         return FlowModel(
             columns=self._columns(),
             flow=Flow(field, self._solver(), self.end_time_),

@@ -66,6 +66,7 @@ from skinterflow._runtime import (
 from skinterflow.interflow.atoms import AtomBase, AtomMasses, AtomPath, AtomScaling, moving
 from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.couplings import Coupling
+from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ResidualMLP, VelocityField
 from skinterflow.interflow.flows import Flow, Pushforward
 from skinterflow.interflow.grading import Grading
@@ -76,6 +77,8 @@ from skinterflow.interflow.objectives import PathObjective
 from skinterflow.interflow.ode import Calibration, Solver
 from skinterflow.interflow.scaling import Identity, LearnedGaussian, Scaling
 
+N_DEQUANTISED_PROBES = 8
+"""Number of probes of a draw for bits per dimension, if the field has no exact divergence."""
 _SHORT_STRETCH = 1e-3
 """Time between two points of a trajectory below which it is solved in float64."""
 
@@ -177,10 +180,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     field : VelocityField, torch.nn.Module, callable or None, default=None
         Velocity field ``v(t, x)`` to train; None is a multilayer perceptron.  It maps times of
         shape (B,) and rows of shape (B, D) to velocities of shape (B, D), each row independently.
-        `fit` trains a copy.  A `VelocityField` computes its own divergence.  That of any other
-        field is computed by automatic differentiation, exactly up to 128 columns, and by
-        Hutchinson's estimate with 16 probes above.  If a field is given, `hidden_layer_sizes` and
-        `activation` are ignored.
+        `fit` trains a copy for each of the `targets`, of which "auto" is "b".  A
+        `VelocityField` computes its own divergence.  That of any other field is computed by
+        automatic differentiation, exactly up to 128 columns, and by Hutchinson's estimate with 16
+        probes above.  If a field is given, `hidden_layer_sizes` and `activation` are ignored.
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
         Widths of the hidden layers.  "auto" is ``(64, 64, 64)`` if the fit is cross-fitted (see
         `early_stopping`), and ``(96, 96, 96, 96, 96, 96)`` otherwise.
@@ -933,6 +936,26 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
                 "those rows."
             )
         return value, error
+
+    def _dequantised_log_density(
+        self, rows: NDArray[Any], n_probes: int | None, seed: int
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Log-densities of the flow at rows that need not be whole, and the errors of the solver.
+
+        The probes of the seed estimate the divergence; None is the field's own divergence.
+        """
+        self._refuse_atoms("The density of dequantised rows", "fit with atoms=None")
+        self._columns().check_in_cells(rows)
+        model = self._model_for(rows)
+        if n_probes is None and self._field.n_estimates is not None:
+            n_probes = N_DEQUANTISED_PROBES
+        if n_probes is not None:
+            model = self._built_model(
+                model.device,
+                model.dtype,
+                lambda drift: Hutchinson(drift, n_probes, seed, averaged=True),
+            )
+        return model.ask(FlowModel.log_prob, rows, self._time(None), refuse_far=False)
 
     def atom_log_mass(self, X: ArrayLike) -> NDArray[Any]:
         """Compute the log-probability of the atoms that each row of `X` is at.

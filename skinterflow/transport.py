@@ -94,10 +94,11 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     field : VelocityField, torch.nn.Module, callable or None, default=None
         Velocity field ``v(t, x)`` to train; None is a multilayer perceptron.  It maps times of
         shape (B,) and rows of shape (B, D) to velocities of shape (B, D), each row independently.
-        `fit` trains a copy.  A `VelocityField` computes its own divergence.  That of any other
-        field is computed by automatic differentiation, exactly up to 128 columns, and by
-        Hutchinson's estimate with 16 probes above.  If a field is given, `hidden_layer_sizes` and
-        `activation` are ignored.
+        `fit` trains a copy for each of the `targets`, of which "auto" is "b" unless the path is
+        "mirror".  A `VelocityField` computes its own divergence.  That of any other field is
+        computed by automatic differentiation, exactly up to 128 columns, and by Hutchinson's
+        estimate with 16 probes above.  If a field is given, `hidden_layer_sizes` and `activation`
+        are ignored.
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
         Widths of the hidden layers; "auto" is ``(96, 96, 96, 96, 96, 96)``.
     activation : {"silu", "tanh", "softplus", "elu"}, default="silu"

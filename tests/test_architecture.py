@@ -42,6 +42,7 @@ ORDER = [
         "interflow.bridges",
         "interflow.custom",
         "interflow.grading",
+        "interflow.unet",
     ],
     ["interflow.quantities", "interflow.nested"],
     ["interflow.flows", "interflow.mixtures"],
@@ -71,8 +72,8 @@ ORDER = [
     ["_fit.run", "_fit.context"],
     ["_fit.distillation"],
     ["_base"],
-    ["_launch", "density", "metrics", "regressor", "transport"],
-    ["_plots", "contrib", "dask", "outliers"],
+    ["_launch", "density", "regressor", "transport"],
+    ["_plots", "contrib", "dask", "metrics", "outliers"],
     ["contrib.pyod", "contrib.skpro", "display", "outlier_display", "regression_display"],
     [""],
 ]

@@ -122,6 +122,11 @@ def student_that_loses_too_much(monkeypatch, tmp_path):
     return fit(rows(), student_layer_sizes=(1,), max_iter=30)
 
 
+@case("interflow/custom.py:check_function", "kinks")
+def field_with_a_kink(monkeypatch, tmp_path):
+    return fit(rows(), field=lambda t, x: torch.relu(x))
+
+
 @case("_persistence/checkpoint.py:write_if_due", "could not be written")
 def checkpoint_on_a_full_disk(monkeypatch, tmp_path):
     def write(self, state):

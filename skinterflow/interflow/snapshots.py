@@ -87,7 +87,8 @@ def weighted_sum(
         return v
 
     def with_divergence(x: Tensor) -> tuple[Tensor, Tensor]:
-        v, total = own * x, torch.full_like(x[:, 0], own * x.shape[1])
+        # The divergence of a part has one column for each estimate, if it is estimated.
+        v, total = own * x, x.new_full((), own * x.shape[1])
         for snapshot, weight in zip(snapshots, weights, strict=True):
             part, divergence = snapshot.with_divergence(x)
             v.add_(part, alpha=weight)
