@@ -22,10 +22,10 @@ from sklearn.utils.validation import (
 from torch import nn
 
 from skinterflow._base import PARAMETER_CONSTRAINTS, FlowEstimator
-from skinterflow._data.batches import NO_ROWS, Reader, training_rows
+from skinterflow._data.batches import NO_ROWS, Reader, drawn_seed, training_rows
 from skinterflow._data.weights import weighted_rows
 from skinterflow._fit.context import FitContext, Plan
-from skinterflow._fit.recipe import resolve_recipe
+from skinterflow._fit.recipe import resolve_coupling, resolve_recipe
 from skinterflow._fit.validation import Fold
 from skinterflow._predict.arguments import checked_time
 from skinterflow._predict.model import FlowModel
@@ -35,7 +35,7 @@ from skinterflow._runtime import (
     sums_may_overflow,
     suppress_feature_name_warning,
 )
-from skinterflow.interflow.couplings import Coupling
+from skinterflow.interflow.couplings import Coupling, Given
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.interpolants import Interpolant
 from skinterflow.interflow.noise import Gamma, StochasticInterpolant
@@ -55,6 +55,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
 
     A velocity field is trained to carry rows of `X0` at ``t = 0`` to rows of `X1` at ``t = 1``.
     Neither density has to be known, and the rows need not be paired ([1]_, section 3 and figure 2).
+    Rows that come in pairs, such as noisy and clean images, are kept together on request.
     The map is smooth and invertible, so the log-density of either side gives that of the other.
 
     Parameters
@@ -257,12 +258,14 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         X1: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
         target_sample_weight: ArrayLike | None = None,
+        *,
+        paired: bool = False,
     ) -> Self:
         """Fit the map from the rows of `X0` to the rows of `X1`.
 
-        The rows are not paired: `X0` and `X1` are shuffled independently, and row i of one is
-        unrelated to row i of the other.  Known pairs, such as measurements before and after a
-        treatment, are not learned.
+        By default the rows are not paired: `X0` and `X1` are shuffled independently, and row i of
+        one is unrelated to row i of the other.  With ``paired=True``, row i of `X0` is connected to
+        row i of `X1`, such as a noisy image to the clean one.
 
         If the fit fails, the estimator remains as it was.  Ctrl-C ends the training: the estimator
         is then fitted with the weights so far, and `KeyboardInterrupt` is raised.  A second Ctrl-C
@@ -278,7 +281,14 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         sample_weight : array-like of shape (n_source_samples,), default=None
             Weights of the rows of `X0`, not negative and not all zero.
         target_sample_weight : array-like of shape (n_target_samples,), default=None
-            Weights of the rows of `X1`, not negative and not all zero.
+            Weights of the rows of `X1`, not negative and not all zero.  Must be None for pairs, of
+            which `sample_weight` are the weights.
+        paired : bool, default=False
+            Whether the rows are pairs ([1]_, definition 2.1), as many in `X0` as in `X1`.  The
+            paths are then those between the two rows of a pair, and the map remains that of one
+            density to the other: a row is carried to a row near its partner, but neither the map
+            nor a diffusion has the conditional distribution of partners.  `coupling` must be
+            "independent".
 
         Returns
         -------
@@ -297,22 +307,31 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             cause.
         KeyboardInterrupt
             After Ctrl-C.
+
+        References
+        ----------
+        .. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for
+            Flows and Diffusions", 2023.
         """
         with self._fitting(X0, sample_weight) as context:
             rows0 = self._validated_source(X0, reset=not context.warm)
             path = self._new_path(rows0.shape[1], context.warm)
             targets = self._new_targets(path, None, context.warm)
             if path.interpolant.resamples:
-                _check_no_target(X1, target_sample_weight)
+                _check_no_target(X1, target_sample_weight, paired)
                 X1, target_sample_weight = X0, sample_weight
             rows1 = self._validated_target(X1, rows0)
+            if paired:
+                self._check_pairs(rows0, rows1, target_sample_weight)
+                target_sample_weight = sample_weight
             sides = [
                 weighted_rows(rows0, sample_weight),
                 weighted_rows(rows1, target_sample_weight, "target_sample_weight"),
             ]
-            self._begin(context, *(part for side in sides for part in side))
-            source, target = self._readers(sides, context)
-            self._run(self._planned(source, target, path, targets, context), context)
+            marks = [np.array([True])] if paired else []  # part of the checkpoint's fingerprint
+            self._begin(context, *(part for side in sides for part in side), *marks)
+            readers = self._readers(sides, context)
+            self._run(self._planned(readers, path, targets, paired, context), context)
             names = _get_feature_names(X1)
             if names is not None:
                 self.target_feature_names_in_ = names
@@ -345,6 +364,28 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             )
         return rows
 
+    def _check_pairs(
+        self,
+        rows0: NDArray[Any],
+        rows1: NDArray[Any],
+        target_sample_weight: ArrayLike | None,
+    ) -> None:
+        if len(rows0) != len(rows1):
+            raise ValueError(
+                f"X0 has {len(rows0)} rows and X1 has {len(rows1)}; with paired=True, row i of X0 "
+                "belongs to row i of X1. Give as many rows, or set paired=False."
+            )
+        if target_sample_weight is not None:
+            raise ValueError(
+                "target_sample_weight was given, but with paired=True a pair has one weight; pass "
+                "it as sample_weight."
+            )
+        if not resolve_coupling(self.coupling).is_independent:
+            raise ValueError(
+                f"coupling={self.coupling!r} would pair the rows anew; with paired=True, set "
+                "coupling='independent'."
+            )
+
     def _readers(
         self, sides: Sequence[tuple[NDArray[Any], NDArray[np.float64]]], context: FitContext
     ) -> list[Reader]:
@@ -361,21 +402,28 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
 
     def _planned(
         self,
-        source: Reader,
-        target: Reader,
+        readers: Sequence[Reader],
         path: StochasticInterpolant,
         targets: tuple[str, ...],
+        paired: bool,
         context: FitContext,
     ) -> Plan:
         """Plan of a fit: all rows train one field, and none are held out."""
         # The scalings, the rows of the source, those of the target and the initial weights are
         # drawn from context.setup in this order, which seeded fits depend on.
-        start, end = (training_rows(reader, NO_ROWS, context.setup) for reader in (source, target))
+        source, target = readers
+        seed = None
+        if paired:  # the same order on both sides, and the weight of a pair on one
+            seed = drawn_seed(context.setup)
+            target = replace(target, weight=np.broadcast_to(1.0, len(target.X)))
+        start, end = (
+            training_rows(reader, NO_ROWS, context.setup, seed) for reader in (source, target)
+        )
         fold = Fold(start, end, target.read(NO_ROWS, context.setup))
         recipe = resolve_recipe(
             n_rows=min(len(source.X), len(target.X)),
             cross_fitted=False,
-            coupling=self.coupling,
+            coupling=Given() if paired else self.coupling,
             end_time=1.0,
             alpha=self.alpha,
             batch_size=self.batch_size,
@@ -662,11 +710,13 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         return tags
 
 
-def _check_no_target(X1: ArrayLike | None, target_sample_weight: ArrayLike | None) -> None:
-    if X1 is not None or target_sample_weight is not None:
+def _check_no_target(
+    X1: ArrayLike | None, target_sample_weight: ArrayLike | None, paired: bool
+) -> None:
+    if X1 is not None or target_sample_weight is not None or paired:
         raise ValueError(
-            "A mirror path resamples one data set: call fit(X0), without X1 and its weights; for "
-            "two data sets, use interpolant='linear'."
+            "A mirror path resamples one data set: call fit(X0), without X1, its weights and "
+            "paired=True; for two data sets, use interpolant='linear'."
         )
 
 

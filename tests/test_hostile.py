@@ -430,7 +430,7 @@ METHODS = {
     InterpolantTransport: {
         **BOTH,
         "fit": {"rows": rows, "X1": rows, "sample_weight": weights,
-                "target_sample_weight": weights},
+                "target_sample_weight": weights, "paired": of(False, False, True)},
         "inverse_transform": {"rows": rows},
         "sample": {"rows": rows, "random_state": seed, "epsilon": epsilon, "n_steps": n_steps},
         "inverse_sample": {"rows": rows, "random_state": seed, "epsilon": epsilon,

@@ -15,8 +15,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
+from skinterflow._data import batches
+from skinterflow._fit import run
 from skinterflow.datasets import EightGaussians, Moons
-from skinterflow.interflow import PathObjective
+from skinterflow.interflow import PathObjective, couplings
 from tests.helpers import ToItself, expected_failures
 
 QUICK = {"hidden_layer_sizes": (16, 16), "max_iter": 60, "batch_size": 64, "random_state": 0}
@@ -148,7 +150,7 @@ def test_in_a_pipeline_and_with_routed_weights(sides):
     alone = InterpolantTransport(**QUICK).fit(StandardScaler().fit_transform(X0), X1)
     np.testing.assert_array_equal(carried, alone.transform(StandardScaler().fit_transform(X0)))
     requests = InterpolantTransport().get_metadata_routing()
-    assert set(requests.fit.requests) == {"sample_weight", "target_sample_weight"}
+    assert set(requests.fit.requests) == {"sample_weight", "target_sample_weight", "paired"}
     assert not requests.transform.requests
 
 
@@ -293,9 +295,11 @@ def test_frames_have_the_names_of_the_side_that_they_are_on(sides):
     ) == ["x0", "x1"]
 
 
-def test_rows_of_the_two_sets_are_not_paired(monkeypatch):
-    """As `fit` says: which row of X1 stands beside a row of X0 means nothing, though the two have
-    as many rows."""
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("paired", [False, True])
+def test_rows_of_the_two_sets_are_paired_on_request_only(monkeypatch, paired, streamed):
+    """Otherwise, which row of X1 stands beside a row of X0 means nothing, though the two have as
+    many rows."""
     seen, forward = [], PathObjective.forward
 
     def watched(self, x0, x1, *drawn):
@@ -303,14 +307,86 @@ def test_rows_of_the_two_sets_are_not_paired(monkeypatch):
         return forward(self, x0, x1, *drawn)
 
     monkeypatch.setattr(PathObjective, "forward", watched)
+    if streamed:
+        monkeypatch.setattr(batches, "_IN_MEMORY_ELEMENTS", 0)
     X0 = np.random.default_rng(0).standard_normal((500, 1))
     InterpolantTransport(
         hidden_layer_sizes=(4,), max_iter=20, batch_size=128, scaling=None, random_state=0
-    ).fit(X0, 3 * X0 + 1)
+    ).fit(X0, 3 * X0 + 1, paired=paired)
     x0, x1 = torch.cat(seen).T
     assert len(x0) >= 20 * 128
-    assert torch.isclose(x1, 3 * x0 + 1, atol=1e-4).double().mean() < 0.01
-    assert abs(np.corrcoef(x0, x1)[0, 1]) < 0.1
+    assert len(x0.unique()) > 400
+    together = torch.isclose(x1, 3 * x0 + 1, atol=1e-4).double().mean()
+    assert together == 1.0 if paired else together < 0.01
+    assert (abs(np.corrcoef(x0, x1)[0, 1]) < 0.1) != paired
+
+
+@pytest.fixture(scope="module")
+def turned():
+    """Pairs of a row and the same row, turned by a right angle: both sides are standard normal."""
+    X0 = np.random.default_rng(0).standard_normal((600, 2))
+    turn = np.array([[0.0, -1.0], [1.0, 0.0]])
+    recipe = QUICK | {"max_iter": 150, "batch_size": 128, "scaling": None}
+    return InterpolantTransport(**recipe).fit(X0, X0 @ turn.T, paired=True), X0[:200], turn
+
+
+def test_given_pairs_turn_the_map(turned):
+    """Closed form: ``x_t = ((1 - t) I + t R) x0`` is invertible, so that the map is the turn R;
+    without pairs it is the identity."""
+    transport, X, turn = turned
+    assert np.abs(transport.transform(X) - X @ turn.T).mean() < 0.05
+    assert np.abs(transport.inverse_transform(X @ turn.T) - X).mean() < 0.05
+    assert transport._fitted_coupling() == couplings.Given()
+
+
+def test_weights_of_pairs(turned):
+    """A weight of zero drops both rows, and weights of two count once."""
+    _, X, turn = turned
+    recipe = QUICK | {"max_iter": 5, "scaling": None}
+    weight = np.repeat([0.0, 1.0], 100)
+    fits = [
+        InterpolantTransport(**recipe).fit(X[rows], X[rows] @ turn.T, w, paired=True)
+        for rows, w in ((slice(None), weight), (slice(100, None), None))
+    ]
+    np.testing.assert_array_equal(*(fit.transform(X[:5]) for fit in fits))
+    seen, heavy = [], np.where(X[:, 0] > 0, 3.0, 1.0)
+    forward = run._pairs
+
+    def watched(*arguments):
+        seen.append(forward(*arguments))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "_pairs", watched)
+        InterpolantTransport(**recipe).fit(X, X @ turn.T, heavy, paired=True)
+    pairs = seen[0]
+    expected = torch.where(pairs.x0[:, 0] > 0, 3.0, 1.0) / heavy.mean()
+    torch.testing.assert_close(pairs.weight, expected.float(), rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "parameters", "arguments", "message"),
+    [
+        (9, {}, {}, r"X0 has 10 rows and X1 has 9; with paired=True, row i of X0 belongs to row i"),
+        (10, {}, {"target_sample_weight": np.ones(10)}, r"with paired=True a pair has one weight"),
+        (
+            10,
+            {"coupling": "optimal_transport"},
+            {},
+            r"coupling='optimal_transport' would pair the rows anew; with paired=True, set",
+        ),
+    ],
+)
+def test_impossible_pairs_are_refused(sides, rows, parameters, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        InterpolantTransport(**QUICK, **parameters).fit(
+            sides[0][:10], sides[1][:rows], paired=True, **arguments
+        )
+
+
+def test_a_mirror_has_no_pairs(sides):
+    with pytest.raises(ValueError, match="without X1, its weights and paired=True"):
+        InterpolantTransport(interpolant="mirror", gamma="brownian").fit(sides[0], paired=True)
 
 
 def test_noise_levels_are_in_flow_units(sides):

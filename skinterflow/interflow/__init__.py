@@ -33,7 +33,7 @@ from skinterflow.interflow.conditional import (
     ConditionalMLP,
     ConditionalObjective,
 )
-from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
+from skinterflow.interflow.couplings import Coupling, Given, Independent, OptimalTransport
 from skinterflow.interflow.custom import CustomField
 from skinterflow.interflow.diagnostics import (
     PathStatistics,
@@ -123,6 +123,7 @@ __all__ = [
     "Fourier",
     "Gamma",
     "Gaussianize",
+    "Given",
     "GradedSolver",
     "Grading",
     "HeadedDrift",
