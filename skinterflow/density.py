@@ -50,7 +50,7 @@ from skinterflow._fit.recipe import Recipe, resolve_coupling, resolve_recipe, re
 from skinterflow._fit.run import STATISTICS_ROWS, Draw, History, Run, Trained
 from skinterflow._fit.validation import Fold, held_out_rows
 from skinterflow._predict.arguments import checked_n_samples, checked_time, checked_times
-from skinterflow._predict.diagnosis import diagnose_density
+from skinterflow._predict.diagnosis import check_overflow, diagnose_density
 from skinterflow._predict.model import FlowModel
 from skinterflow._predict.regions import checked_levels, density_thresholds
 from skinterflow._runtime import (
@@ -74,9 +74,6 @@ from skinterflow.interflow.noise import Gamma, StochasticInterpolant
 from skinterflow.interflow.objectives import PathObjective
 from skinterflow.interflow.ode import Calibration, Solver
 from skinterflow.interflow.scaling import Identity, LearnedGaussian, Scaling
-
-_SHORT_STRETCH = 1e-3
-"""Time between two points of a trajectory below which it is solved in float64."""
 
 
 def _learns_from_streams(estimator: InterpolantFlowDensity) -> bool:
@@ -1211,11 +1208,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             outside the data that the arithmetic of the flow overflows.
         """
         rows, checked = self._located(X), checked_times(times, self._latest())
-        # In float32, the solver's steps within a shorter interval would not all be distinct.
-        short = any(abs(b - a) < _SHORT_STRETCH for a, b in itertools.pairwise(checked))
-        precise = rows.astype(np.float64) if short else rows
-        positions, _ = self._model_for(precise).ask(FlowModel.trajectory, precise, checked)
-        return np.moveaxis(positions.astype(rows.dtype), 1, 0)
+        return self._positions(FlowModel.trajectory, rows, checked)
 
     def sample(
         self,
@@ -1484,16 +1477,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         rows = self._columns().spread(rows, random)
         model, latent = self._model_for(rows, torch.float64), self._latent(rows)
         diagnosis = diagnose_density(model, rows, noise, latent, self._batch_size)
-        overflown = [
-            name
-            for name, value in diagnosis.items()
-            if name != "wasserstein2_bound" and not np.isfinite(value).all()
-        ]
-        if overflown:
-            raise FloatingPointError(
-                f"{', '.join(overflown)} overflow, because some of the {len(rows)} rows are far "
-                "outside the fitted data; drop those rows."
-            )
+        check_overflow(diagnosis, len(rows))
         return diagnosis
 
     def _column_names(self) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import TransformerMixin, _fit_context
-from sklearn.utils import Tags, check_array
+from sklearn.utils import Bunch, Tags, check_array
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import (
     _check_feature_names_in,
@@ -27,7 +27,8 @@ from skinterflow._data.weights import weighted_rows
 from skinterflow._fit.context import FitContext, Plan
 from skinterflow._fit.recipe import resolve_coupling, resolve_recipe
 from skinterflow._fit.validation import Fold
-from skinterflow._predict.arguments import checked_time
+from skinterflow._predict.arguments import checked_time, checked_times
+from skinterflow._predict.diagnosis import check_overflow, diagnose_transport
 from skinterflow._predict.model import FlowModel
 from skinterflow._runtime import (
     RandomStateLike,
@@ -620,6 +621,130 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         rows, time = self._validated_other(X, "X", "target"), checked_time(t)
         return self._model_for(rows).ask(FlowModel.path_score, rows, time)[0]
 
+    def velocity(self, X: ArrayLike, t: float) -> NDArray[Any]:
+        """Compute the velocity of the flow at the rows of `X`.
+
+        It is the drift ``b``; without `gamma`, drift and velocity are equal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows at time `t`, in units of the target at every time, see :meth:`score_gradient`.
+        t : float in [0, 1]
+            Time on the path; 0 is the source, and 1 is the target.
+
+        Returns
+        -------
+        velocity : ndarray of shape (n_samples, n_features)
+            Velocity in units of each column per unit of time, in the dtype of `X`.
+
+        Raises
+        ------
+        ValueError
+            If rows are so far outside the data that the arithmetic of the flow overflows.
+        """
+        rows, time = self._validated_other(X, "X", "target"), checked_time(t)
+        return self._model_for(rows).ask(FlowModel.velocity, rows, time)[0]
+
+    def trajectory(self, X0: ArrayLike, times: Sequence[float]) -> NDArray[Any]:
+        """Compute the positions of rows of the source along the flow.
+
+        Parameters
+        ----------
+        X0 : array-like of shape (n_samples, n_features)
+            Rows of the source, in its units.
+        times : sequence of float in [0, 1], increasing or decreasing
+            Times of the positions, such as ``np.linspace(0, 1, 50)``.
+
+        Returns
+        -------
+        positions : ndarray of shape (len(times), n_samples, n_features)
+            Positions in units of the target at every time, in the dtype of `X0`.  At time 1 they
+            are those of :meth:`transform`; at time 0 they are the rows, converted to units of the
+            target by the scalings of both sides.
+
+        Raises
+        ------
+        ValueError
+            If `times` is not such a sequence, or if rows are so far outside the data that the
+            arithmetic of the flow overflows.
+        """
+        rows, checked = self._validated(X0), checked_times(times)
+        return self._positions(FlowModel.source_trajectory, rows, checked, side="source")
+
+    def diagnose(
+        self, X0: ArrayLike, X1: ArrayLike | None = None, random_state: RandomStateLike = None
+    ) -> Bunch:
+        """Measure on test rows how well the field was learned.
+
+        All numbers are in flow units.
+
+        Parameters
+        ----------
+        X0 : array-like of shape (n_source_samples, n_features)
+            Test rows of the source, which the field was not trained on.
+        X1 : array-like of shape (n_target_samples, n_features)
+            Test rows of the target.  If the numbers of rows differ, as many are used as there are
+            in the smaller set.  After ``fit(X0, X1, paired=True)``, the rows are pairs.  On a
+            mirror path, `X1` must be None.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the order of the rows and of the noise term.
+
+        Returns
+        -------
+        diagnosis : Bunch
+            Dictionary-like object with the following attributes.
+
+            - loss : float, ``G`` ([1]_, equation 8)
+            - loss_plus_action : float, ``G + E|b|^2``, which is zero at the optimum (equation 11)
+            - action, path_length : float, ``E|b|^2`` and the mean over times of its root
+            - lipschitz : float, the largest slope of the field found on the path
+            - wasserstein2_bound : float, ``exp(1/2 + lipschitz) sqrt(E|b - dx_t/dt|^2)``, see
+              `InterpolantFlowDensity.diagnose`
+            - energy_distance : float, energy distance of mapped rows of the source to rows of the
+              target (at most 2,000 each); of two samples of one density it is a few times
+              ``1 / n_samples``
+
+        Raises
+        ------
+        ValueError, FloatingPointError
+            If pairs are expected and the numbers of rows differ, or if rows are so far outside the
+            data that the arithmetic of the flow overflows.
+
+        References
+        ----------
+        .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic
+            Interpolants", ICLR 2023.
+        """
+        rows0 = self._validated(X0)
+        if self._path.interpolant.resamples:
+            _check_no_target(X1, None, paired=False)
+            rows1 = rows0
+        else:
+            rows1 = self._validated_target(X1, rows0)
+        random = private_random_state(random_state)
+        rows0, rows1 = self._test_pairs(rows0, rows1, random)
+        model = self._model_for(rows0, torch.float64)
+        noise, carried = random.standard_normal(rows0.shape), self._carried(rows0)
+        diagnosis = diagnose_transport(model, (rows0, rows1), noise, carried, self._batch_size)
+        check_overflow(diagnosis, len(rows0))
+        return diagnosis
+
+    def _test_pairs(
+        self, rows0: NDArray[Any], rows1: NDArray[Any], random: np.random.RandomState
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """As many rows of both sides, in random order; together if the fit was given pairs."""
+        paired = isinstance(self._fitted_coupling(), Given)
+        if paired and len(rows0) != len(rows1):
+            raise ValueError(
+                f"X0 has {len(rows0)} rows and X1 has {len(rows1)}, but the map was fitted to "
+                "pairs; give as many rows of both."
+            )
+        n = min(len(rows0), len(rows1))
+        order = random.permutation(len(rows0))[:n]
+        same = paired or self._path.interpolant.resamples
+        return rows0[order], rows1[order if same else random.permutation(len(rows1))[:n]]
+
     def log_abs_det_jacobian(self, X0: ArrayLike) -> NDArray[Any]:
         """Compute ``log |det dT/dx|`` of the map T of :meth:`transform`.
 
@@ -668,9 +793,43 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             if rows are so far outside the data that the arithmetic of the flow overflows.
         """
         _check_density("source_density", source_density)
-        rows = self._validated_other(X1, "X1", "target")
-        log_det, _ = self._model_for(rows).ask(FlowModel.pull_log_det, rows, 1.0)
-        source_rows = self._carried_back(rows)
+        return self._log_density_at(self._validated_other(X1, "X1", "target"), 1.0, source_density)
+
+    def log_density(
+        self, X: ArrayLike, source_density: DensityEstimator, *, t: float
+    ) -> NDArray[Any]:
+        """Compute the log-density at a time on the path from a fitted density of the source.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows at time `t`, in units of the target at every time, see :meth:`score_gradient`.
+        source_density : fitted estimator with `score_samples`
+            Density of the source, see :meth:`target_log_density`.
+        t : float in [0, 1]
+            Time on the path; at 1 it is :meth:`target_log_density`.
+
+        Returns
+        -------
+        log_density : ndarray of shape (n_samples,)
+            Log-density of each row in nats; minus infinity where the density of the source is zero.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`target_log_density`, or if `t` is not in [0, 1].
+        """
+        _check_density("source_density", source_density)
+        rows, time = self._validated_other(X, "X", "target"), checked_time(t)
+        return self._log_density_at(rows, time, source_density)
+
+    def _log_density_at(
+        self, rows: NDArray[Any], time: float, source_density: DensityEstimator
+    ) -> NDArray[Any]:
+        """Log-densities of validated rows at a time."""
+        model = self._model_for(rows)
+        log_det, _ = model.ask(FlowModel.pull_log_det, rows, time)
+        source_rows, _ = model.ask(FlowModel.pull, rows, time)
         return _log_density_by("source_density", source_density, source_rows) + log_det
 
     def source_log_density(self, X0: ArrayLike, target_density: DensityEstimator) -> NDArray[Any]:

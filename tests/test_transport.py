@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from scipy.spatial.distance import cdist
 from sklearn.base import clone
 from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -18,7 +20,12 @@ from skinterflow import InterpolantFlowDensity, InterpolantTransport
 from skinterflow._data import batches
 from skinterflow._fit import run
 from skinterflow.datasets import EightGaussians, Moons
-from skinterflow.interflow import PathObjective, couplings
+from skinterflow.interflow import (
+    PathObjective,
+    Standardize,
+    VelocityField,
+    couplings,
+)
 from tests.helpers import ToItself, expected_failures
 
 QUICK = {"hidden_layer_sizes": (16, 16), "max_iter": 60, "batch_size": 64, "random_state": 0}
@@ -413,3 +420,110 @@ def test_noise_levels_are_in_flow_units(sides):
         for k in (1.0, 1024.0)
     ]
     np.testing.assert_allclose(drawn[0], drawn[1], rtol=1e-4)
+
+
+class Widening(VelocityField):
+    """The exact velocity from N(0, I) to N(0, 4 I) on straight lines."""
+
+    n_features = 2
+
+    def forward(self, t, x):
+        return self.value_and_divergence(t, x)[0]
+
+    def value_and_divergence(self, t, x):
+        slope = ((5 * t - 1) / ((1 - t) ** 2 + 4 * t**2)).to(x).reshape(-1, 1)
+        return slope * x, (2 * slope[:, 0]).expand(len(x))
+
+
+@pytest.fixture(scope="module")
+def widened():
+    """N(0, 1) in each column, mapped to N(0, 4) by the closed form, without training.
+
+    On straight lines the flow is ``x0 sqrt((1 - t)^2 + 4 t^2)``.
+    """
+    X = np.random.default_rng(0).standard_normal((500, 2))
+    transport = InterpolantTransport(**QUICK | {"max_iter": 1}, scaling=None, atol=1e-6)
+    transport.fit(X, 2.0 * X)
+    transport._field = transport._trained = Widening()
+    # Units of the source that the target does not have: rows are doubled before the flow.
+    transport._source = Standardize(torch.zeros(2), torch.full((2,), 0.5))
+    transport._calibration = None
+    return transport, 0.5 * X
+
+
+def width(t):
+    return np.sqrt((1 - t) ** 2 + 4 * t**2)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_velocity_is_the_closed_form(widened, t):
+    transport, X0 = widened
+    expected = (-(1 - t) + 4 * t) / width(t) ** 2 * X0
+    np.testing.assert_allclose(transport.velocity(X0, t), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_trajectory_is_the_closed_form(widened):
+    """Rows are in units of the source, and positions in units of the target at all times."""
+    transport, X0 = widened
+    times = [0.2, 0.6, 1.0]
+    expected = np.array([width(t) * 2.0 * X0 for t in times])
+    np.testing.assert_allclose(transport.trajectory(X0, times), expected, atol=1e-3)
+    np.testing.assert_allclose(transport.trajectory(X0, times[::-1]), expected[::-1], atol=1e-3)
+    from_start = transport.trajectory(X0, [0.0, 1.0])
+    np.testing.assert_allclose(from_start[0], 2.0 * X0)
+    np.testing.assert_allclose(from_start[1], transport.transform(X0), atol=1e-5)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_density_at_any_time_is_the_closed_form(widened, t):
+    transport, X0 = widened
+    given = Given(lambda n: np.zeros(n))
+    given.score_samples = lambda X: stats.norm(scale=0.5).logpdf(X).sum(axis=1)
+    X = width(t) * 2.0 * X0
+    expected = stats.norm(scale=width(t)).logpdf(X).sum(axis=1)
+    np.testing.assert_allclose(transport.log_density(X, given, t=t), expected, atol=2e-3)
+    if t == 1.0:
+        np.testing.assert_array_equal(
+            transport.log_density(X, given, t=t), transport.target_log_density(X, given)
+        )
+
+
+def test_diagnosis_of_the_closed_form(widened):
+    """``E|v|^2`` is the mean of ``2 (5 t - 1)^2 / width^2``, and the loss its negative."""
+    transport, X0 = widened
+    diagnosis = transport.diagnose(X0, 4.0 * X0[:400], random_state=0)
+    t = (np.arange(2000) + 0.5) / 2000
+    action = float((2 * (5 * t - 1) ** 2 / width(t) ** 2).mean())
+    assert diagnosis.action == pytest.approx(action, rel=0.15)
+    assert abs(diagnosis.loss_plus_action) < 0.3 * action
+    assert 0 < diagnosis.path_length**2 <= diagnosis.action
+    assert diagnosis.lipschitz == pytest.approx(
+        float(((5 * t - 1) / width(t) ** 2).max()), rel=0.01
+    )
+    assert diagnosis.wasserstein2_bound > diagnosis.lipschitz
+    assert diagnosis.energy_distance < 0.02
+    assert transport.diagnose(X0, 4.0 * X0 + 2.0, random_state=0).energy_distance > 0.5
+    assert transport.diagnose(X0, 4.0 * X0, random_state=1) != diagnosis
+
+
+def test_diagnosis_keeps_given_pairs(turned):
+    transport, X, turn = turned
+    diagnosis = transport.diagnose(X, X @ turn.T, random_state=0)
+    assert diagnosis.action == pytest.approx(transport.action_, rel=0.15)
+    assert abs(diagnosis.loss_plus_action) < 0.1 * diagnosis.action
+    with pytest.raises(ValueError, match="X0 has 200 rows and X1 has 9, but the map was fitted to"):
+        transport.diagnose(X, X[:9])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t, X: t.velocity(X, 1.5), r"t must be a number in \[0, 1\]"),
+        (lambda t, X: t.trajectory(X, [0.5, 0.2, 0.3]), "times must be one or more numbers in"),
+        (lambda t, X: t.log_density(X, KernelDensity().fit(X), t=-1), r"t must be a number in"),
+        (lambda t, X: t.diagnose(X), "X1, the rows of the target, is missing"),
+    ],
+)
+def test_impossible_times_are_refused(transport, sides, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(transport, sides[0][:5])

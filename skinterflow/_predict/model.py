@@ -278,6 +278,13 @@ class FlowModel:
             positions.append(self.target.inverse(u.double()))
         return Estimate(torch.stack(positions, dim=1), error, unresolved)
 
+    def source_trajectory(self, z: Tensor, times: Sequence[float]) -> Estimate:
+        """Return the positions of rows of the source, as :meth:`trajectory` at any first time."""
+        x = self.target.inverse(self.source(z))
+        steps = times if times[0] == 0.0 else [0.0, *times]
+        measured = self.trajectory(x, steps)
+        return measured._replace(value=measured.value[:, len(steps) - len(times) :])
+
     def diffuse(
         self,
         z: Tensor,
