@@ -51,7 +51,7 @@ from skinterflow._persistence.codec import check_can_be_saved
 from skinterflow._persistence.mixin import SerializableMixin
 from skinterflow._persistence.registry import COUPLINGS, GAMMAS, INTERPOLANTS
 from skinterflow._persistence.values import check_fitted_values
-from skinterflow._predict.arguments import checked_noise, stochastic_solver
+from skinterflow._predict.arguments import checked_last_step, checked_noise, stochastic_solver
 from skinterflow._predict.model import FlowModel, Question, are_far
 from skinterflow._runtime import (
     RandomStateLike,
@@ -621,12 +621,14 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         epsilon: float | str | Callable[[float], float],
         n_steps: int | None,
         side: str = "source",
+        denoise_from: float | None = None,
     ) -> NDArray[np.float64]:
         """Rows carried by a diffusion; `question` is `FlowModel.diffuse` or `diffuse_back`."""
         level = checked_noise(epsilon)
+        last = [] if denoise_from is None else [checked_last_step(denoise_from, t)]
         solver, model = stochastic_solver(n_steps, level), self._model_for(rows, torch.float64)
         generator = torch.Generator(model.device).manual_seed(int(random.randint(2**31)))
-        return model.diffused(question, rows, t, level, solver, generator, side=side)
+        return model.diffused(question, rows, t, level, solver, generator, *last, side=side)
 
     def _fitted_coupling(self) -> Coupling:
         """Coupling that the model was trained with."""

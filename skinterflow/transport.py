@@ -79,11 +79,13 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
 
         The noise term smooths the densities between the two data sets, and makes the score, and
         therefore :meth:`sample`, available.
-    targets : "auto", "b" or tuple of "b", "v", "s", "eta", default="auto"
+    targets : "auto", "b" or tuple of "b", "v", "s", "eta", "eta0", "eta1", default="auto"
         Quantities that are learned, by one network with a head for each ([2]_, section 2.3): the
         drift "b" or the velocity "v", together with the score "s" or the denoiser "eta"; "b" alone,
-        if no score is needed; "s" or "eta" alone, on a mirror path.  "auto" is "b" without `gamma`,
-        "eta" on a mirror path, and ``("b", "eta")`` otherwise.
+        if no score is needed; "s" or "eta" alone, on a mirror path; two of the expected parts of
+        the path, the ends "eta0" and "eta1" and the noise "eta", or one of the ends without
+        `gamma`.  "auto" is "b" without `gamma`, "eta" on a mirror path, and ``("b", "eta")``
+        otherwise.
     coupling : {"independent", "optimal_transport"} or Coupling, default="independent"
         How rows of `X0` and rows of `X1` are paired in training.  "optimal_transport" pairs nearby
         rows within parts of a batch: straight paths become shorter, and training steps slower.
@@ -512,6 +514,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         *,
         epsilon: float | str | Callable[[float], float] = 1.0,
         n_steps: int | None = None,
+        denoise_from: float | None = None,
     ) -> NDArray[np.float64] | Any:
         r"""Map rows of the source to random rows of the target, by a diffusion.
 
@@ -534,6 +537,10 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         n_steps : int or None, default=None
             Number of steps, by Heun's method.  None is 200 times the largest noise level, and at
             least 200.
+        denoise_from : float in (0, 1) or None, default=None
+            Time, such as 0.98, at which the diffusion stops.  The last step to the target is then
+            ``E[x1 | x_t]`` ([1]_, section 5.2), which removes the rest of the noise, on a path that
+            is affine in its ends.
 
         Returns
         -------
@@ -556,7 +563,9 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             Flows and Diffusions", 2023.
         """
         rows, random = self._validated(X0), private_random_state(random_state)
-        drawn = self._diffused(FlowModel.diffuse, rows, 1.0, random, epsilon, n_steps)
+        drawn = self._diffused(
+            FlowModel.diffuse, rows, 1.0, random, epsilon, n_steps, denoise_from=denoise_from
+        )
         return self._contained(drawn, X0, list(self.get_feature_names_out()))
 
     def inverse_sample(

@@ -20,7 +20,14 @@ from torch import Tensor
 from skinterflow._data.columns import Columns
 from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.derivatives import directional_derivative
-from skinterflow.interflow.flows import Diffusion, Estimate, Flow, Pushforward, warn_unresolved
+from skinterflow.interflow.flows import (
+    Diffusion,
+    Estimate,
+    Flow,
+    Pushforward,
+    denoise,
+    warn_unresolved,
+)
 from skinterflow.interflow.mixtures import NormalMixture
 from skinterflow.interflow.ode import Solution
 from skinterflow.interflow.quantities import LearnedQuantities
@@ -292,12 +299,21 @@ class FlowModel:
         epsilon: NoiseLevel,
         solver: StochasticSolver,
         generator: torch.Generator,
+        denoise_from: float | None = None,
     ) -> Tensor:
-        """Carry rows of the source to time `t` by a diffusion, in target units."""
+        """Carry rows of the source to time `t` by a diffusion, in target units.
+
+        If `denoise_from` is given, it stops there, and the last step to time 1 is ``E[x1 | x_t]``.
+        """
         u = Diffusion(self.quantities, epsilon).push(
-            self.source(z).to(self.dtype), 0.0, t, solver, generator
+            self.source(z).to(self.dtype), 0.0, t, solver, generator, denoise_from
         )
         return self.target.inverse(u.double())
+
+    def denoise(self, z: Tensor, t: float, n_steps: int) -> Estimate:
+        """Carry rows of the source to time `t` by the denoising integrator, in target units."""
+        u = denoise(self.quantities, self.source(z).to(self.dtype), 0.0, t, n_steps)
+        return without_error(self.target.inverse(u.double()))
 
     def diffuse_back(
         self,

@@ -45,7 +45,14 @@ from skinterflow.interflow.diagnostics import (
 )
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
-from skinterflow.interflow.flows import AccuracyWarning, Diffusion, Flow, PathEstimate, Pushforward
+from skinterflow.interflow.flows import (
+    AccuracyWarning,
+    Diffusion,
+    Flow,
+    PathEstimate,
+    Pushforward,
+    denoise,
+)
 from skinterflow.interflow.grading import GradedSolver, Grading
 from skinterflow.interflow.heads import HeadedDrift, Heads, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import (
@@ -170,6 +177,7 @@ __all__ = [
     "best_epsilon",
     "bridge_defect",
     "calibrate",
+    "denoise",
     "kl_bound",
     "kl_bound_by_velocity",
     "lipschitz_constant",
