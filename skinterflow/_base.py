@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,8 +55,8 @@ from skinterflow._persistence.codec import check_can_be_saved
 from skinterflow._persistence.mixin import SerializableMixin
 from skinterflow._persistence.registry import COUPLINGS, GAMMAS, INTERPOLANTS
 from skinterflow._persistence.values import check_fitted_values
-from skinterflow._predict.arguments import checked_noise, stochastic_solver
-from skinterflow._predict.model import FlowModel, are_far
+from skinterflow._predict.arguments import checked_last_step, checked_noise, stochastic_solver
+from skinterflow._predict.model import FlowModel, Question, are_far
 from skinterflow._runtime import (
     RandomStateLike,
     all_or_nothing,
@@ -90,6 +91,8 @@ _AUTO_ATOL_OF_ONE_COLUMN = 2e-3
 one sign add up to as much of the total mass."""
 _STUDENT_SHARE = 0.35
 """Fraction of `max_time` that is reserved for the distillation of a student."""
+_SHORT_STRETCH = 1e-3
+"""Time between two points of a trajectory below which it is solved in float64."""
 _MOST_KEPT = 8
 """Models and thresholds that one estimator keeps, for different devices and settings."""
 
@@ -639,6 +642,16 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         """Density of the model, if it is not that of the flow at one time."""
         return None
 
+    def _positions(
+        self, question: Question, rows: NDArray[Any], times: Sequence[float], side: str = "target"
+    ) -> NDArray[Any]:
+        """Positions of rows along the flow, shape (len(times), n, D)."""
+        # In float32, the solver's steps within a shorter interval would not all be distinct.
+        short = any(abs(b - a) < _SHORT_STRETCH for a, b in itertools.pairwise(times))
+        precise = rows.astype(np.float64) if short else rows
+        positions, _ = self._model_for(precise).ask(question, precise, times, side=side)
+        return np.moveaxis(positions.astype(rows.dtype), 1, 0)
+
     def _diffused(
         self,
         question: Callable[..., torch.Tensor],
@@ -648,12 +661,14 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         epsilon: float | str | Callable[[float], float],
         n_steps: int | None,
         side: str = "source",
+        denoise_from: float | None = None,
     ) -> NDArray[np.float64]:
         """Rows carried by a diffusion; `question` is `FlowModel.diffuse` or `diffuse_back`."""
         level = checked_noise(epsilon)
+        last = [] if denoise_from is None else [checked_last_step(denoise_from, t)]
         solver, model = stochastic_solver(n_steps, level), self._model_for(rows, torch.float64)
         generator = torch.Generator(model.device).manual_seed(int(random.randint(2**31)))
-        return model.diffused(question, rows, t, level, solver, generator, side=side)
+        return model.diffused(question, rows, t, level, solver, generator, *last, side=side)
 
     def _fitted_coupling(self) -> Coupling:
         """Coupling that the model was trained with."""

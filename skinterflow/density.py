@@ -51,8 +51,13 @@ from skinterflow._fit.mixture import Mixture
 from skinterflow._fit.recipe import Recipe, resolve_coupling, resolve_recipe, resolve_student
 from skinterflow._fit.run import STATISTICS_ROWS, Draw, History, Run, Trained
 from skinterflow._fit.validation import Fold, held_out_rows
-from skinterflow._predict.arguments import checked_n_samples, checked_time, checked_times
-from skinterflow._predict.diagnosis import diagnose_density
+from skinterflow._predict.arguments import (
+    checked_n_samples,
+    checked_time,
+    checked_times,
+    stochastic_solver,
+)
+from skinterflow._predict.diagnosis import check_overflow, diagnose_density
 from skinterflow._predict.model import FlowModel
 from skinterflow._predict.regions import checked_levels, density_thresholds
 from skinterflow._runtime import (
@@ -79,8 +84,6 @@ from skinterflow.interflow.scaling import Identity, LearnedGaussian, Scaling
 
 N_DEQUANTISED_PROBES = 8
 """Number of probes of a draw for bits per dimension, if the field has no exact divergence."""
-_SHORT_STRETCH = 1e-3
-"""Time between two points of a trajectory below which it is solved in float64."""
 
 
 def _learns_from_streams(estimator: InterpolantFlowDensity) -> bool:
@@ -123,10 +126,13 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
 
         Because the base is Gaussian, a noise term only changes the schedule of the noise here.
         Between two data sets it does more, see `InterpolantTransport`.
-    targets : "auto", {"b", "eta", "s"} or tuple of them and "v", default="auto"
+    targets : "auto" or tuple of "b", "v", "s", "eta", "eta0", "eta1", default="auto"
         Quantities that are learned ([2]_, section 2.3).  "auto" is the drift "b", from which all
         others follow here.  The denoiser "eta" and the score "s" can be learned alone (without
-        `gamma`), together with "b" or, with `gamma`, together with the velocity "v".
+        `gamma`), together with "b" or, with `gamma`, together with the velocity "v".  The expected
+        ends "eta0" and "eta1" can be learned together, or one of them alone (without `gamma`) or
+        with "eta" (with `gamma`); "eta1" is the prediction of the data.  One name alone may be
+        given as a string.
     base : {"normal", "learned"}, default="normal"
         Density at ``t = 0``: a standard normal in flow units, or a Gaussian whose mean and
         covariance are learned together with the path.
@@ -1237,11 +1243,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             outside the data that the arithmetic of the flow overflows.
         """
         rows, checked = self._located(X), checked_times(times, self._latest())
-        # In float32, the solver's steps within a shorter interval would not all be distinct.
-        short = any(abs(b - a) < _SHORT_STRETCH for a, b in itertools.pairwise(checked))
-        precise = rows.astype(np.float64) if short else rows
-        positions, _ = self._model_for(precise).ask(FlowModel.trajectory, precise, checked)
-        return np.moveaxis(positions.astype(rows.dtype), 1, 0)
+        return self._positions(FlowModel.trajectory, rows, checked)
 
     def sample(
         self,
@@ -1252,6 +1254,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         method: str = "ode",
         epsilon: float | str | Callable[[float], float] = "decreasing",
         n_steps: int | None = None,
+        denoise_from: float | None = None,
     ) -> NDArray[np.float64] | Any:
         r"""Generate random samples from the density, at the end of the flow or any other time.
 
@@ -1264,21 +1267,27 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         t : float in [0, 1] or None, default=None
             Time on the path; None is the density of the model, see :meth:`score_samples`.  Of a
             mixture, the component of each sample is drawn first.
-        method : {"ode", "sde"}, default="ode"
+        method : {"ode", "sde", "denoising"}, default="ode"
             Equation that is solved.
 
             - "ode": the flow from random base points.
             - "sde": the diffusion ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW``, which has the
               same distribution as the flow at every time, for any noise level ([1]_, section 1;
               [2]_, section 2).  It requires a path that is affine in its ends, or a learned score.
+            - "denoising": the flow by the denoising integrator ([2]_, section 5.2) in equal steps,
+              which predicts both ends of the path at each step.  It requires a path that is affine
+              in its ends.
         epsilon : float, callable or {"decreasing", "sine"}, default="decreasing"
             Noise level of "sde", in squared flow units (after the scaling) per unit of time: a
             number that is not negative, a function of time, "decreasing" for ``1 - t`` or "sine"
             for ``sin(pi t)^2``.  Near the data, where the score multiplies errors of the learned
             field by more than 5, the level is reduced in proportion.
         n_steps : int or None, default=None
-            Number of steps of "sde", by Heun's method.  None is 200 times the largest noise level,
-            and at least 200.
+            Number of steps of "sde", by Heun's method, or of "denoising".  None is 200 times the
+            largest noise level, and at least 200; 200 for "denoising".
+        denoise_from : float in (0, 1) or None, default=None
+            Time, such as 0.98, at which the diffusion of "sde" stops.  The last step, to ``t = 1``,
+            is then ``E[x1 | x_t]`` ([2]_, section 5.2), which removes the rest of the noise.
 
         Returns
         -------
@@ -1303,11 +1312,15 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             Flows and Diffusions", 2023.
         """
         self._check_usable()
-        if not isinstance(method, str) or method not in ("ode", "sde"):
-            raise ValueError(f"method must be 'ode' or 'sde', got {reprlib.repr(method)}.")
+        if not isinstance(method, str) or method not in ("ode", "sde", "denoising"):
+            raise ValueError(
+                f"method must be 'ode', 'sde' or 'denoising', got {reprlib.repr(method)}."
+            )
         time = self._time(t)
-        if method == "sde":
-            self._refuse_atoms("sample(method='sde')", "use method='ode', or fit with atoms=None")
+        if method != "ode":
+            self._refuse_atoms(
+                f"sample(method={method!r})", "use method='ode', or fit with atoms=None"
+            )
         if method == "ode":
             return self._contained(
                 self._drawn(n_samples, random_state, time), None, self._names_in()
@@ -1318,13 +1331,19 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         )
 
         # The base points are drawn before the seed of the noise, from the same random state.
-        def diffused(rows: NDArray[np.float64], time: float) -> NDArray[np.float64]:
-            return self._diffused(FlowModel.diffuse, rows, time, random, epsilon, n_steps)
+        def carried(rows: NDArray[np.float64], time: float) -> NDArray[np.float64]:
+            if method == "denoising":
+                steps = stochastic_solver(n_steps, lambda t: 0.0).n_steps
+                model = self._model_for(rows, torch.float64)
+                return model.ask(FlowModel.denoise, rows, time, steps, side="source")[0]
+            return self._diffused(
+                FlowModel.diffuse, rows, time, random, epsilon, n_steps, denoise_from=denoise_from
+            )
 
         drawn = (
-            self._drawn_from_mixture(base_points, random, diffused)
+            self._drawn_from_mixture(base_points, random, carried)
             if time is None
-            else diffused(base_points, time)
+            else carried(base_points, time)
         )
         return self._contained(self._columns().rounded_and_clipped(drawn), None, self._names_in())
 
@@ -1510,16 +1529,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         rows = self._columns().spread(rows, random)
         model, latent = self._model_for(rows, torch.float64), self._latent(rows)
         diagnosis = diagnose_density(model, rows, noise, latent, self._batch_size)
-        overflown = [
-            name
-            for name, value in diagnosis.items()
-            if name != "wasserstein2_bound" and not np.isfinite(value).all()
-        ]
-        if overflown:
-            raise FloatingPointError(
-                f"{', '.join(overflown)} overflow, because some of the {len(rows)} rows are far "
-                "outside the fitted data; drop those rows."
-            )
+        check_overflow(diagnosis, len(rows))
         return diagnosis
 
     def _column_names(self) -> list[str]:

@@ -31,6 +31,7 @@ from skinterflow.interflow import (
     EncodingDecoding,
     Fourier,
     Gaussianize,
+    Given,
     HeadedDrift,
     Identity,
     Independent,
@@ -186,6 +187,7 @@ EXAMPLES = {
         with_weights(SharedTrunk(2, 2, (4, 4))), ("b", "eta"), noisy_path()
     ),
     "Identity": Identity,
+    "Given": Given,
     "Independent": Independent,
     "LearnedGamma": lambda: with_weights(LearnedGamma(4)),
     "LearnedGaussian": lambda: with_weights(LearnedGaussian(3)),

@@ -272,7 +272,8 @@ epsilon = of(
          lambda t: "a", lambda t: np.nan, lambda t: [1.0, 2.0], lambda t: 1j],
 )  # fmt: skip
 n_steps = of(None, 1, 5, bad=[0, -1, 1.5, 10**30, "a"])
-method_of_sampling = of("ode", "sde", bad=["langevin", None, ["ode"]])
+last_times = of(None, None, 0.9, bad=[0.0, 1.0, -1, np.nan, "a", 10**400])
+method_of_sampling = of("ode", "sde", "denoising", bad=["langevin", None, ["ode"]])
 
 
 class Given:
@@ -363,7 +364,8 @@ FIT_PARAMETERS = {
     "student_layer_sizes": [None, "auto", (4,), (10**9,), (), (1, 2, 3), "a"],
     "learning_rate_init": ["auto", 0.01, 1e300, 10**400, 0, -1, np.nan, np.inf, "a", 1e-300, 100.0],
     "alpha": [0.0, 30.0, -1, 1e300, np.nan, 10**400, "a"],
-    "targets": ["auto", "b", ("b", "eta"), [["b"]], [1], [], "z", ("b", "b"), None, 3, {"b"}],
+    "targets": ["auto", "b", ("b", "eta"), "eta1", ("eta0", "eta1"), [["b"]], [1], [], "z",
+                ("b", "b"), None, 3, {"b"}],
     "gamma": [None, "brownian", "loud", 3],
     "field": [None, "mlp", 3, lambda t, x: 0.0 * x, lambda t, x: x[:, :1], lambda t, x: x / 0.0,
               lambda x: x, torch.nn.Identity()],
@@ -423,7 +425,8 @@ METHODS = {
         "velocity": {"rows": rows, "t": times_of_path},
         "trajectory": {"rows": rows, "times": several_times},
         "sample": {"n_samples": count, "random_state": seed, "t": times_of_path,
-                   "method": method_of_sampling, "epsilon": epsilon, "n_steps": n_steps},
+                   "method": method_of_sampling, "epsilon": epsilon, "n_steps": n_steps,
+                   "denoise_from": last_times},
         "inverse_transform": {"rows": rows},
         "diagnose": {"rows": rows, "random_state": seed},
     },
@@ -452,12 +455,17 @@ METHODS = {
     InterpolantTransport: {
         **BOTH,
         "fit": {"rows": rows, "X1": rows, "sample_weight": weights,
-                "target_sample_weight": weights},
+                "target_sample_weight": weights, "paired": of(False, False, True)},
         "inverse_transform": {"rows": rows},
-        "sample": {"rows": rows, "random_state": seed, "epsilon": epsilon, "n_steps": n_steps},
+        "sample": {"rows": rows, "random_state": seed, "epsilon": epsilon, "n_steps": n_steps,
+                   "denoise_from": last_times},
         "inverse_sample": {"rows": rows, "random_state": seed, "epsilon": epsilon,
                            "n_steps": n_steps},
         "score_gradient": {"rows": rows, "t": times_of_path},
+        "velocity": {"rows": rows, "t": times_of_path},
+        "trajectory": {"rows": rows, "times": several_times},
+        "diagnose": {"rows": rows, "X1": rows, "random_state": seed},
+        "log_density": {"rows": rows, "density": densities, "t": times_of_path},
         "log_abs_det_jacobian": {"rows": rows},
         "target_log_density": {"rows": rows, "density": densities},
         "source_log_density": {"rows": rows, "density": densities},

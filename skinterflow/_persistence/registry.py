@@ -18,7 +18,7 @@ from skinterflow.interflow.atoms import (
     AtomScaling,
 )
 from skinterflow.interflow.conditional import ConditionalMLP
-from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
+from skinterflow.interflow.couplings import Coupling, Given, Independent, OptimalTransport
 from skinterflow.interflow.custom import CustomField
 from skinterflow.interflow.fields import AveragedField, ResidualMLP
 from skinterflow.interflow.grading import Grading
@@ -83,6 +83,7 @@ COMPONENTS = (
     Component(Normalized),
     Component(StochasticInterpolant),
     Component(Independent, "independent"),
+    Component(Given),
     Component(OptimalTransport, "optimal_transport"),
     Component(Beta),
     Component(AtomBase),

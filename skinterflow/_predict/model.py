@@ -23,7 +23,14 @@ from skinterflow._data.ranks import check_rows
 from skinterflow.interflow import processes
 from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.derivatives import directional_derivative
-from skinterflow.interflow.flows import Diffusion, Estimate, Flow, Pushforward, warn_unresolved
+from skinterflow.interflow.flows import (
+    Diffusion,
+    Estimate,
+    Flow,
+    Pushforward,
+    denoise,
+    warn_unresolved,
+)
 from skinterflow.interflow.mixtures import NormalMixture
 from skinterflow.interflow.ode import Solution
 from skinterflow.interflow.quantities import LearnedQuantities
@@ -286,6 +293,13 @@ class FlowModel:
             positions.append(self.target.inverse(u.double()))
         return Estimate(torch.stack(positions, dim=1), error, unresolved)
 
+    def source_trajectory(self, z: Tensor, times: Sequence[float]) -> Estimate:
+        """Return the positions of rows of the source, as :meth:`trajectory` at any first time."""
+        x = self.target.inverse(self.source(z))
+        steps = times if times[0] == 0.0 else [0.0, *times]
+        measured = self.trajectory(x, steps)
+        return measured._replace(value=measured.value[:, len(steps) - len(times) :])
+
     def diffuse(
         self,
         z: Tensor,
@@ -293,12 +307,21 @@ class FlowModel:
         epsilon: NoiseLevel,
         solver: StochasticSolver,
         generator: torch.Generator,
+        denoise_from: float | None = None,
     ) -> Tensor:
-        """Carry rows of the source to time `t` by a diffusion, in target units."""
+        """Carry rows of the source to time `t` by a diffusion, in target units.
+
+        If `denoise_from` is given, it stops there, and the last step to time 1 is ``E[x1 | x_t]``.
+        """
         u = Diffusion(self.quantities, epsilon).push(
-            self.source(z).to(self.dtype), 0.0, t, solver, generator
+            self.source(z).to(self.dtype), 0.0, t, solver, generator, denoise_from
         )
         return self.target.inverse(u.double())
+
+    def denoise(self, z: Tensor, t: float, n_steps: int) -> Estimate:
+        """Carry rows of the source to time `t` by the denoising integrator, in target units."""
+        u = denoise(self.quantities, self.source(z).to(self.dtype), 0.0, t, n_steps)
+        return without_error(self.target.inverse(u.double()))
 
     def diffuse_back(
         self,
