@@ -3,6 +3,7 @@
 import datetime
 import multiprocessing
 import os
+import signal
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,8 @@ def run_ranks(work, n_ranks, folder, *arguments):
 
 
 def _ranked(rank, n_ranks, folder, work, arguments):
+    # Ignored in what a shell starts in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",

@@ -64,7 +64,8 @@ class UNet(VelocityField):
     --------
     >>> import torch
     >>> from skinterflow.interflow import UNet
-    >>> field = UNet((8, 8), channels=(8, 16), attention_size=4, n_probes=3)
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> field = UNet((8, 8), channels=(8, 16), attention_size=4, n_probes=3, generator=generator)
     >>> t, x = torch.tensor(0.5), torch.zeros(5, 64)
     >>> v, divergence = field.value_and_divergence(t, x)
     >>> v.shape, divergence.shape
