@@ -71,7 +71,7 @@ from skinterflow._runtime import (
 )
 from skinterflow.interflow import processes
 from skinterflow.interflow.combined import CombinedDensity
-from skinterflow.interflow.couplings import Coupling
+from skinterflow.interflow.couplings import Coupling, Given
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ACTIVATIONS, FrozenField, VelocityField
 from skinterflow.interflow.flows import NESTED, Flow, points_outside
@@ -289,6 +289,11 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         """
         if warm:
             return self._trained.targets
+        if isinstance(self.coupling, Given):
+            raise ValueError(
+                f"coupling={self.coupling!r} is that of InterpolantTransport.fit(X0, X1, "
+                "paired=True), where rows keep their order; set coupling='independent'."
+            )
         targets = resolve_targets(self.targets, path, base, resolve_coupling(self.coupling))
         if self.targets == "auto" and self.field is not None and not path.interpolant.resamples:
             targets = ("b",)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from multiprocessing.context import SpawnProcess
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,8 +25,10 @@ from numpy.typing import ArrayLike
 
 from skinterflow._base import FlowEstimator
 from skinterflow.interflow.processes import ProcessGroupError
+from skinterflow.outliers import InterpolantFlowOutlierDetector
 
-_Estimator = TypeVar("_Estimator", bound=FlowEstimator)
+_Fitted = FlowEstimator | InterpolantFlowOutlierDetector
+_Estimator = TypeVar("_Estimator", bound=_Fitted)
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 10.0
@@ -54,7 +57,10 @@ class _MappedFile(NamedTuple):
 
     def open(self) -> np.memmap[Any, Any]:
         """Open the map for reading."""
-        return np.memmap(self.filename, self.dtype, "r", self.offset, self.shape, self.order)  # type: ignore[call-overload]
+        opened: np.memmap[Any, Any] = np.memmap(  # type: ignore[call-overload]
+            self.filename, self.dtype, "r", self.offset, self.shape, self.order
+        )
+        return opened
 
 
 def launch(
@@ -75,7 +81,7 @@ def launch(
 
     Parameters
     ----------
-    estimator : InterpolantFlowDensity, InterpolantTransport or InterpolantFlowRegressor
+    estimator : estimator of this package
         Fitted in place.
     X : array-like of shape (n_samples, n_features)
         Rows.  A ``numpy.memmap`` is opened by each process, and not copied.
@@ -96,7 +102,8 @@ def launch(
     Raises
     ------
     ValueError
-        If there are fewer processes than one, fewer GPUs than processes, or a process group.
+        If `n_processes` is not a positive integer, if there are fewer GPUs than processes, or a
+        process group.
     TypeError
         If the estimator is not one of this package.
     ProcessGroupError
@@ -134,14 +141,14 @@ def launch(
     return estimator
 
 
-def _check(estimator: FlowEstimator, n_processes: int) -> None:
-    if not isinstance(estimator, FlowEstimator):
+def _check(estimator: _Fitted, n_processes: int) -> None:
+    if not isinstance(estimator, _Fitted):
         raise TypeError(
             f"launch fits the estimators of this package, got {type(estimator).__name__}; use "
             "joblib for others."
         )
-    if n_processes < 1:
-        raise ValueError(f"n_processes must be at least 1, got {n_processes}.")
+    if not isinstance(n_processes, Integral) or n_processes < 1:
+        raise ValueError(f"n_processes must be an integer of at least 1, got {n_processes!r}.")
     if dist.is_available() and dist.is_initialized():
         raise ValueError(
             "launch starts a process group, but this process is already in one; call fit on all "
@@ -155,7 +162,7 @@ def _check(estimator: FlowEstimator, n_processes: int) -> None:
         )
 
 
-def _uses_gpus(estimator: FlowEstimator) -> bool:
+def _uses_gpus(estimator: _Fitted) -> bool:
     device = str(estimator.device)
     return torch.cuda.is_available() and (device == "auto" or device.startswith("cuda"))
 

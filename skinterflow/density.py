@@ -530,7 +530,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         with self._fitting(
             *((X, sample_weight) if X_val is None else (X_val, sample_weight_val))
         ) as context:
-            given = self._validated_rows(X, reset=not context.warm, n_min=2)
+            # Of a part, one row is enough.
+            given = self._validated_rows(X, reset=not context.warm, n_min=1 if sharded else 2)
             if sharded:
                 given, sample_weight, groups = gathered_parts(given, sample_weight, groups)
             rows, weight = weighted_rows(given, sample_weight)

@@ -562,6 +562,9 @@ class InterpolantFlowOutlierDetector(OutlierMixin, SerializableMixin):
         if wrong or not varying.any() or not 0.0 < fitted["end_time_"] <= 1.0:
             raise ValueError(f"the attributes {wrong} do not fit together")
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "offset_")
+
     def _validated(self, X: ArrayLike) -> Array:
         check_is_fitted(self)
         with sums_may_overflow():

@@ -72,9 +72,10 @@ ORDER = [
     ["_fit.run", "_fit.context"],
     ["_fit.distillation"],
     ["_base"],
-    ["_launch", "density", "regressor", "transport"],
+    ["density", "regressor", "transport"],
     ["_plots", "contrib", "dask", "metrics", "outliers"],
-    ["contrib.pyod", "contrib.skpro", "display", "outlier_display", "regression_display"],
+    ["_launch", "contrib.pyod", "contrib.skpro", "display"],
+    ["outlier_display", "regression_display"],
     [""],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

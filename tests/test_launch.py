@@ -5,9 +5,15 @@ import os
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.mixture import GaussianMixture
 
-from skinterflow import InterpolantFlowDensity, InterpolantTransport, launch
+from skinterflow import (
+    InterpolantFlowDensity,
+    InterpolantFlowOutlierDetector,
+    InterpolantTransport,
+    launch,
+)
 from skinterflow._launch import _MappedFile
 from tests.helpers import QUICK
 
@@ -30,6 +36,14 @@ def test_launch_gives_the_fit_of_one_process(tmp_path):
     assert transport.get_params() == InterpolantTransport(**QUICK).get_params()
 
 
+def test_a_detector_is_fitted_by_processes():
+    detector = InterpolantFlowOutlierDetector(
+        hidden_layer_sizes=(8,), max_iter=3, n_folds=2, random_state=0
+    )
+    alone = clone(detector).fit(ROWS).score_samples(ROWS)
+    np.testing.assert_allclose(launch(detector, ROWS).score_samples(ROWS), alone, atol=1e-4)
+
+
 def test_error_of_a_process_is_raised(tmp_path):
     density = InterpolantFlowDensity(**QUICK)
     with pytest.raises(ValueError, match="Input X contains NaN"):
@@ -40,7 +54,13 @@ def test_error_of_a_process_is_raised(tmp_path):
 @pytest.mark.parametrize(
     ("estimator", "n", "error", "message"),
     [
-        (InterpolantFlowDensity(), 0, ValueError, "n_processes must be at least 1, got 0"),
+        (
+            InterpolantFlowDensity(),
+            0,
+            ValueError,
+            "n_processes must be an integer of at least 1, got 0",
+        ),
+        (InterpolantFlowDensity(), 1.5, ValueError, "must be an integer of at least 1, got 1.5"),
         (GaussianMixture(), 2, TypeError, "got GaussianMixture; use joblib for others"),
     ],
 )

@@ -80,7 +80,7 @@ def _boosted_out_of_fold(
 ) -> tuple[int, Array]:
     """Number of trees with the smallest squared error on held-out rows, and their predictions.
 
-    Boosting goes on from each number to the next, in all folds, as long as the error decreases.
+    Trees are added in all folds, from each number to the next, as long as the error decreases.
     """
     models: list[Any] = [None] * len(folds)
     best, chosen, kept = np.inf, _TREES[0], np.empty(len(rows.y))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
+from sklearn.utils.validation import _get_feature_names
 
 from skinterflow._data.ranks import WAY_OUT
+from skinterflow._data.stored import StoredRows
 from skinterflow._persistence.checkpoint import plain_value
 from skinterflow._version import __version__
 from skinterflow.interflow import processes
@@ -43,6 +47,7 @@ def check_calls(estimator: BaseEstimator, X: ArrayLike, warm: bool) -> None:
             if name not in _OWN_PARAMETERS
         },
         "the number of columns": str(shape[1:]),
+        "the list of column names": _names(X),
         "n_iter_ of the fit that is continued": str(warm and getattr(estimator, "n_iter_", None)),
     }
     processes.agree(details, WAY_OUT.format("pass the same"))
@@ -52,6 +57,15 @@ def check_calls(estimator: BaseEstimator, X: ArrayLike, warm: bool) -> None:
             f"Rank {empty[0]} of {processes.n_ranks()} has no rows; pass the same rows on every "
             "rank."
         )
+
+
+def _names(X: Any) -> str:
+    """Names of the columns, in their order; "none" without names, or if not all are strings."""
+    try:
+        names = _get_feature_names(X.header if isinstance(X, StoredRows) else X)
+    except TypeError:  # strings and numbers, which the validation refuses
+        names = None
+    return "none" if names is None else ", ".join(names)
 
 
 def _shape(X: ArrayLike) -> tuple[int, ...]:

@@ -35,6 +35,8 @@ _Value = TypeVar("_Value")
 _MESSAGE_SECONDS = 2.0
 """Time to wait for the message of a rank that failed, before it is taken for lost."""
 _KEY = "skinterflow"
+_MOST_SHOWN = 200
+"""Characters of a value that an error shows."""
 
 
 class ProcessGroupError(RuntimeError):
@@ -372,8 +374,13 @@ def agree(details: Mapping[str, str], way_out: str) -> None:
             k = next(k for k, value in enumerate(values) if value != values[0])
             raise ValueError(
                 f"The ranks of a process group have to make the same call, but {name} is "
-                f"{values[0]} on rank 0 and {values[k]} on rank {k}; {way_out}"
+                f"{_shortened(values[0])} on rank 0 and {_shortened(values[k])} on rank {k}; "
+                f"{way_out}"
             )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def share(tensors: Sequence[Tensor], axis: int = 0) -> list[Tensor]:

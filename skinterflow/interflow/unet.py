@@ -141,10 +141,10 @@ class UNet(VelocityField):
             kept.append(h)
         h = self.middle(h, features)
         for level in self.upward:
-            beside = kept.pop()
-            if h.shape[-2:] != beside.shape[-2:]:
-                h = _doubled(h, beside)
-            h = level(torch.cat([h, beside], dim=1), features)
+            skip = kept.pop()
+            if h.shape[-2:] != skip.shape[-2:]:
+                h = _doubled(h, skip)
+            h = level(torch.cat([h, skip], dim=1), features)
         v = self.last(functional.silu(self.norm(h))).reshape(x.shape)
         return torch.addcmul(v, self.gain(features), x)
 

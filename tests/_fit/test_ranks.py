@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
@@ -36,9 +37,20 @@ IMPATIENT = HELD_OUT | {
     "tol": 10.0,
 }
 ROWS = np.random.default_rng(0).normal(size=(201, 2)) ** 3
+COLUMNS = np.column_stack([np.abs(ROWS[:, 0]), np.maximum(ROWS[:, 1], 0.0)])
+"""A positive column, and one with an atom."""
 FITS = {
     "density": lambda: InterpolantFlowDensity(**HELD_OUT).fit(ROWS),
     "crossed": lambda: InterpolantFlowDensity(**QUICK | {"max_iter": 5}).fit(ROWS[:21]),
+    "noise": lambda: InterpolantFlowDensity(
+        **HELD_OUT | {"max_iter": 10},
+        gamma="brownian",
+        targets=("v", "eta"),
+        coupling="optimal_transport",
+    ).fit(ROWS),
+    "bounds and atoms": lambda: InterpolantFlowDensity(
+        **HELD_OUT | {"max_iter": 10, "end_time": "auto"}, bounds={0: (0, np.inf)}, mixture="auto"
+    ).fit(COLUMNS),
     "impatient": lambda: InterpolantFlowDensity(**IMPATIENT).fit(ROWS),
     "student": lambda: InterpolantFlowDensity(
         **HELD_OUT | {"max_iter": 10, "student_layer_sizes": (8,)}
@@ -157,12 +169,14 @@ def checks(folder):
     found["parameter"] = differing("max_iter", (30, 40))
     found["invalid rows"] = differing_rows(ROWS, nan)
     found["columns"] = differing_rows(ROWS, ROWS[:, :1])
+    names = ["a", "b"] if rank == 0 else ["b", "a"]
+    found["names"] = differing_rows(*[pd.DataFrame(ROWS, columns=names)] * 2)
     found["no rows"] = differing_rows(ROWS, ROWS[:0])
     found["other rows"] = differing_rows(ROWS, ROWS[::-1])
     found["any seed"] = differing("random_state", (None, None))._trained.state_dict()
     detector = InterpolantFlowOutlierDetector(hidden_layer_sizes=(8,), max_iter=3, n_folds=2)
     found["any detector"] = detector.fit(ROWS[:41]).score_samples(ROWS[:9])
-    parts = slice(0, 120) if rank == 0 else slice(120, None)
+    parts = slice(0, 200) if rank == 0 else slice(200, None)
     weights = np.linspace(1.0, 2.0, len(ROWS))
     found["sharded"] = summary(
         InterpolantFlowDensity(**HELD_OUT).fit(ROWS[parts], None, weights[parts], sharded=True)
@@ -287,6 +301,7 @@ def test_a_rank_alone_has_its_own_fit(two):
     [
         ("parameter", "max_iter is 30 on rank 0 and 40 on rank 1; pass the same on every rank"),
         ("columns", r"number of columns is \(2,\) on rank 0 and \(1,\) on rank 1"),
+        ("names", "column names is a, b on rank 0 and b, a on rank 1"),
         ("no rows", "Rank 1 of 2 has no rows; pass the same rows on every rank"),
         ("other predictions", r"number of rows is \[201\] on rank 0 and \[200\] on rank 1"),
         ("some weights", "sample_weight is missing on rank 0 and given on rank 1"),
