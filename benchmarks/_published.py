@@ -27,6 +27,8 @@ COMMANDS = {
     "growth-rows": "python benchmarks/growth.py rows",
     "growth-dimensions": "python benchmarks/growth.py dimensions",
     "larger_than_memory": "python benchmarks/larger_than_memory.py --score-rows 50000",
+    "processes": "python benchmarks/processes.py",
+    "kills": "python benchmarks/kills.py",
     "training_step": (
         "python benchmarks/training_step.py --widths 128 128 128 128 --seconds 30 --max-seconds 20"
     ),

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from _common import Record, parser, print_table, report, rounded, save_table
+from _common import Record, parser, report, rounded, write_table
 
 from skinterflow import InterpolantFlowDensity, ProcessGroupError
 from skinterflow._persistence import checkpoint
@@ -94,7 +94,7 @@ def kill_one(folder: str, number: int, whole: torch.Tensor) -> Record:
     finished = Path(folder, f"result{number}-{1 - victim}").is_file() and not path.exists()
     if not finished:
         message, raised = result(folder, number, 1 - victim)
-        row["seconds"] = rounded(raised - killed)
+        row["s"] = rounded(raised - killed)
         row["error"] = message.split(";")[0]
     again = start(size, folder, path, 100 + number)
     for process in again:
@@ -115,7 +115,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         n = arguments.parse_args().kills
         table = [kill_one(folder, number, whole) for number in range(n)]
-    print_table(save_table(table, "kills"))
+    write_table(table, "kills", arguments)
 
 
 if __name__ == "__main__":

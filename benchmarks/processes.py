@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-from _common import Record, parser, print_table, report, rounded, save_table
+from _common import Record, parser, report, rounded, write_table
 
 from skinterflow import InterpolantFlowDensity, all_ranks
 from skinterflow.interflow import Beta, PathObjective, ResidualMLP, Training, Trigonometric
@@ -33,8 +33,9 @@ from skinterflow.interflow.processes import share, total
 N_FEATURES, WIDTHS = 10, (128,) * 4
 BATCH, SMALL_BATCH = 8_192, 1_024
 STEPS, SUMS = 12, 20
-SCORED_ROWS = 2_048
+SCORED_ROWS = 8_192
 SIZES = (1, 2, 3)
+EXTRAPOLATED_BATCH = 2**17
 GPU_RATE, NETWORK = 10e12, 10e9
 """Assumed operations a second of a GPU in training, and bytes a second between two of them."""
 
@@ -127,36 +128,44 @@ def extrapolated(batch_size: int, size: int) -> Record:
     compute = 6.0 * n_parameters() * batch_size / size / GPU_RATE
     send = 2.0 * (size - 1) / size * 4.0 * n_parameters() / NETWORK
     return {
-        "kind": "extrapolated to GPUs",
+        "kind": "step on GPUs, extrapolated",
         "processes": size,
-        "batch": batch_size,
-        "predicted": rounded(1e3 * (compute + send)),
-        "epoch of 1e9 rows, minutes": rounded(1e9 / batch_size * (compute + send) / 60.0),
+        "rows": batch_size,
+        "predicted, ms": rounded(1e3 * (compute + send)),
+    }
+
+
+def epoch(size: int) -> Record:
+    """The steps of 10^9 rows on GPUs."""
+    step = extrapolated(EXTRAPOLATED_BATCH, size)["predicted, ms"]
+    return {
+        "kind": "10^9 rows on GPUs, extrapolated",
+        "processes": size,
+        "rows": 10**9,
+        "predicted, ms": rounded(10**9 / EXTRAPOLATED_BATCH * step),
     }
 
 
 def main() -> None:
     arguments = parser(__doc__)
     arguments.parse_args()
-    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(measure, (folder,), max(SIZES))
         found = {size: torch.load(os.path.join(folder, f"found{size}")) for size in SIZES}
     table: list[Record] = []
     for kind, batch in (("small step", SMALL_BATCH), ("step", BATCH), ("scoring", SCORED_ROWS)):
         for size in SIZES:
-            row: Record = {"kind": kind, "processes": size, "batch": batch}
-            row["passed"], row["processor"] = map(rounded, found[size][kind])
-            row["speedup"] = rounded(found[1][kind][0] / found[size][kind][0])
-            row["speedup, processor"] = rounded(found[1][kind][1] / found[size][kind][1])
+            row: Record = {"kind": kind, "processes": size, "rows": batch}
+            row["ms"], row["CPU, ms"] = map(rounded, found[size][kind])
+            row["speed-up"] = rounded(found[1][kind][0] / found[size][kind][0])
             if kind == "step":
-                row["sum"] = rounded(found[size]["sum"][0])
-                row["predicted"] = rounded(predicted(found, size))
-            table.append(row | {"load": rounded(load)})
-    table += [extrapolated(2**17, size) for size in (1, 8)]
+                row["sum, ms"] = rounded(found[size]["sum"][0])
+                row["predicted, ms"] = rounded(predicted(found, size))
+            table.append(row)
+    table += [extrapolated(EXTRAPOLATED_BATCH, size) for size in (1, 8)] + [epoch(1), epoch(8)]
     for row in table:
         report(row)
-    print_table(save_table(table, "processes"))
+    write_table(table, "processes", arguments)
 
 
 if __name__ == "__main__":

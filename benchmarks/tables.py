@@ -25,6 +25,7 @@ DOCUMENTS = (
     "docs/quality.rst",
     "docs/outliers.rst",
     "docs/larger_than_memory.rst",
+    "docs/processes.rst",
     "docs/speed.rst",
 )
 OURS = "InterpolantFlowDensity"
@@ -634,6 +635,17 @@ TABLES: dict[str, Callable[[Results], str]] = {
             "larger_than_memory",
             ("what", "rows", "s", "rows per s", "before, MB", "own, MB", "peak, MB"),
         ),
+    ),
+    "processes": with_source(
+        "processes",
+        columns_of(
+            "processes",
+            ("kind", "processes", "rows", "ms", "CPU, ms", "speed-up", "sum, ms", "predicted, ms"),
+        ),
+    ),
+    "kills": with_source(
+        "kills",
+        columns_of("kills", ("killed rank", "s", "resumed on", "ranks equal", "distance")),
     ),
     "training steps": with_source("training_step", training_steps),
     "cost of fields": with_source("cost-field", cost_of_fields),
