@@ -1,11 +1,15 @@
 """A watch over global state, for the tests and the examples in docstrings alike."""
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
+
+# For the workers of pytest-xdist, which start later: there is one for every core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _EXTRAS = {
     "distributed": "skinterflow/dask.py",
