@@ -68,7 +68,7 @@ class Results:
 
     def values(self, name: str, column: str) -> list[Any]:
         """Different values of a column, in the order of the file."""
-        return list(dict.fromkeys(row[column] for row in self.rows(name)))
+        return list(dict.fromkeys(row[column] for row in self.rows(name) if column in row))
 
     def source(self, name: str) -> str:
         """A sentence for each different run: its command, commit, date and machine."""
@@ -505,9 +505,9 @@ def readme_defaults(results: Results) -> str:
 
 def readme_equal_time(results: Results) -> str:
     methods = (*PEERS, OURS)
-    ours, nsf = (
-        span([float(f"{rate:.1g}") for rate in of_all_sets(results, m, "rows scored per s")])
-        for m in (OURS, "zuko NSF")
+    ours, nsf, times = (
+        span(results.values("rates", column))
+        for column in ("scored per s", "NSF, scored per s", "times")
     )
     before = (
         "Against other methods given 60 s each on the same two cores (first fold, nats per row; "
@@ -515,9 +515,8 @@ def readme_equal_time(results: Results) -> str:
     )
     after = (
         "`python benchmarks/equal_time.py --data-dir DIR`. The price is speed: the trained field "
-        f"scores {ours} rows a second here, zuko's NSF {nsf}. For float64 rows, "
-        f"scoring is now {span(results.values('rates', 'times'))} times as fast as at f51299d: "
-        "`python benchmarks/rates.py --data-dir DIR --old DIR`."
+        f"scores {ours} rows per second on one thread, {times} times as many as at commit f51299d, "
+        f"and zuko's NSF {nsf}: `python benchmarks/rates.py --data-dir DIR --old DIR`."
     )
     return f"{before}\n\n{markdown(equal_time(results, methods))}\n\n{after}"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skinterflow._data.columns import Columns
 from skinterflow.interflow import processes
-from skinterflow.interflow.conditional import ConditionalFlow, ConditionalMLP
+from skinterflow.interflow.conditional import ConditionalFlow, ConditionalMLP, FlowTable
 from skinterflow.interflow.flows import Estimate, standard_normal_log_prob
 from skinterflow.interflow.monotone import MonotoneMixture, latent_nodes, log_normal_mass
 from skinterflow.interflow.scaling import Scaling
@@ -335,54 +335,68 @@ class ConditionalModel:
         values, unresolved, n_rows = [], [], len(conditions.features)
         for block in _own_blocks_of(n_rows):
             part = conditions.rows(block)
-            answer, rows = np.empty(0), np.arange(len(part.features))
+            tables: list[FlowTable] | None = None
+            rows, answer = np.arange(len(part.features)), np.empty(0)
             error = np.empty(len(rows))
             for n_nodes in _NODES:
-                mixture, error_of_nodes = self._table(part.rows(rows), n_nodes)
+                given = part.rows(rows)
+                tables = self._tables(given, n_nodes, tables)
+                mixture = self._mixture(given, tables)
                 value = question(mixture, block.start + rows).cpu().numpy()
                 if n_nodes == _NODES[0]:
                     answer = value
                 answer[rows] = value
                 between = mixture.error()
-                error[rows] = (between + error_of_nodes).cpu().numpy()
-                rows = rows[(between > _TABLE_ERROR).cpu().numpy()]
+                error[rows] = (between + self._mean_error(tables)).cpu().numpy()
+                rough = between > _TABLE_ERROR
+                rows, tables = rows[rough.cpu().numpy()], [table.rows(rough) for table in tables]
                 if not len(rows):
                     break
             values.append(answer)
             unresolved.append(~(error <= TABLE_TOLERANCE))
         return Answer(_gathered(values, n_rows), _gathered(unresolved, n_rows))
 
-    def _table(self, conditions: Conditions, n_nodes: int) -> tuple[MonotoneMixture, Tensor]:
-        """Table of the maps to the scaled output, which has no bounds, and its error at the nodes,
-        as a probability, shape (n,)."""
-        z, n = latent_nodes(n_nodes).to(self.device), len(conditions.features)
-        tables, errors, weights = [], [], self._tensor(self.weights)
-        for k, units in enumerate(self.units):
-            context = self._tensor(units.context(conditions))
-            points = z[None, :, None].expand(n, -1, 1)
-            outputs, error = self._increasing(k, context, points)
-            shift = self._tensor(units.shifted * conditions.shift)
-            tables.append(outputs * float(units.size[0]) + shift)
-            errors.append(error)
-        mixture = MonotoneMixture(torch.stack(tables, dim=1), weights)
-        return mixture, torch.stack(errors, dim=1) @ weights
+    def _tables(
+        self, conditions: Conditions, n_nodes: int, coarse: Sequence[FlowTable] | None
+    ) -> list[FlowTable]:
+        """Table of each member, in its units, from that with half as many nodes."""
+        z = latent_nodes(n_nodes).to(self.device)
+        return [
+            self._table(
+                k, self._tensor(units.context(conditions)), z, coarse[k] if coarse else None
+            )
+            for k, units in enumerate(self.units)
+        ]
 
-    def _increasing(self, k: int, context: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Points of a table, shape (n, J), and errors of the rows, as probabilities; in float64 if
-        float32 is not enough for a row."""
-        quick = self._flow(k, torch.float32, _TABLE_ATOL)
-        carried = quick.push_many(context.float(), points.float())
-        outputs, error = carried.y[..., 0].double(), carried.error.double()
-        wrong = (outputs.diff(dim=-1) <= 0).any(dim=-1) | ~(error <= _TABLE_ATOL)
+    def _table(self, k: int, context: Tensor, z: Tensor, coarse: FlowTable | None) -> FlowTable:
+        """Table of a member in float32; in float64 if that is not enough for a row."""
+        quick, exact = (
+            self._flow(k, dtype, _TABLE_ATOL) for dtype in (torch.float32, torch.float64)
+        )
+        single = coarse and coarse._replace(y=coarse.y.float())
+        y, n_steps, error = quick.table(context.float(), z.float(), single)
+        y, error = y.double(), error.double()
+        wrong = (y.diff(dim=-1) <= 0).any(dim=-1) | ~(error <= _TABLE_ATOL)
         if wrong.any():
-            exact = self._flow(k, torch.float64, _TABLE_ATOL)
-            carried = exact.push_many(context[wrong], points[wrong])
-            outputs[wrong], error[wrong] = carried.y[..., 0], carried.error
-            floor = torch.finfo(torch.float64).eps * (1.0 + outputs.abs().amax(-1, keepdim=True))
-            ramp = floor * torch.arange(outputs.shape[-1], device=self.device)
+            y[wrong], n_steps[wrong], error[wrong] = exact.table(context[wrong], z)
+            floor = torch.finfo(torch.float64).eps * (1.0 + y.abs().amax(-1, keepdim=True))
+            ramp = floor * torch.arange(y.shape[-1], device=self.device)
             # What is left is rounding: an increasing sequence that differs by no more.
-            outputs[wrong] = (outputs.cummax(dim=-1).values + ramp)[wrong]
-        return outputs, error
+            y[wrong] = (y.cummax(dim=-1).values + ramp)[wrong]
+        return FlowTable(y, n_steps, error)
+
+    def _mixture(self, conditions: Conditions, tables: Sequence[FlowTable]) -> MonotoneMixture:
+        """Mixture of the maps to the scaled output, which has no bounds."""
+        shift = self._tensor(conditions.shift)
+        values = [
+            table.y * float(units.size[0]) + units.shifted * shift
+            for units, table in zip(self.units, tables, strict=True)
+        ]
+        return MonotoneMixture(torch.stack(values, dim=1), self._tensor(self.weights))
+
+    def _mean_error(self, tables: Sequence[FlowTable]) -> Tensor:
+        """Error of the distribution function at the nodes, shape (n,)."""
+        return torch.stack([table.error for table in tables], dim=1) @ self._tensor(self.weights)
 
     def _blocks(
         self, question: Callable[[Conditions, Array], Estimate], conditions: Conditions, y: Array

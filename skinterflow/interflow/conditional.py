@@ -364,6 +364,36 @@ class ConditionalObjective(PathObjective):
         return ConditionalFlow(self.field, end_time, math.inf)
 
 
+class FlowTable(NamedTuple):
+    """Points of one output that a conditional flow has carried, of many rows.
+
+    Attributes
+    ----------
+    y : Tensor of shape (B, R)
+    n_steps : Tensor of shape (B,), steps of the solver for each row
+    error : Tensor of shape (B,)
+        Estimated error of the distribution function, the largest of the points of a row.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import ConditionalFlow, ConditionalMLP
+    >>> with torch.random.fork_rng(devices=[]):
+    ...     field = ConditionalMLP(1, 2, trunk_layer_sizes=(8,), hidden_layer_sizes=(4,))
+    >>> table = ConditionalFlow(field).table(torch.ones(5, 2), torch.linspace(-4.0, 4.0, 17))
+    >>> table.y.shape
+    torch.Size([5, 17])
+    """
+
+    y: Tensor
+    n_steps: Tensor
+    error: Tensor
+
+    def rows(self, index: Tensor) -> FlowTable:
+        """The rows with these numbers, or where this mask is true."""
+        return FlowTable(*(part[index] for part in self))
+
+
 class Carried(NamedTuple):
     """Points that a conditional flow has carried.
 
@@ -438,41 +468,47 @@ class ConditionalFlow:
         return self._carried(context, z, 0.0, self.end_time, with_log_det=False)
 
     @torch.no_grad()
-    def push_many(self, context: Tensor, z: Tensor) -> Carried:
-        """As :meth:`push`, for many points of one output, of which some set the steps of their row.
+    def table(self, context: Tensor, z: Tensor, coarse: FlowTable | None = None) -> FlowTable:
+        """Carry many points of one output, of which some set the steps of their row.
 
         Here `atol` is the accepted error of the distribution function, a probability.
 
         Parameters
         ----------
         context : Tensor of shape (B, d)
-        z : Tensor of shape (B, R, 1), in order, with R at least 9
+        z : Tensor of shape (R,)
+            Base points of all rows, in order; R is 1 more than a multiple of 8.
+        coarse : FlowTable or None
+            The table of every second point; only those between are then carried.
 
         Returns
         -------
-        Carried, without log-determinants, which are zero
+        FlowTable of `z`
         """
-        modulations, end = self.field.modulations(context), torch.empty_like(z)
-        stride = (z.shape[1] - 1) // _N_PROBES
-        between = torch.arange(z.shape[1], device=z.device) % stride > 0
-        parts = [
-            self._refined_probes(m, points)
-            for m, points in zip(
-                modulations.split(_BLOCK_POINTS // _N_PROBES),
-                z[:, ::stride].split(_BLOCK_POINTS // _N_PROBES),
-                strict=True,
-            )
-        ]
-        end[:, ::stride], steps, error = (torch.cat(part) for part in zip(*parts, strict=True))
-        for n_steps in steps.unique().tolist():
-            rows = (steps == n_steps).nonzero()[:, 0]
-            for part in rows.split(max(1, _BLOCK_POINTS // z.shape[1])):
-                points = z[part][:, between]
+        modulations = self.field.modulations(context)
+        stride = 2 if coarse else (len(z) - 1) // _N_PROBES
+        known = coarse or self._probes(modulations, z[::stride])
+        y = z.expand(len(context), -1).clone()
+        y[:, ::stride] = known.y
+        between = torch.arange(len(z), device=z.device) % stride > 0
+        for n_steps in known.n_steps.unique().tolist():
+            rows = (known.n_steps == n_steps).nonzero()[:, 0]
+            for part in rows.split(max(1, _BLOCK_POINTS // len(z))):
+                points = z[between].expand(len(part), -1)[..., None]
                 carried, _ = self._on_grid(
                     modulations[part], points, 0.0, self.end_time, n_steps, False
                 )
-                end[part[:, None], between.nonzero()[:, 0]] = carried
-        return Carried(end, torch.zeros_like(end[..., 0]), error)
+                y[part[:, None], between.nonzero()[:, 0]] = carried[..., 0]
+        return known._replace(y=y)
+
+    def _probes(self, modulations: Tensor, z: Tensor) -> FlowTable:
+        """Table of few points, with as many steps as each row needs."""
+        parts = [
+            self._refined_probes(part, z.expand(len(part), -1)[..., None])
+            for part in modulations.split(_BLOCK_POINTS // len(z))
+        ]
+        y, n_steps, error = (torch.cat(part) for part in zip(*parts, strict=True))
+        return FlowTable(y[..., 0], n_steps, error)
 
     def _refined_probes(self, modulations: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Carry points with as many steps as each row needs for an accurate distribution function.

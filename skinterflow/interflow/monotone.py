@@ -16,6 +16,9 @@ from torch import Tensor
 
 LARGEST_LATENT = 6.0
 """Latents up to which maps are tabulated; beyond, they continue as straight lines."""
+_EVEN = 1.0
+"""Latents up to about which nodes are evenly spaced; farther out, where little probability is,
+their distances grow with the latent."""
 _STENCIL = (1.0 / 12.0, -2.0 / 3.0, 0.0, 2.0 / 3.0, -1.0 / 12.0)
 """Weights of the central difference of fourth order."""
 _MAX_STEPS, _CLOSE = 40, 1e-8
@@ -23,7 +26,9 @@ _MAX_STEPS, _CLOSE = 40, 1e-8
 
 
 def latent_nodes(n_nodes: int) -> Tensor:
-    """Evenly spaced latents at which maps are tabulated.
+    """Latents at which maps are tabulated, denser where the probability is.
+
+    Every second of ``2 n - 1`` nodes is one of `n`.
 
     Parameters
     ----------
@@ -36,10 +41,11 @@ def latent_nodes(n_nodes: int) -> Tensor:
     Examples
     --------
     >>> from skinterflow.interflow.monotone import latent_nodes
-    >>> latent_nodes(9).tolist()
-    [-6.0, -4.5, -3.0, -1.5, 0.0, 1.5, 3.0, 4.5, 6.0]
+    >>> latent_nodes(9).round(decimals=2).tolist()
+    [-6.0, -3.16, -1.59, -0.67, 0.0, 0.67, 1.59, 3.16, 6.0]
     """
-    return torch.linspace(-LARGEST_LATENT, LARGEST_LATENT, n_nodes, dtype=torch.float64)
+    end = math.asinh(LARGEST_LATENT / _EVEN)
+    return _EVEN * torch.linspace(-end, end, n_nodes, dtype=torch.float64).sinh()
 
 
 class MonotoneMixture:
@@ -74,24 +80,14 @@ class MonotoneMixture:
         self.values = values
         self.weights = weights.to(values) / weights.to(values).sum()
         self.nodes = latent_nodes(values.shape[-1]).to(values.device)
-        self.step = float(self.nodes[1] - self.nodes[0])
+        self.widths = self.nodes.diff()
 
     @cached_property
     def slopes(self) -> Tensor:
         """Derivatives of the maps at the nodes, shape (B, K, J), limited to keep them monotone."""
-        secants = self.values.diff(dim=-1) / self.step
-        # One node more on each side, on a straight line, for the stencil.
-        padded = torch.cat(
-            [
-                self.values[..., :1] - self.step * secants[..., :1],
-                self.values,
-                self.values[..., -1:] + self.step * secants[..., -1:],
-            ],
-            dim=-1,
-        )
-        n = padded.shape[-1]
-        inner = torch.stack([w * padded[..., k : n - 4 + k] for k, w in enumerate(_STENCIL)]).sum(0)
-        slopes = torch.cat([secants[..., :1], inner / self.step, secants[..., -1:]], dim=-1)
+        secants = self.values.diff(dim=-1) / self.widths
+        inner = _central_differences(self.values) / _central_differences(self.nodes)
+        slopes = torch.cat([secants[..., :1], inner, secants[..., -1:]], dim=-1)
         least = torch.minimum(
             torch.cat([secants[..., :1], secants], dim=-1),
             torch.cat([secants, secants[..., -1:]], dim=-1),
@@ -103,8 +99,9 @@ class MonotoneMixture:
         """Values of all maps at latents, shape (Q,): shape (B, K, Q)."""
         cell = self._cells(z)
         left, right = (self.values[..., cell + k] for k in (0, 1))
-        slopes = [self.step * self.slopes[..., cell + k] for k in (0, 1)]
-        part = (z - self.nodes[cell]) / self.step
+        width = self.widths[cell]
+        slopes = [width * self.slopes[..., cell + k] for k in (0, 1)]
+        part = (z - self.nodes[cell]) / width
         return _cubic(part, left, right, *slopes)
 
     def latents(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,9 +122,9 @@ class MonotoneMixture:
         width = right - left
         rates = [width / self.slopes.gather(-1, cell + k) for k in (0, 1)]
         part = (points - left) / width
-        start = self.nodes[cell]
-        z = _cubic(part, start, start + self.step, *rates)
-        return z, _cubic_rate(part, start, start + self.step, *rates) / width
+        start, end = (self.nodes[cell + k] for k in (0, 1))
+        z = _cubic(part, start, end, *rates)
+        return z, _cubic_rate(part, start, end, *rates) / width
 
     def cdf(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Distribution function at points, shape (B, Q), and its derivative, both (B, Q)."""
@@ -204,7 +201,9 @@ class MonotoneMixture:
     def _cells(self, z: Tensor) -> Tensor:
         """Numbers of the cells between nodes."""
         n_cells = self.values.shape[-1] - 1
-        return ((z + LARGEST_LATENT) / self.step).floor().long().clamp(0, n_cells - 1)
+        return (torch.searchsorted(self.nodes, z.contiguous(), right=True) - 1).clamp(
+            0, n_cells - 1
+        )
 
     def mean(self, values: Tensor | None = None) -> Tensor:
         """Means of the mixtures, shape (B,), by the trapezoidal rule over the latents.
@@ -214,9 +213,10 @@ class MonotoneMixture:
         values : Tensor of shape (B, K, J) or None
             A function of the values at the nodes, whose mean is taken; None is the values.
         """
-        density = torch.exp(-0.5 * self.nodes.square())
+        # The nodes are even in asinh(z / _EVEN), whose derivative is 1 / hypot(z, _EVEN).
+        mass = torch.exp(-0.5 * self.nodes.square()) * torch.sqrt(self.nodes.square() + _EVEN**2)
         values = self.values if values is None else values
-        return (values @ (density / density.sum())) @ self.weights
+        return (values @ (mass / mass.sum())) @ self.weights
 
     def error(self) -> Tensor:
         """Estimated error of the distribution functions between the nodes, shape (B,).
@@ -253,6 +253,15 @@ def log_normal_mass(low: Tensor, high: Tensor) -> Tensor:
     log_a, log_b = torch.special.log_ndtr(a), torch.special.log_ndtr(b)
     ratio = torch.where(a < b, log_a - log_b, 0.0).clamp(max=0.0)
     return log_b + torch.log(-torch.expm1(ratio))
+
+
+def _central_differences(values: Tensor) -> Tensor:
+    """Of fourth order, at all but the first and the last of the values along the last axis."""
+    first, last = values.diff(dim=-1)[..., :1], values.diff(dim=-1)[..., -1:]
+    # One value more on each side, on a straight line, for the stencil.
+    padded = torch.cat([values[..., :1] - first, values, values[..., -1:] + last], dim=-1)
+    n = padded.shape[-1]
+    return torch.stack([w * padded[..., k : n - 4 + k] for k, w in enumerate(_STENCIL)]).sum(0)
 
 
 def _cubic(s: Tensor, left: Tensor, right: Tensor, m0: Tensor, m1: Tensor) -> Tensor:

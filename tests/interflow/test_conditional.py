@@ -115,10 +115,13 @@ def test_the_error_bounds_what_a_finer_solve_changes():
 
 def test_many_points_are_carried_as_few():
     flow, context = ConditionalFlow(made(), atol=1e-6), drawn(3, 3)
-    z = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)[None, :, None].expand(3, -1, -1)
-    torch.testing.assert_close(
-        flow.push_many(context, z).y, flow.push(context, z).y, atol=1e-4, rtol=5e-4
-    )
+    z = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)
+    expected = flow.push(context, z.expand(3, -1)[..., None]).y[..., 0]
+    table = flow.table(context, z)
+    torch.testing.assert_close(table.y, expected, atol=1e-4, rtol=5e-4)
+    finer = flow.table(context[1:], z, flow.table(context, z[::2]).rows(torch.tensor([1, 2])))
+    for part, whole in zip(finer, table, strict=True):
+        torch.testing.assert_close(part, whole[1:])
 
 
 def test_points_of_a_table_are_accurate_as_probabilities():
@@ -126,16 +129,16 @@ def test_points_of_a_table_are_accurate_as_probabilities():
     with torch.random.fork_rng():
         field = perturbed(ConditionalMLP(1, 3, (8, 8), (6, 6)), size=0.3)
     field.modulation.bias.data[-1] -= 5.0  # contracts: the density is high
-    context, z = drawn(12, 3), latent_nodes(33)[None, :, None].expand(12, -1, -1)
+    context, z = drawn(12, 3), latent_nodes(33)
     atol, exact = 5e-4, ConditionalFlow(field, atol=1e-8)
-    carried = ConditionalFlow(field, atol=atol).push_many(context, z)
-    assert (carried.error <= atol).all()
-    back = exact.pull(context, carried.y).y
+    table = ConditionalFlow(field, atol=atol).table(context, z)
+    assert (table.error <= atol).all()
+    back = exact.pull(context, table.y[..., None]).y[..., 0]
     wrong = (torch.special.ndtr(back) - torch.special.ndtr(z)).abs()
     assert wrong.max() < 1e-3
-    slopes = carried.y.diff(dim=1) / z.diff(dim=1)
+    slopes = table.y.diff(dim=1) / z.diff()
     assert slopes.min() < 0.01
-    single = ConditionalFlow(field.float(), atol=1e-12).push_many(context.float(), z.float())
+    single = ConditionalFlow(field.float(), atol=1e-12).table(context.float(), z.float())
     assert (single.error > 1e-9).all()  # rounding is part of the error
 
 
@@ -275,11 +278,11 @@ def test_the_mean_and_the_estimated_error():
         mixture.mean(), torch.zeros(1, dtype=torch.float64), atol=1e-9, rtol=0
     )
     rough = MonotoneMixture(
-        (latent_nodes(49) + 0.2 * torch.sin(5.0 * latent_nodes(49)) / 5.0)[None, None],
+        (latent_nodes(49) + 0.6 * torch.sin(5.0 * latent_nodes(49)) / 5.0)[None, None],
         torch.ones(1),
     )
     y = torch.linspace(-3.0, 3.0, 301, dtype=torch.float64)
-    points = y + 0.2 * torch.sin(5.0 * y) / 5.0
+    points = y + 0.6 * torch.sin(5.0 * y) / 5.0
     true = torch.special.ndtr(y) - rough.cdf(points[None])[0][0]
     assert mixture.error() < 1e-4 < rough.error()
     assert true.abs().max() < 2.0 * rough.error()
