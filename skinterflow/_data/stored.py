@@ -15,9 +15,9 @@ from skinterflow._data.degenerate import row_blocks
 from skinterflow._data.sources import check_two_axes, kind_of
 from skinterflow._runtime import sums_may_overflow
 
-_MAPPED_ROWS = 2**12
-"""Rows of a memory map that are read before its pages are released: the system maps up to 64 kB
-around each."""
+_MAPPED_ROWS = 2**7
+"""Rows of a memory map that are read before its pages are released: the system may map 2 MB around
+each."""
 
 
 class StoredRows:
