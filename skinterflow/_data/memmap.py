@@ -26,6 +26,8 @@ except ImportError:  # Windows
 _SECONDS = 5.0
 """Minimum time between two notes of the progress, each of which waits for the disk."""
 _ITEM_BYTES = 4
+_LARGE_BYTES = 2**28
+"""Size above which only parts of a memory map are in memory at a time."""
 
 
 class _Progress(NamedTuple):
@@ -39,13 +41,23 @@ class _Progress(NamedTuple):
 def opened(X: Any) -> Any:
     """Return `X`, or the rows of a source as :class:`StoredRows`.
 
-    Arrays of zarr and HDF5 are read when rows are needed.  Parquet, Arrow and dask are written to a
-    temporary memory map, of which the space is free again when nothing refers to it.
+    Arrays of zarr and HDF5 and large memory maps are read when rows are needed.  Parquet, Arrow and
+    dask are written to a temporary memory map, of which the space is free again when nothing refers
+    to it.
     """
-    if kind_of(X) in ("h5py.Dataset", "zarr.Array"):
+    if kind_of(X) in ("h5py.Dataset", "zarr.Array") or _is_large_memmap(X):
         return StoredRows(X, np.empty((0, *X.shape[1:])))
     source = open_source(X)
     return X if source is None else StoredRows(_temporary_memmap(source), source.header)
+
+
+def _is_large_memmap(X: Any) -> bool:
+    return (
+        isinstance(X, np.memmap)
+        and X.ndim == 2
+        and X.dtype in (np.float32, np.float64)
+        and X.nbytes > _LARGE_BYTES
+    )
 
 
 def _temporary_memmap(source: Source) -> NDArray[np.float32]:

@@ -4,14 +4,18 @@ Whatever the format, the rows are those of the array in float32, and a fit is th
 """
 
 import os
+import re
 import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport, to_memmap
 from skinterflow._data import batches, memmap, sources
+from skinterflow._data import stored as stored_rows
+from skinterflow._data.degenerate import row_blocks
 from skinterflow._data.memmap import opened
 from skinterflow._data.stored import StoredRows
 from skinterflow._runtime import suppress_feature_name_warning
@@ -460,17 +464,52 @@ def test_rows_that_cannot_be_fitted(name, X, tmp_path):
     assert vars(density) == before
 
 
-def test_rows_by_number(X, tmp_path):
+def test_rows_by_number(X, tmp_path, monkeypatch):
     """In any order, repeated, by a mask and by a slice, as of an array."""
-    for name in ("hdf5 in chunks", "zarr"):
+    monkeypatch.setattr(memmap, "_LARGE_BYTES", 0)
+    monkeypatch.setattr(stored_rows, "_MAPPED_ROWS", 30)
+    for name in ("hdf5 in chunks", "zarr", "memmap"):
         rows = opened(stored(name, X, tmp_path))
         assert isinstance(rows, StoredRows)
-        for key in (3, [5, 2, 2, 7], np.arange(N_ROWS)[::-1], X[:, 0] > 0, slice(3, 90, 7), []):
+        keys = [3, [5, 2, 2, 7], np.arange(N_ROWS)[::-1], X[:, 0] > 0, slice(3, 90, 7), []]
+        for key in [*keys, slice(20, 90)]:
             numbers = np.array(key, dtype=int) if isinstance(key, list) else key
             np.testing.assert_array_equal(rows[numbers], X[numbers])
         assert (rows.size, len(rows), rows.dtype) == (X.size, len(X), X.dtype)
         np.testing.assert_array_equal(rows.min(axis=0), X.min(axis=0))
         np.testing.assert_array_equal(np.asarray(rows), X)
+
+
+def test_a_large_memory_map_is_used_as_its_array(X, of_array, tmp_path, monkeypatch):
+    monkeypatch.setattr(memmap, "_LARGE_BYTES", 0)
+    rows = stored("memmap", X, tmp_path)
+    density, expected = quick().fit(rows), of_array[np.float64]
+    assert scored(density, X) == scored(expected, X)
+    np.testing.assert_array_equal(density.score_samples(rows), expected.score_samples(X))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of the process from /proc")
+def test_pages_that_were_read_leave_the_memory_of_the_process(tmp_path):
+    def resident_mb():
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"RssFile:\s+(\d+)", status)[1]) / 1024
+
+    np.save(tmp_path / "X.npy", np.ones((2**20, 8)))  # 64 MB
+    rows = StoredRows(np.load(tmp_path / "X.npy", mmap_mode="r"), None)
+    before = resident_mb()
+    assert sum(block.sum() for block in row_blocks(rows)) == 2**23
+    assert rows[::20].sum() == 8 * len(range(0, 2**20, 20))
+    assert resident_mb() < before + 16
+    np.asarray(rows.array).sum()
+    assert resident_mb() > before + 48
+
+
+def test_changes_of_a_private_memory_map_are_kept(tmp_path):
+    np.save(tmp_path / "X.npy", np.zeros((100, 2)))
+    array = np.load(tmp_path / "X.npy", mmap_mode="c")
+    array[5] = 1.0
+    rows = StoredRows(array, None)
+    assert rows[:].sum() == rows[np.arange(100)].sum() == 2.0
 
 
 def test_a_temporary_file_does_not_outlive_the_rows(X, tmp_path, monkeypatch):
