@@ -210,9 +210,26 @@ def test_one_end_time_stays_unless_a_mixture_is_better():
 
 @pytest.mark.parametrize("n_rows", [1, 3])
 def test_few_held_out_rows_choose_no_mixture(n_rows):
-    """One of the two halves could be empty, and neither says much."""
+    """Weights from one or two rows say little."""
     columns = {0.0: column(-9.0)[:n_rows], 1.0: column(-8.0)[:n_rows]}
     assert choose_mixture(Table(columns), (0.0, 1.0), 1.0, [column(0.0)[:n_rows]]) is None
+
+
+@pytest.mark.parametrize("n_rows", [4, 100])
+def test_a_row_is_scored_with_the_weights_that_others_give(n_rows):
+    """A component that suits one row only helps if this row takes part in its weight."""
+    table = Table({0.0: column(-1.0)[:n_rows]})
+    of_one_row = torch.where(torch.arange(n_rows) == 0, 300.0, -300.0).double()
+    assert choose_mixture(table, (0.0,), 0.0, [of_one_row], n_errors=0.0) is None
+    assert choose_mixture(table, (0.0,), 0.0, [column(0.0)[:n_rows]], n_errors=0.0) is not None
+
+
+def test_the_gain_has_to_exceed_its_standard_errors():
+    """Gains of 5 in one of 10 rows: 0.5 with an error of 0.15, which is more than 3 errors."""
+    gain = torch.where(torch.arange(100) % 10 == 0, 5.0, 0.0).double()
+    table = Table({0.0: column(-9.0)})
+    assert choose_mixture(table, (0.0,), 0.0, [gain - 9.0], n_errors=3.0) is not None
+    assert choose_mixture(table, (0.0,), 0.0, [gain - 9.0], n_errors=4.0) is None
 
 
 def test_components_without_weight_are_dropped_but_one_time_stays():
@@ -251,9 +268,10 @@ def moons(n, seed=0):
 def test_kernels_are_as_good_as_scikit_learns_and_stop_at_their_limits():
     generators, new = seeded_generators(0, torch.device("cpu")), moons(500, seed=1)
     found = fold_kernels([fold_of(moons(100))], generators, lambda: False)
-    peer = KernelDensity(bandwidth=found.bandwidth).fit(moons(100)[40:])
+    # Training rows are kept in float32; the kernels at them are evaluated in float64.
+    peer = KernelDensity(bandwidth=found.bandwidth).fit(moons(100)[40:].astype(np.float32))
     log_prob = normal_log_prob(found.models[0], torch.from_numpy(new))
-    assert log_prob.numpy() == pytest.approx(peer.score_samples(new), abs=1e-4)
+    assert log_prob.numpy() == pytest.approx(peer.score_samples(new), rel=1e-9, abs=1e-9)
     scores = [
         KernelDensity(bandwidth=b).fit(moons(100)[40:]).score(moons(100)[:40])
         for b in (0.7 * found.bandwidth, found.bandwidth, 1.4 * found.bandwidth)
@@ -276,6 +294,11 @@ def test_mixtures_of_all_rows_have_the_weights_of_those_of_the_folds():
     both = refitted(found, [0.1, 0.3], fold, None, generators)
     torch.testing.assert_close(both.log_prob(x).exp(), expected)
     assert len(refitted(found, [0.0, 0.3], fold, None, generators).weights) == 60
+
+
+def test_kernels_at_few_rows_along_a_curve_are_components_of_the_model():
+    density = InterpolantFlowDensity(**{**QUICK, "max_iter": 1}).fit(moons(48))
+    assert len(density._normals.weights) >= 48
 
 
 def test_a_tight_cluster_that_one_start_misses_is_found():

@@ -18,19 +18,20 @@ from skinterflow._runtime import seeded_generators
 from skinterflow.interflow.couplings import OptimalTransport
 from skinterflow.interflow.scaling import Compose
 
-RECIPE = resolve_recipe(
-    n_rows=100,
-    cross_fitted=True,
-    coupling="independent",
-    end_time="auto",
-    alpha=1.0,
-    batch_size="auto",
-    learning_rate_init="auto",
-    max_iter="auto",
-    n_iter_no_change=3,
-    tol=0.0,
-    verbose=False,
-)
+RECIPE_PARAMETERS = {
+    "n_rows": 100,
+    "cross_fitted": True,
+    "coupling": "independent",
+    "end_time": "auto",
+    "alpha": 1.0,
+    "batch_size": "auto",
+    "learning_rate_init": "auto",
+    "max_iter": "auto",
+    "n_iter_no_change": 3,
+    "tol": 0.0,
+    "verbose": False,
+}
+RECIPE = resolve_recipe(**RECIPE_PARAMETERS)
 UNLIMITED = TimeBudget(None)
 
 
@@ -52,6 +53,13 @@ def folds_of(n_rows, **choice):
         fitting.Fold(source, training_rows(reader, part, generator), reader.read(part, generator))
         for part in parts
     ]
+
+
+@pytest.mark.parametrize(("n_rows", "max_iter"), [(10, 600), (300, 1_200), (1_900, 2_500)])
+def test_a_cross_fit_takes_four_steps_for_each_row_within_limits(n_rows, max_iter):
+    parameters = RECIPE_PARAMETERS | {"n_rows": n_rows}
+    assert resolve_recipe(**parameters).max_iter == max_iter
+    assert resolve_recipe(**(parameters | {"cross_fitted": False})).max_iter == 4_000
 
 
 @given(n_rows=st.integers(2, 60))
