@@ -19,7 +19,7 @@ from sklearn.utils import Bunch, Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch import nn
 
 from skinterflow._base import PARAMETER_CONSTRAINTS, FlowEstimator
@@ -41,6 +41,8 @@ from skinterflow._data.columns import (
 )
 from skinterflow._data.degenerate import shown, warn_columns
 from skinterflow._data.groups import checked_groups, copies, warn_copies
+from skinterflow._data.memmap import opened
+from skinterflow._data.ranks import gathered_parts
 from skinterflow._data.scaling import gaussianized_columns
 from skinterflow._data.weights import checked_weight, weighted_rows
 from skinterflow._fit.context import FitContext, Plan
@@ -49,8 +51,13 @@ from skinterflow._fit.mixture import Mixture
 from skinterflow._fit.recipe import Recipe, resolve_coupling, resolve_recipe, resolve_student
 from skinterflow._fit.run import STATISTICS_ROWS, Draw, History, Run, Trained
 from skinterflow._fit.validation import Fold, held_out_rows
-from skinterflow._predict.arguments import checked_n_samples, checked_time, checked_times
-from skinterflow._predict.diagnosis import diagnose_density
+from skinterflow._predict.arguments import (
+    checked_n_samples,
+    checked_time,
+    checked_times,
+    stochastic_solver,
+)
+from skinterflow._predict.diagnosis import check_overflow, diagnose_density
 from skinterflow._predict.model import FlowModel
 from skinterflow._predict.regions import checked_levels, density_thresholds
 from skinterflow._runtime import (
@@ -60,11 +67,11 @@ from skinterflow._runtime import (
     resolve_device,
     seeded_generators,
     step_seed,
-    sums_may_overflow,
 )
 from skinterflow.interflow.atoms import AtomBase, AtomMasses, AtomPath, AtomScaling, moving
 from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.couplings import Coupling
+from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ResidualMLP, VelocityField
 from skinterflow.interflow.flows import Flow, Pushforward
 from skinterflow.interflow.grading import Grading
@@ -75,8 +82,8 @@ from skinterflow.interflow.objectives import PathObjective
 from skinterflow.interflow.ode import Calibration, Solver
 from skinterflow.interflow.scaling import Identity, LearnedGaussian, Scaling
 
-_SHORT_STRETCH = 1e-3
-"""Time between two points of a trajectory below which it is solved in float64."""
+N_DEQUANTISED_PROBES = 8
+"""Number of probes of a draw for bits per dimension, if the field has no exact divergence."""
 
 
 def _learns_from_streams(estimator: InterpolantFlowDensity) -> bool:
@@ -119,10 +126,13 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
 
         Because the base is Gaussian, a noise term only changes the schedule of the noise here.
         Between two data sets it does more, see `InterpolantTransport`.
-    targets : "auto", {"b", "eta", "s"} or tuple of them and "v", default="auto"
+    targets : "auto" or tuple of "b", "v", "s", "eta", "eta0", "eta1", default="auto"
         Quantities that are learned ([2]_, section 2.3).  "auto" is the drift "b", from which all
         others follow here.  The denoiser "eta" and the score "s" can be learned alone (without
-        `gamma`), together with "b" or, with `gamma`, together with the velocity "v".
+        `gamma`), together with "b" or, with `gamma`, together with the velocity "v".  The expected
+        ends "eta0" and "eta1" can be learned together, or one of them alone (without `gamma`) or
+        with "eta" (with `gamma`); "eta1" is the prediction of the data.  One name alone may be
+        given as a string.
     base : {"normal", "learned"}, default="normal"
         Density at ``t = 0``: a standard normal in flow units, or a Gaussian whose mean and
         covariance are learned together with the path.
@@ -179,10 +189,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     field : VelocityField, torch.nn.Module, callable or None, default=None
         Velocity field ``v(t, x)`` to train; None is a multilayer perceptron.  It maps times of
         shape (B,) and rows of shape (B, D) to velocities of shape (B, D), each row independently.
-        `fit` trains a copy.  A `VelocityField` computes its own divergence.  That of any other
-        field is computed by automatic differentiation, exactly up to 128 columns, and by
-        Hutchinson's estimate with 16 probes above.  If a field is given, `hidden_layer_sizes` and
-        `activation` are ignored.
+        `fit` trains a copy for each of the `targets`, of which "auto" is "b".  A
+        `VelocityField` computes its own divergence.  That of any other field is computed by
+        automatic differentiation, exactly up to 128 columns, and by Hutchinson's estimate with 16
+        probes above.  If a field is given, `hidden_layer_sizes` and `activation` are ignored.
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
         Widths of the hidden layers.  "auto" is ``(64, 64, 64)`` if the fit is cross-fitted (see
         `early_stopping`), and ``(96, 96, 96, 96, 96, 96)`` otherwise.
@@ -466,6 +476,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         X_val: ArrayLike | None = None,
         sample_weight_val: ArrayLike | None = None,
         groups: ArrayLike | None = None,
+        sharded: bool = False,
     ) -> Self:
         """Fit the density to the rows of `X`.
 
@@ -478,7 +489,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         X : array-like of shape (n_samples, n_features)
             At least two rows of finite numbers, within the `bounds`, with whole numbers in the
             columns of `integer_features`.  A warning lists columns that have no density (constant,
-            collinear, integer-valued).
+            collinear, integer-valued).  Rows on disk are a ``numpy.memmap`` or an array of zarr or
+            HDF5, which are read when they are needed; or the path of a Parquet file or folder, an
+            Arrow table or dataset, or a dask array or data frame, which are written to a temporary
+            memory map of float32.
         y : Ignored
             Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -493,6 +507,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             Group labels of the rows.  Rows of one group, such as one patient, are held out
             together.  If None, rows are independent, except that exact copies are held out together
             in up to 1,048,576 rows.  Ignored if no rows of `X` are held out.
+        sharded : bool, default=False
+            Within a process group: whether each rank passes its own part of the rows, with their
+            weights and groups, instead of all.  The parts, whose sizes may differ, are gathered on
+            every rank in the order of the ranks, in a temporary file if they are large.
 
         Returns
         -------
@@ -512,12 +530,15 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         KeyboardInterrupt
             After Ctrl-C.
         """
+        X, X_val = opened(X), opened(X_val)
         with self._fitting(
             *((X, sample_weight) if X_val is None else (X_val, sample_weight_val))
         ) as context:
-            rows, weight = weighted_rows(
-                self._validated_fit(X, reset=not context.warm), sample_weight
-            )
+            # Of a part, one row is enough.
+            given = self._validated_rows(X, reset=not context.warm, n_min=1 if sharded else 2)
+            if sharded:
+                given, sample_weight, groups = gathered_parts(given, sample_weight, groups)
+            rows, weight = weighted_rows(given, sample_weight)
             validation = self._validation_rows(X_val, sample_weight_val)
             columns = self._fit_columns(context.warm, rows, *(rows for rows, _ in validation))
             codes = None if groups is None else self._group_codes(groups, rows, sample_weight)
@@ -566,7 +587,9 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         self._validate_params()
         with all_or_nothing(self):
             warm = self.__sklearn_is_fitted__()
-            rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
+            rows, weight = weighted_rows(
+                self._validated_rows(X, reset=not warm, n_min=2), sample_weight
+            )
             device = resolve_device(self.device)
             seed = int(private_random_state(self.random_state).randint(2**31))
             columns = self._fit_columns(warm, rows)
@@ -575,13 +598,6 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             scaling = self._target if warm else self._scaling_of(reader, NO_ROWS, setup, columns)
             self._stream_rows(replace(reader, scaling=scaling), seed, warm, setup)
         return self
-
-    def _validated_fit(self, X: ArrayLike, reset: bool) -> NDArray[Any]:
-        with sums_may_overflow():
-            rows: NDArray[Any] = validate_data(
-                self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset
-            )
-        return rows
 
     def _validation_rows(
         self, X_val: ArrayLike | None, sample_weight_val: ArrayLike | None
@@ -598,10 +614,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
                 "X_val was given, but early_stopping=False; set early_stopping=True to use these "
                 "rows."
             )
-        with sums_may_overflow():
-            rows: NDArray[Any] = validate_data(
-                self, X_val, dtype=[np.float64, np.float32], reset=False
-            )
+        rows = self._validated_rows(X_val)
         return [(rows, checked_weight(sample_weight_val, rows, "sample_weight_val"))]
 
     def _planned(
@@ -878,8 +891,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         ----------
         X : array-like of shape (n_samples, n_features)
             Rows to score.  The flow runs in float32 where that meets the tolerance.  float32 rows
-            give a float32 result, computed in float32 throughout; all others give float64.  A
-            ``numpy.memmap`` is read in blocks.
+            give a float32 result, computed in float32 throughout; all others give float64.  Rows
+            on disk, in the formats that :meth:`fit` takes, are read in blocks.
         return_error : bool, default=False
             Whether to return the estimated errors as well.
         t : float in [0, 1] or None, default=None
@@ -934,6 +947,26 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
                 "those rows."
             )
         return value, error
+
+    def _dequantised_log_density(
+        self, rows: NDArray[Any], n_probes: int | None, seed: int
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Log-densities of the flow at rows that need not be whole, and the errors of the solver.
+
+        The probes of the seed estimate the divergence; None is the field's own divergence.
+        """
+        self._refuse_atoms("The density of dequantised rows", "fit with atoms=None")
+        self._columns().check_in_cells(rows)
+        model = self._model_for(rows)
+        if n_probes is None and self._field.n_estimates is not None:
+            n_probes = N_DEQUANTISED_PROBES
+        if n_probes is not None:
+            model = self._built_model(
+                model.device,
+                model.dtype,
+                lambda drift: Hutchinson(drift, n_probes, seed, averaged=True),
+            )
+        return model.ask(FlowModel.log_prob, rows, self._time(None), refuse_far=False)
 
     def atom_log_mass(self, X: ArrayLike) -> NDArray[Any]:
         """Compute the log-probability of the atoms that each row of `X` is at.
@@ -1215,11 +1248,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             outside the data that the arithmetic of the flow overflows.
         """
         rows, checked = self._located(X), checked_times(times, self._latest())
-        # In float32, the solver's steps within a shorter interval would not all be distinct.
-        short = any(abs(b - a) < _SHORT_STRETCH for a, b in itertools.pairwise(checked))
-        precise = rows.astype(np.float64) if short else rows
-        positions, _ = self._model_for(precise).ask(FlowModel.trajectory, precise, checked)
-        return np.moveaxis(positions.astype(rows.dtype), 1, 0)
+        return self._positions(FlowModel.trajectory, rows, checked)
 
     def sample(
         self,
@@ -1230,6 +1259,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         method: str = "ode",
         epsilon: float | str | Callable[[float], float] = "decreasing",
         n_steps: int | None = None,
+        denoise_from: float | None = None,
     ) -> NDArray[np.float64] | Any:
         r"""Generate random samples from the density, at the end of the flow or any other time.
 
@@ -1242,21 +1272,27 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         t : float in [0, 1] or None, default=None
             Time on the path; None is the density of the model, see :meth:`score_samples`.  Of a
             mixture, the component of each sample is drawn first.
-        method : {"ode", "sde"}, default="ode"
+        method : {"ode", "sde", "denoising"}, default="ode"
             Equation that is solved.
 
             - "ode": the flow from random base points.
             - "sde": the diffusion ``dX = (b + epsilon s) dt + sqrt(2 epsilon) dW``, which has the
               same distribution as the flow at every time, for any noise level ([1]_, section 1;
               [2]_, section 2).  It requires a path that is affine in its ends, or a learned score.
+            - "denoising": the flow by the denoising integrator ([2]_, section 5.2) in equal steps,
+              which predicts both ends of the path at each step.  It requires a path that is affine
+              in its ends.
         epsilon : float, callable or {"decreasing", "sine"}, default="decreasing"
             Noise level of "sde", in squared flow units (after the scaling) per unit of time: a
             number that is not negative, a function of time, "decreasing" for ``1 - t`` or "sine"
             for ``sin(pi t)^2``.  Near the data, where the score multiplies errors of the learned
             field by more than 5, the level is reduced in proportion.
         n_steps : int or None, default=None
-            Number of steps of "sde", by Heun's method.  None is 200 times the largest noise level,
-            and at least 200.
+            Number of steps of "sde", by Heun's method, or of "denoising".  None is 200 times the
+            largest noise level, and at least 200; 200 for "denoising".
+        denoise_from : float in (0, 1) or None, default=None
+            Time, such as 0.98, at which the diffusion of "sde" stops.  The last step, to ``t = 1``,
+            is then ``E[x1 | x_t]`` ([2]_, section 5.2), which removes the rest of the noise.
 
         Returns
         -------
@@ -1281,11 +1317,15 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             Flows and Diffusions", 2023.
         """
         self._check_usable()
-        if not isinstance(method, str) or method not in ("ode", "sde"):
-            raise ValueError(f"method must be 'ode' or 'sde', got {reprlib.repr(method)}.")
+        if not isinstance(method, str) or method not in ("ode", "sde", "denoising"):
+            raise ValueError(
+                f"method must be 'ode', 'sde' or 'denoising', got {reprlib.repr(method)}."
+            )
         time = self._time(t)
-        if method == "sde":
-            self._refuse_atoms("sample(method='sde')", "use method='ode', or fit with atoms=None")
+        if method != "ode":
+            self._refuse_atoms(
+                f"sample(method={method!r})", "use method='ode', or fit with atoms=None"
+            )
         if method == "ode":
             return self._contained(
                 self._drawn(n_samples, random_state, time), None, self._names_in()
@@ -1296,13 +1336,19 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         )
 
         # The base points are drawn before the seed of the noise, from the same random state.
-        def diffused(rows: NDArray[np.float64], time: float) -> NDArray[np.float64]:
-            return self._diffused(FlowModel.diffuse, rows, time, random, epsilon, n_steps)
+        def carried(rows: NDArray[np.float64], time: float) -> NDArray[np.float64]:
+            if method == "denoising":
+                steps = stochastic_solver(n_steps, lambda t: 0.0).n_steps
+                model = self._model_for(rows, torch.float64)
+                return model.ask(FlowModel.denoise, rows, time, steps, side="source")[0]
+            return self._diffused(
+                FlowModel.diffuse, rows, time, random, epsilon, n_steps, denoise_from=denoise_from
+            )
 
         drawn = (
-            self._drawn_from_mixture(base_points, random, diffused)
+            self._drawn_from_mixture(base_points, random, carried)
             if time is None
-            else diffused(base_points, time)
+            else carried(base_points, time)
         )
         return self._contained(self._columns().rounded_and_clipped(drawn), None, self._names_in())
 
@@ -1488,16 +1534,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         rows = self._columns().spread(rows, random)
         model, latent = self._model_for(rows, torch.float64), self._latent(rows)
         diagnosis = diagnose_density(model, rows, noise, latent, self._batch_size)
-        overflown = [
-            name
-            for name, value in diagnosis.items()
-            if name != "wasserstein2_bound" and not np.isfinite(value).all()
-        ]
-        if overflown:
-            raise FloatingPointError(
-                f"{', '.join(overflown)} overflow, because some of the {len(rows)} rows are far "
-                "outside the fitted data; drop those rows."
-            )
+        check_overflow(diagnosis, len(rows))
         return diagnosis
 
     def _column_names(self) -> list[str]:

@@ -11,31 +11,32 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import TransformerMixin, _fit_context
-from sklearn.utils import Tags, check_array
+from sklearn.utils import Bunch, Tags
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import (
     _check_feature_names_in,
     _get_feature_names,
     check_is_fitted,
-    validate_data,
 )
 from torch import nn
 
-from skinterflow._base import PARAMETER_CONSTRAINTS, FlowEstimator
-from skinterflow._data.batches import NO_ROWS, Reader, training_rows
+from skinterflow._base import PARAMETER_CONSTRAINTS, FlowEstimator, checked_rows
+from skinterflow._data.batches import NO_ROWS, Reader, drawn_seed, training_rows
+from skinterflow._data.memmap import opened
+from skinterflow._data.stored import StoredRows
 from skinterflow._data.weights import weighted_rows
 from skinterflow._fit.context import FitContext, Plan
-from skinterflow._fit.recipe import resolve_recipe
+from skinterflow._fit.recipe import resolve_coupling, resolve_recipe
 from skinterflow._fit.validation import Fold
-from skinterflow._predict.arguments import checked_time
+from skinterflow._predict.arguments import checked_time, checked_times
+from skinterflow._predict.diagnosis import check_overflow, diagnose_transport
 from skinterflow._predict.model import FlowModel
 from skinterflow._runtime import (
     RandomStateLike,
     private_random_state,
-    sums_may_overflow,
     suppress_feature_name_warning,
 )
-from skinterflow.interflow.couplings import Coupling
+from skinterflow.interflow.couplings import Coupling, Given
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.interpolants import Interpolant
 from skinterflow.interflow.noise import Gamma, StochasticInterpolant
@@ -55,6 +56,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
 
     A velocity field is trained to carry rows of `X0` at ``t = 0`` to rows of `X1` at ``t = 1``.
     Neither density has to be known, and the rows need not be paired ([1]_, section 3 and figure 2).
+    Rows that come in pairs, such as noisy and clean images, are kept together on request.
     The map is smooth and invertible, so the log-density of either side gives that of the other.
 
     Parameters
@@ -77,11 +79,13 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
 
         The noise term smooths the densities between the two data sets, and makes the score, and
         therefore :meth:`sample`, available.
-    targets : "auto", "b" or tuple of "b", "v", "s", "eta", default="auto"
+    targets : "auto", "b" or tuple of "b", "v", "s", "eta", "eta0", "eta1", default="auto"
         Quantities that are learned, by one network with a head for each ([2]_, section 2.3): the
         drift "b" or the velocity "v", together with the score "s" or the denoiser "eta"; "b" alone,
-        if no score is needed; "s" or "eta" alone, on a mirror path.  "auto" is "b" without `gamma`,
-        "eta" on a mirror path, and ``("b", "eta")`` otherwise.
+        if no score is needed; "s" or "eta" alone, on a mirror path; two of the expected parts of
+        the path, the ends "eta0" and "eta1" and the noise "eta", or one of the ends without
+        `gamma`.  "auto" is "b" without `gamma`, "eta" on a mirror path, and ``("b", "eta")``
+        otherwise.
     coupling : {"independent", "optimal_transport"} or Coupling, default="independent"
         How rows of `X0` and rows of `X1` are paired in training.  "optimal_transport" pairs nearby
         rows within parts of a batch: straight paths become shorter, and training steps slower.
@@ -94,10 +98,11 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     field : VelocityField, torch.nn.Module, callable or None, default=None
         Velocity field ``v(t, x)`` to train; None is a multilayer perceptron.  It maps times of
         shape (B,) and rows of shape (B, D) to velocities of shape (B, D), each row independently.
-        `fit` trains a copy.  A `VelocityField` computes its own divergence.  That of any other
-        field is computed by automatic differentiation, exactly up to 128 columns, and by
-        Hutchinson's estimate with 16 probes above.  If a field is given, `hidden_layer_sizes` and
-        `activation` are ignored.
+        `fit` trains a copy for each of the `targets`, of which "auto" is "b" unless the path is
+        "mirror".  A `VelocityField` computes its own divergence.  That of any other field is
+        computed by automatic differentiation, exactly up to 128 columns, and by Hutchinson's
+        estimate with 16 probes above.  If a field is given, `hidden_layer_sizes` and `activation`
+        are ignored.
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
         Widths of the hidden layers; "auto" is ``(96, 96, 96, 96, 96, 96)``.
     activation : {"silu", "tanh", "softplus", "elu"}, default="silu"
@@ -257,12 +262,14 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         X1: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
         target_sample_weight: ArrayLike | None = None,
+        *,
+        paired: bool = False,
     ) -> Self:
         """Fit the map from the rows of `X0` to the rows of `X1`.
 
-        The rows are not paired: `X0` and `X1` are shuffled independently, and row i of one is
-        unrelated to row i of the other.  Known pairs, such as measurements before and after a
-        treatment, are not learned.
+        By default the rows are not paired: `X0` and `X1` are shuffled independently, and row i of
+        one is unrelated to row i of the other.  With ``paired=True``, row i of `X0` is connected to
+        row i of `X1`, such as a noisy image to the clean one.
 
         If the fit fails, the estimator remains as it was.  Ctrl-C ends the training: the estimator
         is then fitted with the weights so far, and `KeyboardInterrupt` is raised.  A second Ctrl-C
@@ -278,7 +285,14 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         sample_weight : array-like of shape (n_source_samples,), default=None
             Weights of the rows of `X0`, not negative and not all zero.
         target_sample_weight : array-like of shape (n_target_samples,), default=None
-            Weights of the rows of `X1`, not negative and not all zero.
+            Weights of the rows of `X1`, not negative and not all zero.  Must be None for pairs, of
+            which `sample_weight` are the weights.
+        paired : bool, default=False
+            Whether the rows are pairs ([1]_, definition 2.1), as many in `X0` as in `X1`.  The
+            paths are then those between the two rows of a pair, and the map remains that of one
+            density to the other: a row is carried to a row near its partner, but neither the map
+            nor a diffusion has the conditional distribution of partners.  `coupling` must be
+            "independent".
 
         Returns
         -------
@@ -297,35 +311,38 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             cause.
         KeyboardInterrupt
             After Ctrl-C.
+
+        References
+        ----------
+        .. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for
+            Flows and Diffusions", 2023.
         """
+        X0, X1 = opened(X0), opened(X1)
         with self._fitting(X0, sample_weight) as context:
-            rows0 = self._validated_source(X0, reset=not context.warm)
+            rows0 = self._validated_rows(X0, reset=not context.warm, n_min=2)
             path = self._new_path(rows0.shape[1], context.warm)
             targets = self._new_targets(path, None, context.warm)
             if path.interpolant.resamples:
-                _check_no_target(X1, target_sample_weight)
+                _check_no_target(X1, target_sample_weight, paired)
                 X1, target_sample_weight = X0, sample_weight
             rows1 = self._validated_target(X1, rows0)
+            if paired:
+                self._check_pairs(rows0, rows1, target_sample_weight)
+                target_sample_weight = sample_weight
             sides = [
                 weighted_rows(rows0, sample_weight),
                 weighted_rows(rows1, target_sample_weight, "target_sample_weight"),
             ]
-            self._begin(context, *(part for side in sides for part in side))
-            source, target = self._readers(sides, context)
-            self._run(self._planned(source, target, path, targets, context), context)
-            names = _get_feature_names(X1)
+            marks = [np.array([True])] if paired else []  # part of the checkpoint's fingerprint
+            self._begin(context, *(part for side in sides for part in side), *marks)
+            readers = self._readers(sides, context)
+            self._run(self._planned(readers, path, targets, paired, context), context)
+            names = _names_of(X1)
             if names is not None:
                 self.target_feature_names_in_ = names
             else:
                 self.__dict__.pop("target_feature_names_in_", None)  # from an earlier fit
         return self
-
-    def _validated_source(self, X0: ArrayLike, reset: bool) -> NDArray[Any]:
-        with sums_may_overflow():
-            rows: NDArray[Any] = validate_data(
-                self, X0, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset
-            )
-        return rows
 
     def _validated_target(self, X1: ArrayLike | None, rows0: NDArray[Any]) -> NDArray[Any]:
         if X1 is None:
@@ -333,17 +350,36 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
                 "X1, the rows of the target, is missing; only interpolant='mirror' is fitted "
                 f"without it, not {self.interpolant!r}."
             )
-        _get_feature_names(X1)  # raises if some names are strings and others are not
-        with sums_may_overflow():
-            rows: NDArray[Any] = check_array(
-                X1, dtype=[np.float64, np.float32], ensure_min_samples=2, input_name="X1"
-            )
+        _names_of(X1)  # raises if some names are strings and others are not
+        rows = checked_rows(X1, "X1", n_min=2)
         if rows0.shape[1] != rows.shape[1]:
             raise ValueError(
                 f"X0 has {rows0.shape[1]} columns and X1 has {rows.shape[1]}; an invertible map "
                 "requires the same number on both sides."
             )
         return rows
+
+    def _check_pairs(
+        self,
+        rows0: NDArray[Any],
+        rows1: NDArray[Any],
+        target_sample_weight: ArrayLike | None,
+    ) -> None:
+        if len(rows0) != len(rows1):
+            raise ValueError(
+                f"X0 has {len(rows0)} rows and X1 has {len(rows1)}; with paired=True, row i of X0 "
+                "belongs to row i of X1. Give as many rows, or set paired=False."
+            )
+        if target_sample_weight is not None:
+            raise ValueError(
+                "target_sample_weight was given, but with paired=True a pair has one weight; pass "
+                "it as sample_weight."
+            )
+        if not resolve_coupling(self.coupling).is_independent:
+            raise ValueError(
+                f"coupling={self.coupling!r} would pair the rows anew; with paired=True, set "
+                "coupling='independent'."
+            )
 
     def _readers(
         self, sides: Sequence[tuple[NDArray[Any], NDArray[np.float64]]], context: FitContext
@@ -361,21 +397,28 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
 
     def _planned(
         self,
-        source: Reader,
-        target: Reader,
+        readers: Sequence[Reader],
         path: StochasticInterpolant,
         targets: tuple[str, ...],
+        paired: bool,
         context: FitContext,
     ) -> Plan:
         """Plan of a fit: all rows train one field, and none are held out."""
         # The scalings, the rows of the source, those of the target and the initial weights are
         # drawn from context.setup in this order, which seeded fits depend on.
-        start, end = (training_rows(reader, NO_ROWS, context.setup) for reader in (source, target))
+        source, target = readers
+        seed = None
+        if paired:  # the same order on both sides, and the weight of a pair on one
+            seed = drawn_seed(context.setup)
+            target = replace(target, weight=np.broadcast_to(1.0, len(target.X)))
+        start, end = (
+            training_rows(reader, NO_ROWS, context.setup, seed) for reader in (source, target)
+        )
         fold = Fold(start, end, target.read(NO_ROWS, context.setup))
         recipe = resolve_recipe(
             n_rows=min(len(source.X), len(target.X)),
             cross_fitted=False,
-            coupling=self.coupling,
+            coupling=Given() if paired else self.coupling,
             end_time=1.0,
             alpha=self.alpha,
             batch_size=self.batch_size,
@@ -463,6 +506,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         *,
         epsilon: float | str | Callable[[float], float] = 1.0,
         n_steps: int | None = None,
+        denoise_from: float | None = None,
     ) -> NDArray[np.float64] | Any:
         r"""Map rows of the source to random rows of the target, by a diffusion.
 
@@ -485,6 +529,10 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         n_steps : int or None, default=None
             Number of steps, by Heun's method.  None is 200 times the largest noise level, and at
             least 200.
+        denoise_from : float in (0, 1) or None, default=None
+            Time, such as 0.98, at which the diffusion stops.  The last step to the target is then
+            ``E[x1 | x_t]`` ([1]_, section 5.2), which removes the rest of the noise, on a path that
+            is affine in its ends.
 
         Returns
         -------
@@ -507,7 +555,9 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             Flows and Diffusions", 2023.
         """
         rows, random = self._validated(X0), private_random_state(random_state)
-        drawn = self._diffused(FlowModel.diffuse, rows, 1.0, random, epsilon, n_steps)
+        drawn = self._diffused(
+            FlowModel.diffuse, rows, 1.0, random, epsilon, n_steps, denoise_from=denoise_from
+        )
         return self._contained(drawn, X0, list(self.get_feature_names_out()))
 
     def inverse_sample(
@@ -572,6 +622,130 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         rows, time = self._validated_other(X, "X", "target"), checked_time(t)
         return self._model_for(rows).ask(FlowModel.path_score, rows, time)[0]
 
+    def velocity(self, X: ArrayLike, t: float) -> NDArray[Any]:
+        """Compute the velocity of the flow at the rows of `X`.
+
+        It is the drift ``b``; without `gamma`, drift and velocity are equal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows at time `t`, in units of the target at every time, see :meth:`score_gradient`.
+        t : float in [0, 1]
+            Time on the path; 0 is the source, and 1 is the target.
+
+        Returns
+        -------
+        velocity : ndarray of shape (n_samples, n_features)
+            Velocity in units of each column per unit of time, in the dtype of `X`.
+
+        Raises
+        ------
+        ValueError
+            If rows are so far outside the data that the arithmetic of the flow overflows.
+        """
+        rows, time = self._validated_other(X, "X", "target"), checked_time(t)
+        return self._model_for(rows).ask(FlowModel.velocity, rows, time)[0]
+
+    def trajectory(self, X0: ArrayLike, times: Sequence[float]) -> NDArray[Any]:
+        """Compute the positions of rows of the source along the flow.
+
+        Parameters
+        ----------
+        X0 : array-like of shape (n_samples, n_features)
+            Rows of the source, in its units.
+        times : sequence of float in [0, 1], increasing or decreasing
+            Times of the positions, such as ``np.linspace(0, 1, 50)``.
+
+        Returns
+        -------
+        positions : ndarray of shape (len(times), n_samples, n_features)
+            Positions in units of the target at every time, in the dtype of `X0`.  At time 1 they
+            are those of :meth:`transform`; at time 0 they are the rows, converted to units of the
+            target by the scalings of both sides.
+
+        Raises
+        ------
+        ValueError
+            If `times` is not such a sequence, or if rows are so far outside the data that the
+            arithmetic of the flow overflows.
+        """
+        rows, checked = self._validated(X0), checked_times(times)
+        return self._positions(FlowModel.source_trajectory, rows, checked, side="source")
+
+    def diagnose(
+        self, X0: ArrayLike, X1: ArrayLike | None = None, random_state: RandomStateLike = None
+    ) -> Bunch:
+        """Measure on test rows how well the field was learned.
+
+        All numbers are in flow units.
+
+        Parameters
+        ----------
+        X0 : array-like of shape (n_source_samples, n_features)
+            Test rows of the source, which the field was not trained on.
+        X1 : array-like of shape (n_target_samples, n_features)
+            Test rows of the target.  If the numbers of rows differ, as many are used as there are
+            in the smaller set.  After ``fit(X0, X1, paired=True)``, the rows are pairs.  On a
+            mirror path, `X1` must be None.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the order of the rows and of the noise term.
+
+        Returns
+        -------
+        diagnosis : Bunch
+            Dictionary-like object with the following attributes.
+
+            - loss : float, ``G`` ([1]_, equation 8)
+            - loss_plus_action : float, ``G + E|b|^2``, which is zero at the optimum (equation 11)
+            - action, path_length : float, ``E|b|^2`` and the mean over times of its root
+            - lipschitz : float, the largest slope of the field found on the path
+            - wasserstein2_bound : float, ``exp(1/2 + lipschitz) sqrt(E|b - dx_t/dt|^2)``, see
+              `InterpolantFlowDensity.diagnose`
+            - energy_distance : float, energy distance of mapped rows of the source to rows of the
+              target (at most 2,000 each); of two samples of one density it is a few times
+              ``1 / n_samples``
+
+        Raises
+        ------
+        ValueError, FloatingPointError
+            If pairs are expected and the numbers of rows differ, or if rows are so far outside the
+            data that the arithmetic of the flow overflows.
+
+        References
+        ----------
+        .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic
+            Interpolants", ICLR 2023.
+        """
+        rows0 = self._validated(X0)
+        if self._path.interpolant.resamples:
+            _check_no_target(X1, None, paired=False)
+            rows1 = rows0
+        else:
+            rows1 = self._validated_target(X1, rows0)
+        random = private_random_state(random_state)
+        rows0, rows1 = self._test_pairs(rows0, rows1, random)
+        model = self._model_for(rows0, torch.float64)
+        noise, carried = random.standard_normal(rows0.shape), self._carried(rows0)
+        diagnosis = diagnose_transport(model, (rows0, rows1), noise, carried, self._batch_size)
+        check_overflow(diagnosis, len(rows0))
+        return diagnosis
+
+    def _test_pairs(
+        self, rows0: NDArray[Any], rows1: NDArray[Any], random: np.random.RandomState
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """As many rows of both sides, in random order; together if the fit was given pairs."""
+        paired = isinstance(self._fitted_coupling(), Given)
+        if paired and len(rows0) != len(rows1):
+            raise ValueError(
+                f"X0 has {len(rows0)} rows and X1 has {len(rows1)}, but the map was fitted to "
+                "pairs; give as many rows of both."
+            )
+        n = min(len(rows0), len(rows1))
+        order = random.permutation(len(rows0))[:n]
+        same = paired or self._path.interpolant.resamples
+        return rows0[order], rows1[order if same else random.permutation(len(rows1))[:n]]
+
     def log_abs_det_jacobian(self, X0: ArrayLike) -> NDArray[Any]:
         """Compute ``log |det dT/dx|`` of the map T of :meth:`transform`.
 
@@ -620,9 +794,43 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             if rows are so far outside the data that the arithmetic of the flow overflows.
         """
         _check_density("source_density", source_density)
-        rows = self._validated_other(X1, "X1", "target")
-        log_det, _ = self._model_for(rows).ask(FlowModel.pull_log_det, rows, 1.0)
-        source_rows = self._carried_back(rows)
+        return self._log_density_at(self._validated_other(X1, "X1", "target"), 1.0, source_density)
+
+    def log_density(
+        self, X: ArrayLike, source_density: DensityEstimator, *, t: float
+    ) -> NDArray[Any]:
+        """Compute the log-density at a time on the path from a fitted density of the source.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows at time `t`, in units of the target at every time, see :meth:`score_gradient`.
+        source_density : fitted estimator with `score_samples`
+            Density of the source, see :meth:`target_log_density`.
+        t : float in [0, 1]
+            Time on the path; at 1 it is :meth:`target_log_density`.
+
+        Returns
+        -------
+        log_density : ndarray of shape (n_samples,)
+            Log-density of each row in nats; minus infinity where the density of the source is zero.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`target_log_density`, or if `t` is not in [0, 1].
+        """
+        _check_density("source_density", source_density)
+        rows, time = self._validated_other(X, "X", "target"), checked_time(t)
+        return self._log_density_at(rows, time, source_density)
+
+    def _log_density_at(
+        self, rows: NDArray[Any], time: float, source_density: DensityEstimator
+    ) -> NDArray[Any]:
+        """Log-densities of validated rows at a time."""
+        model = self._model_for(rows)
+        log_det, _ = model.ask(FlowModel.pull_log_det, rows, time)
+        source_rows, _ = model.ask(FlowModel.pull, rows, time)
         return _log_density_by("source_density", source_density, source_rows) + log_det
 
     def source_log_density(self, X0: ArrayLike, target_density: DensityEstimator) -> NDArray[Any]:
@@ -662,11 +870,21 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         return tags
 
 
-def _check_no_target(X1: ArrayLike | None, target_sample_weight: ArrayLike | None) -> None:
-    if X1 is not None or target_sample_weight is not None:
+def _names_of(X: Any) -> NDArray[np.object_] | None:
+    """Names of the columns; None if they have none."""
+    names: NDArray[np.object_] | None = _get_feature_names(
+        X.header if isinstance(X, StoredRows) else X
+    )
+    return names
+
+
+def _check_no_target(
+    X1: ArrayLike | None, target_sample_weight: ArrayLike | None, paired: bool
+) -> None:
+    if X1 is not None or target_sample_weight is not None or paired:
         raise ValueError(
-            "A mirror path resamples one data set: call fit(X0), without X1 and its weights; for "
-            "two data sets, use interpolant='linear'."
+            "A mirror path resamples one data set: call fit(X0), without X1, its weights and "
+            "paired=True; for two data sets, use interpolant='linear'."
         )
 
 

@@ -208,7 +208,7 @@ class Curved(Interpolant):
         ({"targets": "w"}, "'targets' parameter .* Got 'w'"),
         (
             {"targets": ("w",)},
-            r"targets must be some of 'b', 'v', 's', 'eta', each once, got \('w',\)",
+            r"targets must be some of .*'eta', 'eta0', 'eta1', each once, got \('w',\)",
         ),
         (
             {"targets": ("v",)},
@@ -246,7 +246,7 @@ def test_impossible_densities_are_refused_before_training(choice, message, iris,
         (
             {"interpolant": "mirror", "gamma": "brownian"},
             2,
-            r"A mirror path resamples one data set: call fit\(X0\), without X1 and its weights",
+            r"A mirror path resamples one data set: call fit\(X0\), without X1, its weights",
         ),
         ({}, 1, "X1, the rows of the target, is missing; only interpolant='mirror' "),
         (

@@ -7,16 +7,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from scipy.spatial.distance import cdist
 from sklearn.base import clone
 from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
+from skinterflow._data import batches
+from skinterflow._fit import run
 from skinterflow.datasets import EightGaussians, Moons
-from skinterflow.interflow import PathObjective
+from skinterflow.interflow import (
+    PathObjective,
+    Standardize,
+    VelocityField,
+    couplings,
+)
 from tests.helpers import ToItself, expected_failures
 
 QUICK = {"hidden_layer_sizes": (16, 16), "max_iter": 60, "batch_size": 64, "random_state": 0}
@@ -148,7 +157,7 @@ def test_in_a_pipeline_and_with_routed_weights(sides):
     alone = InterpolantTransport(**QUICK).fit(StandardScaler().fit_transform(X0), X1)
     np.testing.assert_array_equal(carried, alone.transform(StandardScaler().fit_transform(X0)))
     requests = InterpolantTransport().get_metadata_routing()
-    assert set(requests.fit.requests) == {"sample_weight", "target_sample_weight"}
+    assert set(requests.fit.requests) == {"sample_weight", "target_sample_weight", "paired"}
     assert not requests.transform.requests
 
 
@@ -293,9 +302,11 @@ def test_frames_have_the_names_of_the_side_that_they_are_on(sides):
     ) == ["x0", "x1"]
 
 
-def test_rows_of_the_two_sets_are_not_paired(monkeypatch):
-    """As `fit` says: which row of X1 stands beside a row of X0 means nothing, though the two have
-    as many rows."""
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("paired", [False, True])
+def test_rows_of_the_two_sets_are_paired_on_request_only(monkeypatch, paired, streamed):
+    """Otherwise, row i of X1 has nothing to do with row i of X0, though the two have as many
+    rows."""
     seen, forward = [], PathObjective.forward
 
     def watched(self, x0, x1, *drawn):
@@ -303,14 +314,94 @@ def test_rows_of_the_two_sets_are_not_paired(monkeypatch):
         return forward(self, x0, x1, *drawn)
 
     monkeypatch.setattr(PathObjective, "forward", watched)
+    if streamed:
+        monkeypatch.setattr(batches, "_IN_MEMORY_ELEMENTS", 0)
     X0 = np.random.default_rng(0).standard_normal((500, 1))
     InterpolantTransport(
         hidden_layer_sizes=(4,), max_iter=20, batch_size=128, scaling=None, random_state=0
-    ).fit(X0, 3 * X0 + 1)
+    ).fit(X0, 3 * X0 + 1, paired=paired)
     x0, x1 = torch.cat(seen).T
     assert len(x0) >= 20 * 128
-    assert torch.isclose(x1, 3 * x0 + 1, atol=1e-4).double().mean() < 0.01
-    assert abs(np.corrcoef(x0, x1)[0, 1]) < 0.1
+    assert len(x0.unique()) > 400
+    together = torch.isclose(x1, 3 * x0 + 1, atol=1e-4).double().mean()
+    assert together == 1.0 if paired else together < 0.01
+    assert (abs(np.corrcoef(x0, x1)[0, 1]) < 0.1) != paired
+
+
+@pytest.fixture(scope="module")
+def turned():
+    """Pairs of a row and the same row, turned by a right angle: both sides are standard normal."""
+    X0 = np.random.default_rng(0).standard_normal((600, 2))
+    turn = np.array([[0.0, -1.0], [1.0, 0.0]])
+    recipe = QUICK | {"max_iter": 150, "batch_size": 128, "scaling": None}
+    return InterpolantTransport(**recipe).fit(X0, X0 @ turn.T, paired=True), X0[:200], turn
+
+
+def test_given_pairs_turn_the_map(turned):
+    """Closed form: ``x_t = ((1 - t) I + t R) x0`` is invertible, so that the map is the turn R;
+    without pairs it is the identity."""
+    transport, X, turn = turned
+    assert np.abs(transport.transform(X) - X @ turn.T).mean() < 0.05
+    assert np.abs(transport.inverse_transform(X @ turn.T) - X).mean() < 0.05
+    assert transport._fitted_coupling() == couplings.Given()
+
+
+def test_weights_of_pairs(turned):
+    """A weight of zero drops both rows, and weights of two count once."""
+    _, X, turn = turned
+    recipe = QUICK | {"max_iter": 5, "scaling": None}
+    weight = np.repeat([0.0, 1.0], 100)
+    fits = [
+        InterpolantTransport(**recipe).fit(X[rows], X[rows] @ turn.T, w, paired=True)
+        for rows, w in ((slice(None), weight), (slice(100, None), None))
+    ]
+    np.testing.assert_array_equal(*(fit.transform(X[:5]) for fit in fits))
+    seen, heavy = [], np.where(X[:, 0] > 0, 3.0, 1.0)
+    forward = run._pairs
+
+    def watched(*arguments):
+        seen.append(forward(*arguments))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "_pairs", watched)
+        InterpolantTransport(**recipe).fit(X, X @ turn.T, heavy, paired=True)
+    pairs = seen[0]
+    expected = torch.where(pairs.x0[:, 0] > 0, 3.0, 1.0) / heavy.mean()
+    torch.testing.assert_close(pairs.weight, expected.float(), rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "parameters", "arguments", "message"),
+    [
+        (9, {}, {}, r"X0 has 10 rows and X1 has 9; with paired=True, row i of X0 belongs to row i"),
+        (10, {}, {"target_sample_weight": np.ones(10)}, r"with paired=True a pair has one weight"),
+        (
+            10,
+            {"coupling": "optimal_transport"},
+            {},
+            r"coupling='optimal_transport' would pair the rows anew; with paired=True, set",
+        ),
+    ],
+)
+def test_impossible_pairs_are_refused(sides, rows, parameters, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        InterpolantTransport(**QUICK, **parameters).fit(
+            sides[0][:10], sides[1][:rows], paired=True, **arguments
+        )
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_the_coupling_of_given_pairs_is_no_parameter(sides, paired):
+    """Both sides would be shuffled, and the pairs would be those of chance."""
+    transport = InterpolantTransport(**QUICK, coupling=couplings.Given())
+    with pytest.raises(ValueError, match=r"paired=True\), where rows keep their order; set coup"):
+        transport.fit(sides[0][:10], sides[1][:10], paired=paired)
+
+
+def test_a_mirror_has_no_pairs(sides):
+    with pytest.raises(ValueError, match="without X1, its weights and paired=True"):
+        InterpolantTransport(interpolant="mirror", gamma="brownian").fit(sides[0], paired=True)
 
 
 def test_noise_levels_are_in_flow_units(sides):
@@ -337,3 +428,110 @@ def test_noise_levels_are_in_flow_units(sides):
         for k in (1.0, 1024.0)
     ]
     np.testing.assert_allclose(drawn[0], drawn[1], rtol=1e-4)
+
+
+class Widening(VelocityField):
+    """The exact velocity from N(0, I) to N(0, 4 I) on straight lines."""
+
+    n_features = 2
+
+    def forward(self, t, x):
+        return self.value_and_divergence(t, x)[0]
+
+    def value_and_divergence(self, t, x):
+        slope = ((5 * t - 1) / ((1 - t) ** 2 + 4 * t**2)).to(x).reshape(-1, 1)
+        return slope * x, (2 * slope[:, 0]).expand(len(x))
+
+
+@pytest.fixture(scope="module")
+def widened():
+    """N(0, 1) in each column, mapped to N(0, 4) by the closed form, without training.
+
+    On straight lines the flow is ``x0 sqrt((1 - t)^2 + 4 t^2)``.
+    """
+    X = np.random.default_rng(0).standard_normal((500, 2))
+    transport = InterpolantTransport(**QUICK | {"max_iter": 1}, scaling=None, atol=1e-6)
+    transport.fit(X, 2.0 * X)
+    transport._field = transport._trained = Widening()
+    # Units of the source that the target does not have: rows are doubled before the flow.
+    transport._source = Standardize(torch.zeros(2), torch.full((2,), 0.5))
+    transport._calibration = None
+    return transport, 0.5 * X
+
+
+def width(t):
+    return np.sqrt((1 - t) ** 2 + 4 * t**2)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_velocity_is_the_closed_form(widened, t):
+    transport, X0 = widened
+    expected = (-(1 - t) + 4 * t) / width(t) ** 2 * X0
+    np.testing.assert_allclose(transport.velocity(X0, t), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_trajectory_is_the_closed_form(widened):
+    """Rows are in units of the source, and positions in units of the target at all times."""
+    transport, X0 = widened
+    times = [0.2, 0.6, 1.0]
+    expected = np.array([width(t) * 2.0 * X0 for t in times])
+    np.testing.assert_allclose(transport.trajectory(X0, times), expected, atol=1e-3)
+    np.testing.assert_allclose(transport.trajectory(X0, times[::-1]), expected[::-1], atol=1e-3)
+    from_start = transport.trajectory(X0, [0.0, 1.0])
+    np.testing.assert_allclose(from_start[0], 2.0 * X0)
+    np.testing.assert_allclose(from_start[1], transport.transform(X0), atol=1e-5)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_density_at_any_time_is_the_closed_form(widened, t):
+    transport, X0 = widened
+    given = Given(lambda n: np.zeros(n))
+    given.score_samples = lambda X: stats.norm(scale=0.5).logpdf(X).sum(axis=1)
+    X = width(t) * 2.0 * X0
+    expected = stats.norm(scale=width(t)).logpdf(X).sum(axis=1)
+    np.testing.assert_allclose(transport.log_density(X, given, t=t), expected, atol=2e-3)
+    if t == 1.0:
+        np.testing.assert_array_equal(
+            transport.log_density(X, given, t=t), transport.target_log_density(X, given)
+        )
+
+
+def test_diagnosis_of_the_closed_form(widened):
+    """``E|v|^2`` is the mean of ``2 (5 t - 1)^2 / width^2``, and the loss its negative."""
+    transport, X0 = widened
+    diagnosis = transport.diagnose(X0, 4.0 * X0[:400], random_state=0)
+    t = (np.arange(2000) + 0.5) / 2000
+    action = float((2 * (5 * t - 1) ** 2 / width(t) ** 2).mean())
+    assert diagnosis.action == pytest.approx(action, rel=0.15)
+    assert abs(diagnosis.loss_plus_action) < 0.3 * action
+    assert 0 < diagnosis.path_length**2 <= diagnosis.action
+    assert diagnosis.lipschitz == pytest.approx(
+        float(((5 * t - 1) / width(t) ** 2).max()), rel=0.01
+    )
+    assert diagnosis.wasserstein2_bound > diagnosis.lipschitz
+    assert diagnosis.energy_distance < 0.02
+    assert transport.diagnose(X0, 4.0 * X0 + 2.0, random_state=0).energy_distance > 0.5
+    assert transport.diagnose(X0, 4.0 * X0, random_state=1) != diagnosis
+
+
+def test_diagnosis_keeps_given_pairs(turned):
+    transport, X, turn = turned
+    diagnosis = transport.diagnose(X, X @ turn.T, random_state=0)
+    assert diagnosis.action == pytest.approx(transport.action_, rel=0.15)
+    assert abs(diagnosis.loss_plus_action) < 0.1 * diagnosis.action
+    with pytest.raises(ValueError, match="X0 has 200 rows and X1 has 9, but the map was fitted to"):
+        transport.diagnose(X, X[:9])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t, X: t.velocity(X, 1.5), r"t must be a number in \[0, 1\]"),
+        (lambda t, X: t.trajectory(X, [0.5, 0.2, 0.3]), "times must be one or more numbers in"),
+        (lambda t, X: t.log_density(X, KernelDensity().fit(X), t=-1), r"t must be a number in"),
+        (lambda t, X: t.diagnose(X), "X1, the rows of the target, is missing"),
+    ],
+)
+def test_impossible_times_are_refused(transport, sides, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(transport, sides[0][:5])

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from skinterflow._data.atoms import Atoms
 from skinterflow._data.degenerate import (
-    evenly_spaced,
+    spacing,
     spread_constant_columns,
     spread_whole_numbers,
 )
-from skinterflow._runtime import Generators, step_seed
+from skinterflow._runtime import Generators, seeded_generators, step_seed
 from skinterflow.interflow.scaling import Scaling
 
 _IN_MEMORY_ELEMENTS = 2**23
@@ -138,7 +138,7 @@ class Reader:
         """
         if not len(held_out):
             return None
-        rows = evenly_spaced(np.arange(len(self.X)))
+        rows = np.arange(0, len(self.X), spacing(len(self.X)))
         rows = rows[~np.isin(rows, held_out.numpy())]
         if not len(rows):
             return None
@@ -256,13 +256,20 @@ class StreamedRows(RowSource):
     ----------
     reader : Reader
     held_out : Tensor of int, numbers of the rows that are never drawn
+    seed : int or None
+        Seed of the draws: sources of as many rows with the same seed draw the same rows.  None is
+        draws by the generators of the fit.
     """
 
-    def __init__(self, reader: Reader, held_out: Tensor) -> None:
+    def __init__(self, reader: Reader, held_out: Tensor, seed: int | None = None) -> None:
         self.reader = reader
+        self._seed = seed
         self._gaps = held_out.sort().values - torch.arange(len(held_out))
 
     def batch(self, number: int, batch_size: int, generators: Generators) -> RowBatch:
+        if self._seed is not None:
+            device = generators.device.device
+            generators = seeded_generators(step_seed(self._seed, number), device)
         drawn = torch.randint(len(self), (batch_size,), generator=generators.cpu)
         # Shift the k-th training row by the number of held-out rows before it.
         rows = (drawn + torch.searchsorted(self._gaps, drawn, right=True)).sort().values
@@ -316,11 +323,16 @@ def drawn_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**31, (), generator=generator))
 
 
-def training_rows(reader: Reader, held_out: Tensor, generator: torch.Generator) -> RowSource:
+def training_rows(
+    reader: Reader, held_out: Tensor, generator: torch.Generator, seed: int | None = None
+) -> RowSource:
     """All rows that are not held out, in memory if they fit.
 
     A few rows with whole numbers are stored in many copies, each with its own noise.  That trains
     as well as fresh noise for every batch and is twice as fast.
+
+    Sources of readers of the same shape with the same `seed` give the rows of the same numbers in
+    each batch.  None is an order of its own.
     """
     dithered = reader.whole is not None and bool(reader.whole.any())
     n_copies = (
@@ -329,12 +341,12 @@ def training_rows(reader: Reader, held_out: Tensor, generator: torch.Generator) 
         else 1
     )
     if reader.X.size > _IN_MEMORY_ELEMENTS or (dithered and n_copies < _MIN_DITHERED_COPIES):
-        return StreamedRows(reader, held_out)
+        return StreamedRows(reader, held_out, seed)
     train = torch.ones(len(reader.X), dtype=torch.bool)
     train[held_out] = False
     # The noise is drawn before the seed of the shuffles: seeded fits depend on this order.
     rows = reader.read(train.nonzero()[:, 0].repeat(n_copies), generator)
-    return ShuffledRows(rows, drawn_seed(generator))
+    return ShuffledRows(rows, drawn_seed(generator) if seed is None else seed)
 
 
 def validation_rows(reader: Reader, generator: torch.Generator) -> FlowRows:

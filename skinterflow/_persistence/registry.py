@@ -18,7 +18,7 @@ from skinterflow.interflow.atoms import (
     AtomScaling,
 )
 from skinterflow.interflow.conditional import ConditionalMLP
-from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
+from skinterflow.interflow.couplings import Coupling, Given, Independent, OptimalTransport
 from skinterflow.interflow.custom import CustomField
 from skinterflow.interflow.fields import AveragedField, ResidualMLP
 from skinterflow.interflow.grading import Grading
@@ -47,6 +47,7 @@ from skinterflow.interflow.noise import (
 from skinterflow.interflow.ode import Calibration, Solver
 from skinterflow.interflow.scaling import Compose, Identity, LearnedGaussian, Standardize, Whiten
 from skinterflow.interflow.times import Beta
+from skinterflow.interflow.unet import UNet
 
 
 class Component(NamedTuple):
@@ -82,6 +83,7 @@ COMPONENTS = (
     Component(Normalized),
     Component(StochasticInterpolant),
     Component(Independent, "independent"),
+    Component(Given),
     Component(OptimalTransport, "optimal_transport"),
     Component(Beta),
     Component(AtomBase),
@@ -104,6 +106,7 @@ COMPONENTS = (
     Component(HeadedDrift),
     Component(SeparateHeads),
     Component(SharedTrunk, has_weights=True),
+    Component(UNet, has_weights=True),
     Component(NormalMixture),
     Component(BoostedTrees),
     Component(FeatureEncoding),

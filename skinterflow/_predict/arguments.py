@@ -78,6 +78,27 @@ def checked_times(times: Sequence[Any], latest: float = 1.0) -> list[float]:
     return checked
 
 
+def checked_last_step(denoise_from: Any, t: float) -> float:
+    """Validate the time from which the last step of a diffusion denoises.
+
+    Raises
+    ------
+    ValueError
+        If it is not a number in (0, 1), or if the samples end before time 1.
+    """
+    if not isinstance(denoise_from, Real) or not 0.0 < as_float(denoise_from) < 1.0:
+        raise ValueError(
+            "denoise_from must be None or a time in (0, 1), such as 0.98, got "
+            f"{reprlib.repr(denoise_from)}."
+        )
+    if t != 1.0:
+        raise ValueError(
+            f"denoise_from={float(denoise_from):g} predicts rows at t=1, but the samples end at "
+            f"t={t:g}; set t=1.0, or denoise_from=None."
+        )
+    return float(denoise_from)
+
+
 def checked_n_samples(n_samples: Any, n_features: int) -> int:
     """Validate a number of samples.
 

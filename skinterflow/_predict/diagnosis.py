@@ -1,4 +1,4 @@
-"""Diagnosis of a fitted density: how well the field is learned, and how normal the latents are."""
+"""Diagnosis of a fit: how well the field is learned, and what it makes of test rows."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import cdist, pdist
 from scipy.special import gammaln, hyp1f1
 from scipy.stats import kstest
 from sklearn.utils import Bunch
+from torch import Tensor
 
 from skinterflow._predict.model import FlowModel
 from skinterflow.interflow.diagnostics import lipschitz_constant, path_statistics
@@ -45,10 +46,56 @@ def diagnose_density(
         torch.from_numpy(np.array(part[:_MAX_ROWS], dtype=np.float64)).to(model.device)
         for part in (rows, *noise)
     )
-    x0, x1, path = model.source(start), model.target(x), model.quantities.path
+    x0, x1 = model.source(start), model.target(x)
+    latent = latent.astype(np.float64)
+    return Bunch(
+        **_path_diagnosis(model, x0, x1, z, batch_size),
+        latent_ks=np.array([kstest(column, "norm").statistic for column in latent.T]),
+        latent_energy_distance=energy_distance_to_normal(latent[:_ENERGY_ROWS]),
+    )
+
+
+def diagnose_transport(
+    model: FlowModel,
+    rows: tuple[NDArray[Any], NDArray[Any]],
+    noise: NDArray[np.float64],
+    carried: NDArray[Any],
+    batch_size: int,
+) -> Bunch:
+    """Compute the diagnostics of :meth:`InterpolantTransport.diagnose`.
+
+    Parameters
+    ----------
+    model : FlowModel
+    rows : two arrays of shape (n, D)
+        Rows of the source and of the target, in random order or as pairs.
+    noise : array of shape (n, D)
+        Standard normal numbers for the noise term of the path.
+    carried : array of shape (n, D)
+        Rows of the source after the map, in target units.
+    batch_size : int
+        Number of rows within which the fit coupled the two sides.
+    """
+    start, end, z, mapped = (
+        torch.from_numpy(np.array(part[:_MAX_ROWS], dtype=np.float64)).to(model.device)
+        for part in (*rows, noise, carried)
+    )
+    x0, x1 = model.source(start), model.target(end)
+    ends = (part[:_ENERGY_ROWS].cpu().numpy() for part in (model.target(mapped), x1))
+    return Bunch(
+        **_path_diagnosis(model, x0, x1, z, batch_size),
+        energy_distance=_energy_distance(*ends),
+    )
+
+
+def _path_diagnosis(
+    model: FlowModel, x0: Tensor, x1: Tensor, z: Tensor, batch_size: int
+) -> dict[str, float]:
+    """Statistics of the field on the path between points in flow units."""
+    path, coupling = model.quantities.path, model.quantities.coupling
     x0 = torch.cat(
         [
-            a[model.quantities.coupling.partners(a, b)]
+            a[coupling.partners(a, b)]
             for a, b in zip(x0.split(batch_size), x1.split(batch_size), strict=True)
         ]
     )
@@ -56,19 +103,36 @@ def diagnose_density(
     slope = lipschitz_constant(
         model.flow.field, path, *(part[:_LIPSCHITZ_ROWS] for part in (x0, x1, z))
     )
-    latent = latent.astype(np.float64)
     with np.errstate(over="ignore"):
         bound = float(np.exp(0.5 + slope) * math.sqrt(statistics.regression))
-    return Bunch(
-        loss=statistics.loss,
-        loss_plus_action=statistics.loss + statistics.action,
-        action=statistics.action,
-        path_length=statistics.length,
-        lipschitz=slope,
-        wasserstein2_bound=bound,
-        latent_ks=np.array([kstest(column, "norm").statistic for column in latent.T]),
-        latent_energy_distance=energy_distance_to_normal(latent[:_ENERGY_ROWS]),
-    )
+    return {
+        "loss": statistics.loss,
+        "loss_plus_action": statistics.loss + statistics.action,
+        "action": statistics.action,
+        "path_length": statistics.length,
+        "lipschitz": slope,
+        "wasserstein2_bound": bound,
+    }
+
+
+def check_overflow(diagnosis: Bunch, n_rows: int) -> None:
+    """Raise a FloatingPointError if a number other than the bound is not finite."""
+    overflown = [
+        name
+        for name, value in diagnosis.items()
+        if name != "wasserstein2_bound" and not np.isfinite(value).all()
+    ]
+    if overflown:
+        raise FloatingPointError(
+            f"{', '.join(overflown)} overflow, because some of the {n_rows} rows are far outside "
+            "the fitted data; drop those rows."
+        )
+
+
+def _energy_distance(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Energy distance ``2 E|X - Y| - E|X - X'| - E|Y - Y'|`` of two samples."""
+    among = sum(2.0 * pdist(rows).sum() / len(rows) ** 2 for rows in (x, y))
+    return float(2.0 * cdist(x, y).mean() - among)
 
 
 def energy_distance_to_normal(z: NDArray[np.float64]) -> float:

@@ -18,9 +18,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skinterflow._data.columns import Columns
+from skinterflow._data.degenerate import row_blocks
+from skinterflow._data.ranks import check_rows
+from skinterflow.interflow import processes
 from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.derivatives import directional_derivative
-from skinterflow.interflow.flows import Diffusion, Estimate, Flow, Pushforward, warn_unresolved
+from skinterflow.interflow.flows import (
+    Diffusion,
+    Estimate,
+    Flow,
+    Pushforward,
+    denoise,
+    warn_unresolved,
+)
 from skinterflow.interflow.mixtures import NormalMixture
 from skinterflow.interflow.ode import Solution
 from skinterflow.interflow.quantities import LearnedQuantities
@@ -82,7 +92,7 @@ class FlowModel:
         """Evaluate a method of this class for each row, and return values and errors.
 
         Both have the dtype of the rows.  One warning counts all rows whose error is above the
-        tolerance.
+        tolerance.  Within :func:`skinterflow.all_ranks`, each rank evaluates its share.
 
         Parameters
         ----------
@@ -100,8 +110,11 @@ class FlowModel:
         ValueError
             If there are such rows and `refuse_far` is true.
         """
-        blocks = [X[start : start + _BLOCK_ROWS] for start in range(0, len(X), _BLOCK_ROWS)]
-        n_threads = min(effective_n_jobs(self.n_jobs), len(blocks))
+        check_rows([X])
+        own = processes.own_rows(len(X))
+        blocks = row_blocks(X, _BLOCK_ROWS, own)
+        n_blocks = -(-(own.stop - own.start) // _BLOCK_ROWS)
+        n_threads = min(effective_n_jobs(self.n_jobs), max(1, n_blocks))
         if n_threads == 1:
             parts = []
             for block in blocks:
@@ -111,7 +124,9 @@ class FlowModel:
             tasks = (answer(self._answer, question, block, arguments, side) for block in blocks)
             parts = Parallel(n_jobs=n_threads, backend="threading")(tasks)
         columns = zip(*parts, strict=True)
-        value, error, unresolved = (torch.cat(column).cpu().numpy() for column in columns)
+        value, error, unresolved = (
+            processes.gathered(torch.cat(column), len(X)).cpu().numpy() for column in columns
+        )
         with np.errstate(over="ignore"):  # in float32
             value, error = value.astype(X.dtype), error.astype(X.dtype)
         if refuse_far:
@@ -278,6 +293,13 @@ class FlowModel:
             positions.append(self.target.inverse(u.double()))
         return Estimate(torch.stack(positions, dim=1), error, unresolved)
 
+    def source_trajectory(self, z: Tensor, times: Sequence[float]) -> Estimate:
+        """Return the positions of rows of the source, as :meth:`trajectory` at any first time."""
+        x = self.target.inverse(self.source(z))
+        steps = times if times[0] == 0.0 else [0.0, *times]
+        measured = self.trajectory(x, steps)
+        return measured._replace(value=measured.value[:, len(steps) - len(times) :])
+
     def diffuse(
         self,
         z: Tensor,
@@ -285,12 +307,21 @@ class FlowModel:
         epsilon: NoiseLevel,
         solver: StochasticSolver,
         generator: torch.Generator,
+        denoise_from: float | None = None,
     ) -> Tensor:
-        """Carry rows of the source to time `t` by a diffusion, in target units."""
+        """Carry rows of the source to time `t` by a diffusion, in target units.
+
+        If `denoise_from` is given, it stops there, and the last step to time 1 is ``E[x1 | x_t]``.
+        """
         u = Diffusion(self.quantities, epsilon).push(
-            self.source(z).to(self.dtype), 0.0, t, solver, generator
+            self.source(z).to(self.dtype), 0.0, t, solver, generator, denoise_from
         )
         return self.target.inverse(u.double())
+
+    def denoise(self, z: Tensor, t: float, n_steps: int) -> Estimate:
+        """Carry rows of the source to time `t` by the denoising integrator, in target units."""
+        u = denoise(self.quantities, self.source(z).to(self.dtype), 0.0, t, n_steps)
+        return without_error(self.target.inverse(u.double()))
 
     def diffuse_back(
         self,

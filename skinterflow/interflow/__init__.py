@@ -33,7 +33,7 @@ from skinterflow.interflow.conditional import (
     ConditionalMLP,
     ConditionalObjective,
 )
-from skinterflow.interflow.couplings import Coupling, Independent, OptimalTransport
+from skinterflow.interflow.couplings import Coupling, Given, Independent, OptimalTransport
 from skinterflow.interflow.custom import CustomField
 from skinterflow.interflow.diagnostics import (
     PathStatistics,
@@ -45,7 +45,14 @@ from skinterflow.interflow.diagnostics import (
 )
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
-from skinterflow.interflow.flows import AccuracyWarning, Diffusion, Flow, PathEstimate, Pushforward
+from skinterflow.interflow.flows import (
+    AccuracyWarning,
+    Diffusion,
+    Flow,
+    PathEstimate,
+    Pushforward,
+    denoise,
+)
 from skinterflow.interflow.grading import GradedSolver, Grading
 from skinterflow.interflow.heads import HeadedDrift, Heads, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import (
@@ -91,6 +98,7 @@ from skinterflow.interflow.scaling import (
 from skinterflow.interflow.sde import NOISE_LEVELS, StochasticSolver
 from skinterflow.interflow.times import Beta, TimeLaw
 from skinterflow.interflow.training import Step, Training, train
+from skinterflow.interflow.unet import UNet
 
 __all__ = [
     "NOISE_LEVELS",
@@ -123,6 +131,7 @@ __all__ = [
     "Fourier",
     "Gamma",
     "Gaussianize",
+    "Given",
     "GradedSolver",
     "Grading",
     "HeadedDrift",
@@ -162,6 +171,7 @@ __all__ = [
     "TimeLaw",
     "Training",
     "Trigonometric",
+    "UNet",
     "VariancePreserving",
     "VelocityField",
     "Whiten",
@@ -169,6 +179,7 @@ __all__ = [
     "best_epsilon",
     "bridge_defect",
     "calibrate",
+    "denoise",
     "kl_bound",
     "kl_bound_by_velocity",
     "lipschitz_constant",

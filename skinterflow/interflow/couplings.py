@@ -81,6 +81,24 @@ class Independent(Coupling):
 
 
 @dataclass(frozen=True)
+class Given(Coupling):
+    """Pairs that the data come in: the rows in the order given, which are not independent.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow import Given
+    >>> Given().partners(torch.zeros(3, 2), torch.ones(3, 2))
+    tensor([0, 1, 2])
+    >>> Given().is_independent
+    False
+    """
+
+    def partners(self, x0: Tensor, x1: Tensor) -> Tensor:
+        return torch.arange(len(x0), device=x0.device)
+
+
+@dataclass(frozen=True)
 class OptimalTransport(Coupling):
     """Pairs of least total squared distance within groups of a batch (Tong et al., 2024).
 

@@ -5,7 +5,10 @@ Each of these sets determines the drift ``b`` (paper 2 [1]_, section 2.3):
 - ``b``, alone or with ``s`` or ``eta``;
 - ``v`` with ``s`` or ``eta``;
 - ``s`` or ``eta`` alone, on a mirror path, where the velocity is zero, and on a one-sided path,
-  where the base point is the noise.
+  where the base point is the noise;
+- all but one of the parts ``eta0 = E[x0]``, ``eta1 = E[x1]`` and ``eta = E[z]`` of an affine path,
+  or all of them, because ``x = alpha eta0 + beta eta1 + gamma eta``.  ``eta1`` alone, without a
+  noise term, is the prediction of the data.
 
 They are the outputs of one network with several heads (:class:`SharedTrunk`) or of one network each
 (:class:`SeparateHeads`).
@@ -34,6 +37,8 @@ from skinterflow.interflow.snapshots import Snapshot, weighted_sum
 _LEAST_BETA = 0.05
 """On a one-sided path, the drift is evaluated at the nearest time at which the data have at least
 this weight."""
+_LEAST_PART = 0.05
+"""The same for the part of a path that follows from the others."""
 _N_TIMES = 2_001
 
 
@@ -43,6 +48,8 @@ class Heads(nn.Module, ABC):
     Attributes
     ----------
     n_features : int, dimension D
+    n_estimates : int or None
+        Number K of independent estimates of the divergence; None if it is exact.
 
     Examples
     --------
@@ -73,6 +80,7 @@ class Heads(nn.Module, ABC):
     """
 
     n_features: int
+    n_estimates: int | None = None
 
     @abstractmethod
     def forward(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
@@ -102,7 +110,7 @@ class Heads(nn.Module, ABC):
 
         Returns
         -------
-        Tensor of shape (B, D) and Tensor of shape (B,)
+        Tensor of shape (B, D) and Tensor of shape (B,), or (B, K) for K estimates
         """
 
     def at(self, t: Tensor, dtype: torch.dtype, weights: Sequence[Tensor | None]) -> Snapshot:
@@ -147,7 +155,7 @@ class SeparateHeads(Heads):
     def __init__(self, fields: Sequence[VelocityField]) -> None:
         super().__init__()
         self.fields = nn.ModuleList(fields)
-        self.n_features = fields[0].n_features
+        self.n_features, self.n_estimates = fields[0].n_features, fields[0].n_estimates
 
     def forward(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(field(t, x) for field in self.fields)
@@ -155,13 +163,13 @@ class SeparateHeads(Heads):
     def combined(
         self, t: Tensor, x: Tensor, weights: Sequence[Tensor | None]
     ) -> tuple[Tensor, Tensor]:
-        value, divergence = torch.zeros_like(x), torch.zeros_like(x[:, 0])
+        value, divergence = torch.zeros_like(x), x.new_zeros(())
         for field, weight in zip(self.fields, weights, strict=True):
             if weight is not None:
                 part, trace = cast(VelocityField, field).value_and_divergence(t, x)
                 value, divergence = (
                     value + expand_as_leading(weight, x) * part,
-                    divergence + weight * trace,
+                    divergence + expand_as_leading(weight, trace) * trace,
                 )
         return value, divergence
 
@@ -253,7 +261,7 @@ class HeadedDrift(VelocityField):
     Parameters
     ----------
     heads : Heads
-    targets : sequence of "b", "v", "s", "eta", one for each head
+    targets : sequence of "b", "v", "s", "eta", "eta0", "eta1", one for each head
     path : StochasticInterpolant
 
     Raises
@@ -281,7 +289,7 @@ class HeadedDrift(VelocityField):
         self.heads = heads
         self.targets = tuple(targets)
         self.path = path
-        self.n_features = heads.n_features
+        self.n_features, self.n_estimates = heads.n_features, heads.n_estimates
 
     def extra_repr(self) -> str:
         return f"targets={self.targets!r}"
@@ -300,7 +308,12 @@ class HeadedDrift(VelocityField):
         inside = t.clamp(*self.path.core)
         if not torch.equal(inside, self._evaluation_time(t)):
             values = dict(zip(self.targets, self.heads(inside, x), strict=True))
-        return drift, -values["eta"] / expand_as_leading(self.path.noise_scale(inside), x)
+        scale = expand_as_leading(self.path.noise_scale(inside), x)
+        if "eta" in values:
+            return drift, -values["eta"] / scale
+        weights = cast(AffineInterpolant, self.path.interpolant).weights(inside)
+        alpha, beta = (expand_as_leading(part, x) for part in (weights.alpha, weights.beta))
+        return drift, (alpha * values["eta0"] + beta * values["eta1"] - x) / scale.square()
 
     def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         t = self._evaluation_time(t)
@@ -308,7 +321,8 @@ class HeadedDrift(VelocityField):
         value, divergence = self.heads.combined(t, x, weights)
         if own is None:
             return value, divergence
-        return value + expand_as_leading(own, x) * x, divergence + self.n_features * own
+        growth = self.n_features * expand_as_leading(own, divergence)
+        return value + expand_as_leading(own, x) * x, divergence + growth
 
     def learned(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         return self.heads(t, x)
@@ -340,6 +354,8 @@ class HeadedDrift(VelocityField):
         """Nearest time at which the formula of the drift does not magnify errors."""
         if "b" in self.targets:
             return t
+        if {"eta0", "eta1"} & set(self.targets):
+            return t.clamp(*self._times_of_parts)
         if self.path.gamma is None:
             return t.clamp(min=self._first_time_of_data)
         return t.clamp(*self.path.bounded_rate) if "eta" in self.targets else t
@@ -348,6 +364,8 @@ class HeadedDrift(VelocityField):
         """Weights of the point and of each head in the drift, of the shape of `t`; None is zero."""
         if "b" in self.targets:
             return None, [torch.ones_like(t) if name == "b" else None for name in self.targets]
+        if {"eta0", "eta1"} & set(self.targets):
+            return self._weights_of_parts(t)
         if self.path.gamma is None:
             return self._one_sided_weights(t)
         gamma = self.path.gamma.at(t)
@@ -363,6 +381,46 @@ class HeadedDrift(VelocityField):
         denoiser = alpha_rate - alpha * growth
         return growth, [denoiser if name == "eta" else -alpha * denoiser for name in self.targets]
 
+    def _parts(self, t: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Weight in the point, and its rate, of each part of the path."""
+        a, b, a_rate, b_rate = cast(AffineInterpolant, self.path.interpolant).weights(t)
+        parts = {"eta0": (a, a_rate), "eta1": (b, b_rate)}
+        if self.path.gamma is not None:
+            gamma = self.path.gamma.at(t)
+            parts["eta"] = gamma.value, gamma.rate
+        return parts
+
+    def _missing_part(self) -> str | None:
+        """The part that is not learned, and follows from the point and the others."""
+        names = ["eta0", "eta1", "eta"] if self.path.gamma is not None else ["eta0", "eta1"]
+        return next((name for name in names if name not in self.targets), None)
+
+    def _weights_of_parts(self, t: Tensor) -> tuple[Tensor | None, list[Tensor | None]]:
+        """The drift is the sum of the parts times the rates of their weights."""
+        parts, missing = self._parts(t), self._missing_part()
+        if missing is None:
+            return None, [parts[name][1] for name in self.targets]
+        growth = parts[missing][1] / parts[missing][0]
+        return growth, [
+            rate - weight * growth for weight, rate in (parts[name] for name in self.targets)
+        ]
+
+    @cached_property
+    def _times_of_parts(self) -> tuple[float, float]:
+        """First and last time at which the weight of the missing part is large enough to divide by,
+        and the rate of the noise is not too large."""
+        missing, (first, last) = self._missing_part(), (0.0, 1.0)
+        if "eta" in self.targets:
+            first, last = self.path.bounded_rate
+        if missing == "eta":
+            first, last = self.path.core
+        elif missing is not None:
+            t = torch.linspace(0.0, 1.0, _N_TIMES, dtype=torch.float64, device=self.path.device)
+            with torch.no_grad():
+                inside = t[self._parts(t)[missing][0] >= _LEAST_PART]
+            first, last = max(first, float(inside[0])), min(last, float(inside[-1]))
+        return first, last
+
     @cached_property
     def _first_time_of_data(self) -> float:
         t = torch.linspace(0.0, 1.0, _N_TIMES, dtype=torch.float64, device=self.path.device)
@@ -376,7 +434,7 @@ def check_targets(targets: Sequence[str], path: StochasticInterpolant) -> None:
 
     Parameters
     ----------
-    targets : sequence of "b", "v", "s", "eta"
+    targets : sequence of "b", "v", "s", "eta", "eta0", "eta1"
     path : StochasticInterpolant
 
     Raises
@@ -409,6 +467,7 @@ def check_targets(targets: Sequence[str], path: StochasticInterpolant) -> None:
         {"b", "s"},
         {"b", "eta"},
         *([{"s"}, {"eta"}] if known else [{"v", "s"}, {"v", "eta"}]),
+        *_sets_of_parts(path),
     ]
     if names not in enough:
         choices = ", ".join(str(tuple(sorted(choice))) for choice in enough)
@@ -421,3 +480,15 @@ def check_targets(targets: Sequence[str], path: StochasticInterpolant) -> None:
             f"{path!r} has no noise to learn {', '.join(map(repr, sorted(noise)))} from; set "
             "gamma, or use an AffineInterpolant."
         )
+
+
+def _sets_of_parts(path: StochasticInterpolant) -> list[set[str]]:
+    """Sets of parts of an affine path that determine its drift."""
+    if not isinstance(path.interpolant, AffineInterpolant) or path.interpolant.resamples:
+        return []
+    ends = {"eta0", "eta1"}
+    if path.gamma is None:
+        return [ends, {"eta0"}, {"eta1"}]
+    # A path that needs noise has times at which an end is absent, and does not follow.
+    pairs = [] if path.interpolant.needs_noise else [{"eta0", "eta"}, {"eta1", "eta"}]
+    return [ends, *pairs, ends | {"eta"}]

@@ -3,8 +3,8 @@ r"""The noise term of paper 2 [1]_, ``gamma(t) z``, and the path that it belongs
 The path is ``x_t = I_t(x0, x1) + gamma(t) z`` with ``z ~ N(0, I)`` independent of both ends
 (definition 2.1).  As ``gamma(0) = gamma(1) = 0``, the noise term leaves the ends unchanged and
 smooths the density between them, so that the score ``grad log rho_t`` can be learned for any ends.
-Four quantities belong to a path.  Each is a conditional expectation, and therefore the minimiser of
-a quadratic loss (section 2.3):
+Several quantities belong to a path.  Each is a conditional expectation, and therefore the minimiser
+of a quadratic loss (section 2.3):
 
 ==========  =====================  ==========================================
 name        symbol                 expectation, given ``x_t = x``
@@ -13,6 +13,7 @@ drift       ``b``                  ``E[dI_t/dt + gamma'(t) z]``
 velocity    ``v``                  ``E[dI_t/dt]``
 score       ``s``                  ``-E[z] / gamma(t)``
 denoiser    ``eta``                ``E[z]``
+ends        ``eta0``, ``eta1``     ``E[x0]``, ``E[x1]``
 ==========  =====================  ==========================================
 
 so that ``b = v - gamma gamma' s`` and ``s = -eta / gamma``.  Without a noise term, drift and
@@ -42,7 +43,7 @@ from torch import Tensor, nn
 from skinterflow.interflow.derivatives import values_and_rates
 from skinterflow.interflow.interpolants import AffineInterpolant, Interpolant, expand_as_leading
 
-QUANTITIES = ("b", "v", "s", "eta")
+QUANTITIES = ("b", "v", "s", "eta", "eta0", "eta1")
 _LEAST_SCALE = 0.01
 """Least scale of the noise at training times, for targets that are divided by it."""
 _LEAST_DIVISOR = 0.1
@@ -361,7 +362,7 @@ class StochasticInterpolant(nn.Module):
 
         Parameters
         ----------
-        quantities : sequence of "b", "v", "s", "eta"
+        quantities : sequence of "b", "v", "s", "eta", "eta0", "eta1"
         t : Tensor of shape () or (B,), in :attr:`interior` for "s" and, with a noise term, for "b"
         x0, x1 : Tensors of shape ``(B, *event)``
         z : Tensor of shape ``(B, *event)``, or None without a noise term
@@ -376,7 +377,7 @@ class StochasticInterpolant(nn.Module):
             noise = cast(Tensor, z)
             scale, scale_rate, _ = (expand_as_leading(part, point) for part in self.gamma.at(t))
             point, drift = point + scale * noise, rate + scale_rate * noise
-        targets = {"b": drift, "v": rate, "eta": noise}
+        targets = {"b": drift, "v": rate, "eta": noise, "eta0": x0, "eta1": x1}
         if "s" in quantities:
             targets["s"] = -noise / expand_as_leading(self.noise_scale(t), noise)
         return point, {name: targets[name] for name in quantities}
@@ -391,6 +392,10 @@ class StochasticInterpolant(nn.Module):
         Its variance then diverges at the ends unless antithetic pairs are used.
         """
         return "s" in quantities or ("b" in quantities and self.gamma is not None)
+
+    def noise_term(self, t: Tensor) -> Tensor:
+        """Scale ``gamma`` of the noise term, of the shape of `t`; zero without one."""
+        return torch.zeros_like(t) if self.gamma is None else self.noise_scale(t)
 
     def noise_scale(self, t: Tensor) -> Tensor:
         """Scale of the noise in "s" and "eta": ``gamma`` or, without a noise term, ``alpha``.

@@ -121,6 +121,37 @@ class Quantities(ABC):
             return self.path.interpolant.expected_ends(t, x, self.drift(t, x))[0]
         return -self.path.noise_scale(t) * self.score(t, x)
 
+    def expected_parts(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``E[x0 | x_t = x]``, ``E[x1 | x_t = x]`` and ``E[z | x_t = x]`` of an affine path.
+
+        They add up to the point, ``x = alpha E[x0] + beta E[x1] + gamma E[z]``.  An end is NaN
+        where its weight and the rate of its weight are zero, and ``E[z]`` is zero without a noise
+        term.
+
+        Raises
+        ------
+        ValueError
+            If the path is not an AffineInterpolant.
+        """
+        interpolant = self._affine()
+        if self.path.gamma is None:
+            ends = interpolant.expected_ends(t, x, self.drift(t, x))
+            return *ends, torch.zeros_like(x)
+        gamma = self.path.gamma.at(t)
+        drift, score = self.drift_and_score(t, x)
+        without_noise = x + gamma.value.square() * score
+        ends = interpolant.expected_ends(t, without_noise, drift + gamma.product * score)
+        return *ends, -gamma.value * score
+
+    def _affine(self) -> AffineInterpolant:
+        interpolant = self.path.interpolant
+        if not isinstance(interpolant, AffineInterpolant):
+            raise ValueError(
+                f"The ends of {interpolant!r} do not follow from its velocity, because it is not "
+                "alpha(t) x0 + beta(t) x1."
+            )
+        return interpolant
+
     def denoised(self, t: Tensor, x: Tensor) -> Tensor:
         """``E[x1 | x_t = x]`` of an affine path.
 
@@ -132,24 +163,14 @@ class Quantities(ABC):
         ValueError
             If the path is not an AffineInterpolant, or the data have weight zero at the time.
         """
-        interpolant = self.path.interpolant
-        if not isinstance(interpolant, AffineInterpolant):
-            raise ValueError(
-                f"The ends of {interpolant!r} do not follow from its velocity, because it is not "
-                "alpha(t) x0 + beta(t) x1."
-            )
+        interpolant = self._affine()
         weights = interpolant.weights(t)
         if weights.beta == 0 and weights.beta_rate == 0:
             raise ValueError(
                 f"At t={float(t):g} the data have weight zero on the path of {interpolant!r}; use "
                 "a later time."
             )
-        if self.path.gamma is None:
-            return interpolant.expected_ends(t, x, self.drift(t, x))[1]
-        gamma = self.path.gamma.at(t)
-        drift, score = self.drift_and_score(t, x)
-        without_noise = x + gamma.value.square() * score
-        return interpolant.expected_ends(t, without_noise, drift + gamma.product * score)[1]
+        return self.expected_parts(t, x)[1]
 
 
 class LearnedQuantities(Quantities):
@@ -203,7 +224,8 @@ class LearnedQuantities(Quantities):
         # Without a noise term, "s" and "eta" are about the base point, which is noise only if it is
         # independent of the data point.
         noise = path.gamma is not None or coupling.is_independent
-        self._from_noise = noise and bool(targets & {"s", "eta"})
+        both_ends = path.gamma is not None and {"eta0", "eta1"} <= targets
+        self._from_noise = noise and (bool(targets & {"s", "eta"}) or both_ends)
         self._divided = "s" not in targets
 
     def drift(self, t: Tensor, x: Tensor) -> Tensor:

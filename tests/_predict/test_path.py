@@ -248,6 +248,16 @@ def test_path_that_is_not_affine_has_a_score_by_the_flow_and_no_diffusion(blobs)
         density.sample(3, method="sde")
 
 
+def test_denoising_integrator_follows_the_flow(flow):
+    """And a diffusion that denoises in its last step ends next to one that does not."""
+    by_ode = flow.sample(40, random_state=0, t=1.0)
+    by_denoising = flow.sample(40, random_state=0, t=1.0, method="denoising")
+    assert np.abs(by_denoising - by_ode).mean() < 0.02 * by_ode.std()
+    common = {"random_state": 0, "t": 1.0, "method": "sde", "epsilon": 0.0}
+    drawn = flow.sample(40, **common, denoise_from=0.98)
+    assert 0 < np.abs(drawn - by_ode).mean() < 0.1 * by_ode.std()
+
+
 @pytest.mark.parametrize("epsilon", [0.0, 1.0, "decreasing", "sine", lambda t: t * (1 - t)])
 def test_diffusion_samples(flow, epsilon):
     sample = flow.sample(60, random_state=0, method="sde", epsilon=epsilon, n_steps=50)
@@ -409,7 +419,15 @@ def test_trained_score_points_where_the_true_one_does():
         (lambda d, X: d.trajectory(X, [0.0, 2.0]), r"t must be a number in \[0, 1\].*got 2\.0"),
         (
             lambda d, X: d.sample(2, method="langevin"),
-            r"method must be 'ode' or 'sde', got 'langevin'",
+            r"method must be 'ode', 'sde' or 'denoising', got 'langevin'",
+        ),
+        (
+            lambda d, X: d.sample(2, method="sde", denoise_from=1.0),
+            r"denoise_from must be None or a time in \(0, 1\), such as 0\.98, got 1\.0",
+        ),
+        (
+            lambda d, X: d.sample(2, method="sde", t=0.9, denoise_from=0.8),
+            r"predicts rows at t=1, but the samples end at t=0\.9; set t=1\.0",
         ),
         (
             lambda d, X: d.sample(2, method="sde", epsilon=-1.0),

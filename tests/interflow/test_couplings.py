@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skinterflow.interflow.couplings import Independent, OptimalTransport
+from skinterflow.interflow.couplings import Given, Independent, OptimalTransport
 from tests.helpers import points
 
 COUPLINGS = {
     "independent": Independent,
+    "given": Given,
     "optimal transport": OptimalTransport,
     "in groups": lambda: OptimalTransport(3),
 }
