@@ -216,7 +216,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Learning rate after the warm-up.  It decays to zero over `max_iter` steps along a cosine.
         "auto" is 0.01 if the fit is cross-fitted, and 0.005 otherwise.
     max_iter : "auto" or int, default="auto"
-        Number of gradient steps.  "auto" is 4,000, or, if the fit is cross-fitted, four times the
+        Number of gradient steps.  "auto" is 4,000, or, if the fit is cross-fitted, five times the
         number of rows, but at least 600 and at most 2,500.
         A student is trained for as many steps again, or for three times as many if
         `student_layer_sizes` is "auto".

@@ -39,7 +39,7 @@ from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.times import Beta
 
 _LARGE = 10_000
-_STEPS_PER_ROW, _FEWEST_STEPS, _MOST_STEPS = 4, 600, 2_500
+_STEPS_PER_ROW, _FEWEST_STEPS, _MOST_STEPS = 5, 600, 2_500
 """Steps of a cross-fit for each row, and their limits."""
 _MOST_LAYERS, _MOST_WEIGHTS = 1_000, 2**28
 """A gibibyte of weights, of which training keeps about six copies."""
