@@ -152,9 +152,12 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         mixture.  A single end time has to suit all rows; a mixture can be sharp where rows are
         dense and smooth where they are scattered.  With "auto", it is used if it raises the
         log-likelihood of held-out rows, which its weights were not fitted to, by 0.03 nats per row
-        and two standard errors over the best single end time.  Candidates are the best end time, 0,
-        a few others if the fit is cross-fitted, and, below 10,000 rows, a Gaussian mixture of 1 to
-        20 components.  Scoring takes one solve for each end time after 0.  "auto" is None if
+        and two standard errors (one if the fit is cross-fitted) over the best single end time.
+        Candidates are the best end time, 0, a few others if the fit is cross-fitted, and, below
+        10,000 rows, a Gaussian mixture of 1 to 20 components.  If fewer than 1,000 rows of few
+        columns are trained on, a kernel density is a further candidate, as a Gaussian mixture with
+        a component at every row; a model that uses it stores the rows, and so do its files and
+        pickles.  Scoring takes one solve for each end time after 0.  "auto" is None if
         `end_time` is a number, no rows are held out, a student is distilled, or there are `atoms_`.
         None is always a single end time.
     scaling : str, Scaling or None, default="gaussianize"
@@ -213,7 +216,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Learning rate after the warm-up.  It decays to zero over `max_iter` steps along a cosine.
         "auto" is 0.01 if the fit is cross-fitted, and 0.005 otherwise.
     max_iter : "auto" or int, default="auto"
-        Number of gradient steps.  "auto" is 2,500 if the fit is cross-fitted, and 4,000 otherwise.
+        Number of gradient steps.  "auto" is 4,000, or, if the fit is cross-fitted, five times the
+        number of rows, but at least 600 and at most 2,500.
         A student is trained for as many steps again, or for three times as many if
         `student_layer_sizes` is "auto".
     max_time : float or None, default=None
@@ -284,7 +288,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         End times of the components of the density; only `end_time_` if it is not a mixture.
     mixture_weights_ : ndarray of shape (n_times,) or (n_times + 1,)
         Weights of the components.  If there is one more weight than end times, the last one is the
-        weight of a Gaussian mixture.
+        weight of a Gaussian mixture, which may contain kernels at the training rows.
     n_iter_ : int
         Number of gradient steps, including those of the fits that this one continued.
     check_steps_ : list of int

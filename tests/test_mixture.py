@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
+from sklearn.datasets import make_moons
+from sklearn.neighbors import KernelDensity
 
 from skinterflow import InterpolantFlowDensity
 from skinterflow._data.batches import NormalRows, Reader, training_rows
-from skinterflow._fit.mixture import choose_mixture, fitted_normals, fold_normals
+from skinterflow._fit.mixture import (
+    FoldKernels,
+    choose_mixture,
+    fitted_normals,
+    fold_kernels,
+    fold_normals,
+    refitted,
+)
 from skinterflow._fit.validation import Fold, HeldOut
 from skinterflow._runtime import seeded_generators
 from skinterflow.exceptions import SavedModelError
@@ -188,11 +197,11 @@ def column(value):
 
 def test_one_end_time_stays_unless_a_mixture_is_better():
     same = {0.0: column(-2.0), 1.0: column(0.0)}
-    assert choose_mixture(Table(same), (0.0, 1.0), 1.0, None) is None
+    assert choose_mixture(Table(same), (0.0, 1.0), 1.0, []) is None
     # Each time is right for half of the rows: log 0.5 for all, and -2.5 for a single one.
     half = torch.arange(100) % 4 < 2
     split = {0.0: torch.where(half, 0.0, -5.0).double(), 1.0: torch.where(half, -5.0, 0.0).double()}
-    weights, times = choose_mixture(Table(split), (0.0, 1.0), 1.0, None)
+    weights, times = choose_mixture(Table(split), (0.0, 1.0), 1.0, [])
     assert times == [0.0, 1.0]
     torch.testing.assert_close(
         weights, torch.full((2,), 0.5, dtype=torch.float64), atol=1e-3, rtol=0
@@ -201,17 +210,35 @@ def test_one_end_time_stays_unless_a_mixture_is_better():
 
 @pytest.mark.parametrize("n_rows", [1, 3])
 def test_few_held_out_rows_choose_no_mixture(n_rows):
-    """One of the two halves could be empty, and neither says much."""
+    """Weights from one or two rows say little."""
     columns = {0.0: column(-9.0)[:n_rows], 1.0: column(-8.0)[:n_rows]}
-    assert choose_mixture(Table(columns), (0.0, 1.0), 1.0, column(0.0)[:n_rows]) is None
+    assert choose_mixture(Table(columns), (0.0, 1.0), 1.0, [column(0.0)[:n_rows]]) is None
+
+
+@pytest.mark.parametrize("n_rows", [4, 100])
+def test_a_row_is_scored_with_the_weights_that_others_give(n_rows):
+    """A component that suits one row only helps if this row takes part in its weight."""
+    table = Table({0.0: column(-1.0)[:n_rows]})
+    of_one_row = torch.where(torch.arange(n_rows) == 0, 300.0, -300.0).double()
+    assert choose_mixture(table, (0.0,), 0.0, [of_one_row], n_errors=0.0) is None
+    assert choose_mixture(table, (0.0,), 0.0, [column(0.0)[:n_rows]], n_errors=0.0) is not None
+
+
+def test_the_gain_has_to_exceed_its_standard_errors():
+    """Gains of 5 in one of 10 rows: 0.5 with an error of 0.15, which is more than 3 errors."""
+    gain = torch.where(torch.arange(100) % 10 == 0, 5.0, 0.0).double()
+    table = Table({0.0: column(-9.0)})
+    assert choose_mixture(table, (0.0,), 0.0, [gain - 9.0], n_errors=3.0) is not None
+    assert choose_mixture(table, (0.0,), 0.0, [gain - 9.0], n_errors=4.0) is None
 
 
 def test_components_without_weight_are_dropped_but_one_time_stays():
     columns = {0.0: column(-9.0), 1.0: column(-8.0)}
-    weights, times = choose_mixture(Table(columns), (0.0, 1.0), 1.0, column(0.0))
+    weights, times = choose_mixture(Table(columns), (0.0, 1.0), 1.0, [column(0.0), column(-99.0)])
     assert times == [1.0]
-    assert len(weights) == 2
+    assert len(weights) == 3
     assert weights[0] == pytest.approx(1e-3, rel=0.01)
+    assert weights[2] == 0.0
 
 
 def fold_of(X, n_held_out=40):
@@ -232,6 +259,46 @@ def test_the_gaussian_mixture_has_the_right_size():
     )
     assert fold_normals([fold_of(X)], generators, lambda: True).n_components == 1
     assert fold_normals([fold_of(X[:50])], generators, lambda: False) is None
+
+
+def moons(n, seed=0):
+    return make_moons(n, noise=0.1, random_state=seed)[0]
+
+
+def test_kernels_are_as_good_as_scikit_learns_and_stop_at_their_limits():
+    generators, new = seeded_generators(0, torch.device("cpu")), moons(500, seed=1)
+    found = fold_kernels([fold_of(moons(100))], generators, lambda: False)
+    # Training rows are kept in float32; the kernels at them are evaluated in float64.
+    peer = KernelDensity(bandwidth=found.bandwidth).fit(moons(100)[40:].astype(np.float32))
+    log_prob = normal_log_prob(found.models[0], torch.from_numpy(new))
+    assert log_prob.numpy() == pytest.approx(peer.score_samples(new), rel=1e-9, abs=1e-9)
+    scores = [
+        KernelDensity(bandwidth=b).fit(moons(100)[40:]).score(moons(100)[:40])
+        for b in (0.7 * found.bandwidth, found.bandwidth, 1.4 * found.bandwidth)
+    ]
+    assert max(scores) == scores[1]
+    assert fold_kernels([fold_of(moons(50))], generators, lambda: False) is None
+    assert fold_kernels([fold_of(moons(1_100))], generators, lambda: False) is None
+    assert fold_kernels([fold_of(moons(100))], generators, lambda: True) is None
+    wide = np.random.default_rng(0).normal(size=(100, 70))
+    assert fold_kernels([fold_of(wide)], generators, lambda: False) is None
+
+
+def test_mixtures_of_all_rows_have_the_weights_of_those_of_the_folds():
+    fold, x = fold_of(moons(100)), torch.from_numpy(moons(20, seed=1))
+    generators = seeded_generators(0, torch.device("cpu"))
+    found = [fold_normals([fold], generators, lambda: False), FoldKernels(0.2, [])]
+    parts = [each.fitted(fold.train.batch(0, 60, generators)[0].double().numpy(), None)
+             for each in found]  # fmt: skip
+    expected = 0.25 * parts[0].log_prob(x).exp() + 0.75 * parts[1].log_prob(x).exp()
+    both = refitted(found, [0.1, 0.3], fold, None, generators)
+    torch.testing.assert_close(both.log_prob(x).exp(), expected)
+    assert len(refitted(found, [0.0, 0.3], fold, None, generators).weights) == 60
+
+
+def test_kernels_at_few_rows_along_a_curve_are_components_of_the_model():
+    density = InterpolantFlowDensity(**{**QUICK, "max_iter": 1}).fit(moons(48))
+    assert len(density._normals.weights) >= 48
 
 
 def test_a_tight_cluster_that_one_start_misses_is_found():

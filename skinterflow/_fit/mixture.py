@@ -4,8 +4,11 @@ A Gaussian mixture is fitted to the training rows of each fold, and is a compone
 it earns a weight on held-out rows.  It is fitted in the units before the whitening, where clusters
 are easier to find and diagonal covariances mean independent columns, and stored in flow units.
 
-A mixture is only used if it beats the best single end time by `MARGIN`, and by two standard errors,
-on held-out rows that its weights were not fitted to.
+On few rows a kernel density is a component as well: a Gaussian mixture with a component at every
+training row.  It is better than any other where rows lie along a curve and are few.
+
+A mixture is only used if it beats the best single end time by `MARGIN`, and by one or two standard
+errors, on held-out rows that its weights were not fitted to.
 """
 
 from __future__ import annotations
@@ -41,9 +44,16 @@ _MOST_ROWS = 4_000
 """Maximum number of rows that a Gaussian mixture is fitted to."""
 _FEWEST_ROWS, _FEWEST_HELD_OUT = 20, 4
 """Minimum training rows of a fold for a Gaussian mixture, and held-out rows for any mixture."""
+_N_PARTS = 10
+"""Parts of the held-out rows, each of which is scored with the weights that the others give."""
 _N_STARTS, _RESTARTED_BELOW = 5, 1_000
 """Starting points of the best Gaussian mixture, and rows from which on it has only one: with few
 rows, one start often ends in a poor local maximum, at which a component is missed."""
+_BANDWIDTHS = tuple(np.geomspace(1.0, 0.05, 14).tolist())
+"""Deviations of the kernels, in units of standardised columns, from the smoothest on."""
+_KERNELS_BELOW, _MOST_KERNEL_NUMBERS = 1_000, 2**18
+"""Rows from which on there are no kernels, and maximum size of their covariances, which a saved
+model contains."""
 _REGULARIZATION = 1e-5
 """Added to the variances of a Gaussian mixture, in units of standardised columns."""
 
@@ -87,6 +97,89 @@ class FoldNormals(NamedTuple):
     def held_out(self, rows: HeldOut) -> Tensor:
         """Log-densities of held-out rows in data units, shape (n,), each by its own fold."""
         return rows.log_prob_by(lambda k, u: normal_log_prob(self.models[k], u))
+
+    def fitted(self, rows: NDArray[Any], scaling: Scaling | None) -> NormalMixture:
+        """Gaussian mixture of the same kind and size of other rows, in flow units."""
+        return fitted_normals(rows, self.n_components, self.kind, scaling, self.n_starts)
+
+
+class FoldKernels(NamedTuple):
+    """Kernel densities of the folds.
+
+    Attributes
+    ----------
+    bandwidth : float, deviation of the kernels in the units before the whitening
+    models : list of NormalMixture, one for each fold, in its flow units
+    """
+
+    bandwidth: float
+    models: list[NormalMixture]
+
+    def held_out(self, rows: HeldOut) -> Tensor:
+        """Log-densities of held-out rows in data units, shape (n,), each by its own fold."""
+        return rows.log_prob_by(lambda k, u: normal_log_prob(self.models[k], u))
+
+    def fitted(self, rows: NDArray[Any], scaling: Scaling | None) -> NormalMixture:
+        """Kernel density of the same bandwidth of other rows, in flow units."""
+        return kernel_normals(rows, self.bandwidth, scaling)
+
+
+def fold_kernels(
+    folds: Sequence[Fold], generators: Generators, out_of_time: Callable[[], bool]
+) -> FoldKernels | None:
+    """Kernel density of each fold, with the bandwidth of the best held-out likelihood.
+
+    The search starts at the largest bandwidth, and ends at the first that is worse than the one
+    before.
+
+    Parameters
+    ----------
+    folds : sequence of Fold, with held-out rows
+    generators : Generators, for the choice of rows
+    out_of_time : callable
+        Called before each candidate; the search ends when it returns True.
+
+    Returns
+    -------
+    FoldKernels or None
+        None if there are too few or too many rows, too many columns, or no time.
+    """
+    rows = [_rows(fold.train, generators) for fold in folds]
+    n_rows, n_columns = max(map(len, rows)), rows[0].shape[1]
+    if (
+        min(map(len, rows)) < _FEWEST_ROWS
+        or n_rows >= _KERNELS_BELOW
+        or n_rows * n_columns**2 > _MOST_KERNEL_NUMBERS
+    ):
+        return None
+    held_out = HeldOut([], folds, sum(len(fold.validation.u) for fold in folds))
+    best, score = None, -np.inf
+    for bandwidth in _BANDWIDTHS:
+        if out_of_time():
+            break
+        models = [kernel_normals(x, bandwidth, f.scaling) for x, f in zip(rows, folds, strict=True)]
+        candidate = FoldKernels(bandwidth, models)
+        before, score = score, held_out.mean(candidate.held_out(held_out))
+        if score < before:
+            break
+        best = candidate
+    return best
+
+
+def kernel_normals(rows: NDArray[Any], bandwidth: float, scaling: Scaling | None) -> NormalMixture:
+    """Kernel density of rows in flow units: normal around each row, and round before the whitening.
+
+    Parameters
+    ----------
+    rows : array of shape (n, D)
+    bandwidth : float, deviation of the kernels
+    scaling : Scaling or None
+        Its last whitening is undone for the kernels; None is no whitening.
+    """
+    forward = _whitening(scaling, rows.shape[1])[0]
+    covariance = torch.from_numpy(bandwidth**2 * forward @ forward.T)
+    weights = torch.full((len(rows),), 1.0 / len(rows), dtype=torch.float64)
+    return NormalMixture(weights, torch.from_numpy(rows), covariance.repeat(len(rows), 1, 1))
 
 
 def fold_normals(
@@ -174,11 +267,23 @@ def _fitted(
 
 
 def refitted(
-    found: FoldNormals, whole: Fold, scaling: Scaling | None, generators: Generators
+    found: Sequence[FoldNormals | FoldKernels],
+    weights: Sequence[float],
+    whole: Fold,
+    scaling: Scaling | None,
+    generators: Generators,
 ) -> NormalMixture:
-    """Gaussian mixture of all rows, of the kind and size of those of the folds."""
+    """One Gaussian mixture of all rows: of those found on the folds, with these weights."""
     rows = _rows(whole.train, generators)
-    return fitted_normals(rows, found.n_components, found.kind, scaling, found.n_starts)
+    kept = [(each, weight) for each, weight in zip(found, weights, strict=True) if weight]
+    models = [each.fitted(rows, scaling) for each, _ in kept]
+    shares = [weight * m.weights for (_, weight), m in zip(kept, models, strict=True)]
+    total = torch.cat(shares)
+    return NormalMixture(
+        total / total.sum(),
+        torch.cat([model.means for model in models]),
+        torch.cat([model.covariances for model in models]),
+    )
 
 
 def fitted_normals(
@@ -238,7 +343,11 @@ def _rows(source: RowSource, generators: Generators) -> NDArray[np.float64]:
 
 
 def choose_mixture(
-    held_out: HeldOut, end_times: Sequence[float], best: float, normals: Tensor | None
+    held_out: HeldOut,
+    end_times: Sequence[float],
+    best: float,
+    normals: Sequence[Tensor],
+    n_errors: float = 2.0,
 ) -> tuple[Tensor, list[float]] | None:
     """Weights of a mixture that beats a single end time, or None.
 
@@ -248,35 +357,45 @@ def choose_mixture(
     end_times : sequence of float
         Candidates; the single one is among them.
     best : float, the best single end time
-    normals : Tensor of shape (n,) or None
+    normals : sequence of Tensors of shape (n,)
         Log-densities of the held-out rows under Gaussian mixtures.
+    n_errors : float, standard errors that the gain has to exceed
 
     Returns
     -------
-    weights : Tensor, one for each of the end times, and for `normals` as the last
+    weights : Tensor, one for each of the end times, and then one for each of `normals`
     end_times : list of float, those that are not dropped
     """
     if held_out.n_rows < _FEWEST_HELD_OUT:
         return None
     times = sorted(set(end_times))
-    columns = [held_out.log_prob(t) for t in times] + ([] if normals is None else [normals])
+    columns = [*(held_out.log_prob(t) for t in times), *normals]
     log_prob, weight = torch.stack(columns), held_out.weight
-    # Two parts of the rows: each is scored with the weights that the other one gives.
-    parts = [slice(0, None, 2), slice(1, None, 2)]
-    mixed, single = torch.empty_like(weight), held_out.log_prob(best)
-    for a, b in (parts, parts[::-1]):
-        mixed[a] = mixture_log_prob(log_prob[:, a], mixture_weights(log_prob[:, b], weight[b]))
+    mixed, single = _scored_by_others(log_prob, weight), held_out.log_prob(best)
     gain = held_out.mean(mixed) - held_out.mean(single)
-    if not (gain > MARGIN and held_out.clearly_better(mixed, single)):
+    if not (gain > MARGIN and held_out.clearly_better(mixed, single, n_errors)):
         return None
     kept = mixture_weights(log_prob, weight) >= _LEAST_WEIGHT
     if not kept[: len(times)].any():
         kept[times.index(best)] = True
-    weights = mixture_weights(log_prob[kept], weight)
+    weights = torch.zeros_like(log_prob[:, 0])
+    weights[kept] = mixture_weights(log_prob[kept], weight)
     kept_times = [t for t, keep in zip(times, kept.tolist(), strict=False) if keep]
     if len(kept_times) == 1:  # it may have no weight at all
-        weights = weights.clamp(min=_LEAST_FLOW_WEIGHT)
-    return weights / weights.sum(), kept_times
+        weights[times.index(kept_times[0])].clamp_(min=_LEAST_FLOW_WEIGHT)
+    kept[len(times) :] = True
+    return weights[kept] / weights[kept].sum(), kept_times
+
+
+def _scored_by_others(log_prob: Tensor, weight: Tensor) -> Tensor:
+    """Log-density of each row under the mixture with the weights that the other parts give."""
+    part = torch.arange(len(weight)) % min(_N_PARTS, len(weight))
+    mixed = torch.empty_like(weight)
+    for k in part.unique():
+        rows, others = part == k, part != k
+        weights = mixture_weights(log_prob[:, others], weight[others])
+        mixed[rows] = mixture_log_prob(log_prob[:, rows], weights)
+    return mixed
 
 
 def member_weights(log_prob: Tensor, weight: Tensor) -> Tensor:

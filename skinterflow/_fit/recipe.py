@@ -39,6 +39,8 @@ from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.times import Beta
 
 _LARGE = 10_000
+_STEPS_PER_ROW, _FEWEST_STEPS, _MOST_STEPS = 5, 600, 2_500
+"""Steps of a cross-fit for each row, and their limits."""
 _MOST_LAYERS, _MOST_WEIGHTS = 1_000, 2**28
 """A gibibyte of weights, of which training keeps about six copies."""
 
@@ -299,7 +301,7 @@ def resolve_recipe(
         weight_decay=alpha / n_rows,
         batch_size=_auto(batch_size, 128 if cross_fitted else 512 if n_rows < _LARGE else 1_024),
         learning_rate=_auto(learning_rate_init, 0.01 if cross_fitted else 0.005),
-        max_iter=_auto(max_iter, 2_500 if cross_fitted else 4_000),
+        max_iter=_auto(max_iter, _cross_fitted_steps(n_rows) if cross_fitted else 4_000),
         n_iter_no_change=n_iter_no_change,
         tol=tol,
         end_time=_auto(end_time, None),
@@ -307,6 +309,11 @@ def resolve_recipe(
         mixture=mixture,
         gaussian_mixture=mixture and n_rows < _LARGE,
     )
+
+
+def _cross_fitted_steps(n_rows: int) -> int:
+    """Number of steps of a cross-fit: with few rows the fields memorise them soon."""
+    return min(_MOST_STEPS, max(_FEWEST_STEPS, _STEPS_PER_ROW * n_rows))
 
 
 def resolve_coupling(coupling: str | Coupling) -> Coupling:

@@ -32,15 +32,18 @@ from torch import Tensor
 from skinterflow._data.batches import FlowRows, PairBatch
 from skinterflow._fit.limits import Interruption, TimeBudget, now, timed
 from skinterflow._fit.mixture import (
+    FoldKernels,
     FoldNormals,
     Mixture,
     choose_mixture,
+    fold_kernels,
     fold_normals,
     refitted,
 )
 from skinterflow._fit.recipe import Recipe
 from skinterflow._fit.validation import (
     END_TIMES,
+    END_TIMES_OF_MIXTURES,
     Fold,
     HeldOut,
     check_score,
@@ -88,6 +91,9 @@ _ONE_CHECK_PART, _CALIBRATION_PART = 0.02, 0.25
 would take more."""
 _NORMALS_PART = 0.05
 """Maximum fraction of a time budget for the choice of a Gaussian mixture."""
+_N_ERRORS, _N_ERRORS_IF_CROSS_FITTED = 2.0, 1.0
+"""Standard errors by which a mixture has to be better than one end time; with few rows, where
+errors are large, two would exclude most gains."""
 _CALIBRATION_ROW_TIMES = 2_000
 """Number of held-out rows whose scoring takes as long as the calibration."""
 STATISTICS_ROWS = 8_192
@@ -346,28 +352,35 @@ class Run:
             return None
         if self.budget.limited and self.budget.left() <= self.budget.reserved_for_model:
             return None
-        normals = self._normals
+        crossed = len(self.folds) > 1
         chosen = choose_mixture(
             held_out,
-            (0.0, end_time, *end_times_at_check(self.folds, self.recipe)),
+            (0.0, end_time, *END_TIMES_OF_MIXTURES[: None if crossed else 1]),
             end_time,
-            None if normals is None else normals.held_out(held_out),
+            [normals.held_out(held_out) for normals in self._normals],
+            _N_ERRORS_IF_CROSS_FITTED if crossed else _N_ERRORS,
         )
         if chosen is None:
             return None
-        weights, end_times = chosen
-        if normals is None or len(weights) == len(end_times):
-            return Mixture(tuple(end_times), tuple(weights.tolist()))
-        model = refitted(normals, self._whole, self._scaling, self.generators(Draw.MIXTURE))
-        return Mixture(tuple(end_times), tuple(weights.tolist()), model)
+        weights, end_times = chosen[0].tolist(), tuple(chosen[1])
+        of_times, of_normals = weights[: len(end_times)], weights[len(end_times) :]
+        if not any(of_normals):
+            return Mixture(end_times, tuple(of_times))
+        generators = self.generators(Draw.MIXTURE)
+        model = refitted(self._normals, of_normals, self._whole, self._scaling, generators)
+        return Mixture(end_times, (*of_times, sum(of_normals)), model)
 
     @cached_property
-    def _normals(self) -> FoldNormals | None:
-        """Gaussian mixtures of the folds, candidates for a component of the model."""
+    def _normals(self) -> list[FoldNormals | FoldKernels]:
+        """Gaussian mixtures and kernel densities of the folds, candidates for components."""
         if not self.recipe.gaussian_mixture:
-            return None
+            return []
         deadline = now() + _NORMALS_PART * (self.budget.seconds or math.inf)
-        return fold_normals(self.folds, self.generators(Draw.MIXTURE), lambda: now() > deadline)
+        found = [
+            candidates(self.folds, self.generators(Draw.MIXTURE), lambda: now() > deadline)
+            for candidates in (fold_normals, fold_kernels)
+        ]
+        return [each for each in found if each is not None]
 
     def _held_out_at_check(self, members: Sequence[PathObjective]) -> HeldOut:
         n_times = len(end_times_at_check(self.folds, self.recipe))
@@ -377,9 +390,7 @@ class Run:
         """Log-densities of held-out rows under what is not trained; None without a mixture."""
         if not self.recipe.mixture:
             return None
-        normals = self._normals
-        fixed = [] if normals is None else [normals.held_out(held_out)]
-        return [held_out.log_prob(0.0), *fixed]
+        return [held_out.log_prob(0.0), *(each.held_out(held_out) for each in self._normals)]
 
     def warn_of_failure(self, trained: Trained) -> None:
         """Warn if the training diverged or learned nothing.

@@ -31,9 +31,14 @@ _MAX_SHUFFLED = 2**20
 
 END_TIMES = (1.0, 0.97, 0.93, 0.88, 0.8, 0.7, 0.6, 0.5, 0.3, 0.0)
 """End times that "auto" chooses from: the full flow first, the Gaussian last."""
-_CHECKED_END_TIMES = (1.0, 0.93, 0.8, 0.5)
-"""End times that a check of cross-fitting evaluates: on small data, where memorising rows spoils
-the full flow first, the best of a family is the better criterion."""
+END_TIMES_OF_MIXTURES = (1.0, 0.93, 0.8, 0.5)
+"""End times that a mixture may combine, next to 0 and the best single one.  A check of
+cross-fitting evaluates them as well: on small data, where memorising rows spoils the full flow
+first, the best of a family is the better criterion."""
+_FOUR_FROM, _END_TIMES_OF_FEW_ROWS = 256, (1.0, 0.8)
+"""Held-out rows from which on a check evaluates all four.  Below, two take half of the time and
+lead to the same weights; above, the time of a check does not depend on their number, because it
+scores fewer rows instead."""
 VALIDATION_ROW_TIMES = 512
 """Number of held-out rows times end times that a check evaluates over all members, the bound on its
 cost."""
@@ -91,7 +96,10 @@ def end_times_at_check(folds: Sequence[Fold], recipe: Recipe) -> Sequence[float]
     """Return the end times that a check evaluates."""
     if recipe.end_time is not None:
         return (recipe.end_time,)
-    return _CHECKED_END_TIMES if len(folds) > 1 else _CHECKED_END_TIMES[:1]
+    if len(folds) == 1:
+        return END_TIMES[:1]
+    n_held_out = sum(len(fold.validation.u) for fold in folds)
+    return END_TIMES_OF_MIXTURES if n_held_out >= _FOUR_FROM else _END_TIMES_OF_FEW_ROWS
 
 
 def choose_end_time(held_out: HeldOut, recipe: Recipe, budget: TimeBudget) -> float:

@@ -24,8 +24,9 @@ from skinterflow.interflow.flows import Estimate, Pushforward
 from skinterflow.interflow.mixtures import NormalMixture
 
 _N_STEPS = 200
-_CHUNK_ROWS = 2_048
-"""Rows for which all components of a Gaussian mixture are evaluated at once, a bound on memory."""
+_CHUNK_ROWS, _CHUNK_NUMBERS = 2_048, 2**21
+"""Rows for which all components of a Gaussian mixture are evaluated at once, and their numbers for
+all components, bounds on memory."""
 _NEGLIGIBLE = 0.01
 """Probability of a component at a row below which it does not matter whether its log-density was
 resolved."""
@@ -133,7 +134,8 @@ def normal_log_prob(normals: NormalMixture, x: Tensor) -> Tensor:
     >>> round(float(normal_log_prob(NormalMixture.standard(2), torch.zeros(1, 2))), 2)
     -1.84
     """
-    return torch.cat([normals.log_prob(part.double()) for part in x.split(_CHUNK_ROWS)]).to(x)
+    n_rows = min(_CHUNK_ROWS, max(1, _CHUNK_NUMBERS // normals.means.numel()))
+    return torch.cat([normals.log_prob(part.double()) for part in x.split(n_rows)]).to(x)
 
 
 def mixture_weights(log_prob: Tensor, weight: Tensor) -> Tensor:

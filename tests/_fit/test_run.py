@@ -13,24 +13,30 @@ from skinterflow._fit import run as fitting
 from skinterflow._fit import validation
 from skinterflow._fit.limits import TimeBudget
 from skinterflow._fit.recipe import resolve_recipe
-from skinterflow._fit.validation import CROSS_FIT_BELOW, held_out_rows
+from skinterflow._fit.validation import (
+    CROSS_FIT_BELOW,
+    VALIDATION_ROW_TIMES,
+    HeldOut,
+    held_out_rows,
+)
 from skinterflow._runtime import seeded_generators
 from skinterflow.interflow.couplings import OptimalTransport
 from skinterflow.interflow.scaling import Compose
 
-RECIPE = resolve_recipe(
-    n_rows=100,
-    cross_fitted=True,
-    coupling="independent",
-    end_time="auto",
-    alpha=1.0,
-    batch_size="auto",
-    learning_rate_init="auto",
-    max_iter="auto",
-    n_iter_no_change=3,
-    tol=0.0,
-    verbose=False,
-)
+RECIPE_PARAMETERS = {
+    "n_rows": 100,
+    "cross_fitted": True,
+    "coupling": "independent",
+    "end_time": "auto",
+    "alpha": 1.0,
+    "batch_size": "auto",
+    "learning_rate_init": "auto",
+    "max_iter": "auto",
+    "n_iter_no_change": 3,
+    "tol": 0.0,
+    "verbose": False,
+}
+RECIPE = resolve_recipe(**RECIPE_PARAMETERS)
 UNLIMITED = TimeBudget(None)
 
 
@@ -52,6 +58,25 @@ def folds_of(n_rows, **choice):
         fitting.Fold(source, training_rows(reader, part, generator), reader.read(part, generator))
         for part in parts
     ]
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "max_iter"), [(120, 600), (121, 605), (499, 2_495), (500, 2_500), (1_900, 2_500)]
+)
+def test_a_cross_fit_takes_five_steps_for_each_row_within_limits(n_rows, max_iter):
+    parameters = RECIPE_PARAMETERS | {"n_rows": n_rows}
+    assert resolve_recipe(**parameters).max_iter == max_iter
+    assert resolve_recipe(**(parameters | {"cross_fitted": False})).max_iter == 4_000
+
+
+@pytest.mark.parametrize(("n_rows", "n_times", "n_checked"), [(255, 2, 255), (256, 4, 128)])
+def test_checks_of_few_rows_evaluate_two_end_times(n_rows, n_times, n_checked):
+    folds = folds_of(n_rows)
+    end_times = validation.end_times_at_check(folds, RECIPE)
+    assert len(end_times) == n_times
+    assert HeldOut([], folds, VALIDATION_ROW_TIMES // n_times).n_rows == n_checked
+    assert validation.end_times_at_check(folds[:1], RECIPE) == (1.0,)
+    assert validation.end_times_at_check(folds, replace(RECIPE, end_time=0.7)) == (0.7,)
 
 
 @given(n_rows=st.integers(2, 60))
