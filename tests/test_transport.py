@@ -21,6 +21,7 @@ from skinterflow._data import batches
 from skinterflow._fit import run
 from skinterflow.datasets import EightGaussians, Moons
 from skinterflow.interflow import (
+    Identity,
     PathObjective,
     Standardize,
     VelocityField,
@@ -527,3 +528,70 @@ def test_diagnosis_keeps_given_pairs(turned):
 def test_impossible_times_are_refused(transport, sides, call, message):
     with pytest.raises(ValueError, match=message):
         call(transport, sides[0][:5])
+
+
+BRIDGE = QUICK | {"max_iter": 500, "batch_size": 128, "bridge": 0.5}
+
+
+@pytest.fixture(scope="module")
+def bridge():
+    """From N(0, diag(4, 1)) to N(0, diag(1, 4)); the noise level is in units of the rows."""
+    X = np.random.default_rng(0).standard_normal((2, 1_000, 2))
+    return InterpolantTransport(**BRIDGE).fit(X[0] * [2.0, 1.0], X[1] * [1.0, 2.0])
+
+
+class TestBridge:
+    def test_variances_are_the_closed_form(self, bridge):
+        """Each column is a bridge between N(0, 4) and N(0, 1): halfway it has the variance
+        ``(4 + 1 + sqrt(4 * 4 * 1 + (2 epsilon)^2)) / 4``."""
+        X0 = np.random.default_rng(1).standard_normal((4_000, 2)) * [2.0, 1.0]
+        end = bridge.sample(X0, random_state=0, n_steps=60)
+        np.testing.assert_allclose(end.var(axis=0), [1.0, 4.0], rtol=0.15)
+        correlations = [np.corrcoef(X0[:, k], end[:, k])[0, 1] for k in range(2)]
+        covariance = 0.5 * (np.sqrt(4.0 * 4.0 + 1.0) - 1.0)
+        np.testing.assert_allclose(correlations, covariance / 2.0, atol=0.06)
+
+    def test_both_sides_have_one_unit(self, bridge):
+        assert np.ptp(bridge._source.scale.numpy()) == 0.0
+        unit = float(bridge._target.scale[0])
+        assert bridge.bridge_epsilon_ == pytest.approx(0.5 / unit**2, rel=1e-6)
+        assert bridge.bridge_defect_ < 0.15
+        assert bridge._level(None) == bridge.bridge_epsilon_
+        assert bridge._level("sine") == "sine"
+
+    @pytest.mark.parametrize(
+        ("parameters", "paired", "message"),
+        [
+            ({"interpolant": "trigonometric"}, False, r"combined with interpolant='trigonometric'"),
+            ({"gamma": "brownian"}, False, r"cannot be combined with gamma='brownian'"),
+            ({"coupling": "optimal_transport"}, False, r"with coupling='optimal_transport'"),
+            ({}, True, r"cannot be combined with paired=True; use the defaults"),
+            ({"targets": "b"}, False, r"needs the score as well as the drift, but only 'b'"),
+            ({"bridge": 1e-9}, False, r"bridge=1e-09 is .* times the mean variance of the columns"),
+        ],
+    )
+    def test_impossible_bridges_are_refused(self, sides, parameters, paired, message):
+        with pytest.raises(ValueError, match=message):
+            InterpolantTransport(**BRIDGE | parameters).fit(
+                sides[0][:50], sides[1][:50], paired=paired
+            )
+
+    def test_warm_start_of_another_path_is_refused(self, transport, sides):
+        other = copy.deepcopy(transport).set_params(bridge=0.5, warm_start=True)
+        with pytest.raises(ValueError, match=r"bridge=0\.5 was set after the fit"):
+            other.fit(*sides)
+
+    def test_an_untrained_bridge_warns(self, sides):
+        with pytest.warns(UserWarning, match="this is not a bridge"):
+            InterpolantTransport(**QUICK | {"max_iter": 1}, bridge=0.5).fit(*sides)
+
+    def test_weights_choose_the_rows_of_a_bridge(self):
+        X = np.random.default_rng(0).standard_normal((300, 1))
+        readers = [
+            batches.Reader(rows, weight, np.zeros(1), Identity(), torch.device("cpu"))
+            for rows, weight in ((X, np.ones(300)), (X, (X[:, 0] > 0) + 1e-9))
+        ]
+        pairs = batches.drawn_pairs(*readers, 0.5, torch.Generator().manual_seed(0), 2)
+        assert [len(side) for side in pairs] == [600, 600]
+        assert (pairs[1].rows.u > 0).all()
+        assert (pairs[1].rows.weight == 1).all()

@@ -25,7 +25,7 @@ from skinterflow.interflow.atoms import (
     AtomPath,
     AtomScaling,
 )
-from skinterflow.interflow.bridges import bridge_defect
+from skinterflow.interflow.bridges import bridge_defect, bridge_pairs
 from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.conditional import (
     BoundField,
@@ -176,6 +176,7 @@ __all__ = [
     "YeoJohnson",
     "best_epsilon",
     "bridge_defect",
+    "bridge_pairs",
     "calibrate",
     "denoise",
     "kl_bound",

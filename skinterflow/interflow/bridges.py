@@ -1,4 +1,11 @@
-r"""A test of whether a diffusion is the Schroedinger bridge between its ends.
+r"""Schroedinger bridges: pairs of points that give one, and a test of whether a diffusion is one.
+
+Given both ends, the bridge of noise level ``epsilon`` is a Brownian bridge.  Its pairs of ends are
+the entropic optimal transport, with density proportional to ``exp(f(x0) + g(x1) - |x1 - x0|^2 / (4
+epsilon))``.  Straight lines between such pairs with ``gamma^2 = 2 epsilon t (1 - t)`` are therefore
+a path whose forward drift ``b + epsilon s`` is that of the bridge, for any two ends
+(:func:`bridge_pairs`; [2]_).  Paths with independent ends, which the max-min problem of paper 2
+ranges over, hold it for few: a single scale of the noise does so for Gaussians of the same shape.
 
 The forward drift of the bridge is a gradient, ``u = grad lambda``, whose potential solves
 ``d/dt lambda + |u|^2 / 2 + epsilon div u = 0`` (paper 2 [1]_, theorem 3.10).  By Ito's formula,
@@ -10,6 +17,8 @@ References
 ----------
 .. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows
     and Diffusions", 2023.
+.. [2] Tong et al., "Simulation-free Schroedinger bridges via score and flow matching", AISTATS
+    2024.
 """
 
 from __future__ import annotations
@@ -26,6 +35,15 @@ from skinterflow.interflow.warn import warn
 _TIMES = (0.05, 0.5, 0.95)
 """Times between which the change of the drift is measured: few, because errors of the drift are
 divided by the time between them, and not at the ends, where these errors are largest."""
+_SINKHORN_ROWS, _POLISHED_ROWS = 512, 2_048
+"""Rows of each side on which the potentials of the entropic transport converge, and on which they
+take a few more steps."""
+_ANNEALING = (16.0, 4.0, 1.0)
+"""Noise levels, relative to the wanted one, that are solved one after the other."""
+_POLISHING_STEPS = 5
+_MOST_STEPS, _POTENTIAL_TOLERANCE = 200, 1e-2
+"""Sinkhorn steps at each level, and the change of the potentials, in nats, that ends them."""
+_BLOCK_ENTRIES = 2**22
 _LARGEST_DEFECT = 0.15
 """Above this a warning is raised; drifts of a bridge with errors of 1% to 2% have 0.02 to 0.11."""
 
@@ -36,6 +54,7 @@ def bridge_defect(
     x0: Tensor,
     epsilon: float,
     generator: torch.Generator,
+    solver: StochasticSolver = StochasticSolver(),
 ) -> float:
     """Distance of a diffusion ``dX = u dt + sqrt(2 epsilon) dW`` from a Schroedinger bridge.
 
@@ -53,6 +72,7 @@ def bridge_defect(
     x0 : Tensor of shape (B, D), a large sample of the source
     epsilon : float, positive, the noise level
     generator : torch.Generator on the device of `x0`
+    solver : StochasticSolver, for each of the parts of the time
 
     Returns
     -------
@@ -91,7 +111,6 @@ def bridge_defect(
     ... ) < 0.1
     True
     """
-    solver = StochasticSolver()
 
     def carried(x: Tensor, start: float, end: float) -> Tensor:
         return solver.solve(drift, lambda _: epsilon, x, start, end, generator)
@@ -123,3 +142,98 @@ def _explained(x: Tensor, change: Tensor) -> Tensor:
     fitted = columns @ torch.linalg.lstsq(columns, change).solution
     by_chance = columns.shape[1] / len(x) * (change - fitted).square().sum(1).mean()
     return fitted.square().sum(1).mean() - by_chance
+
+
+@torch.no_grad()
+def bridge_pairs(
+    x0: Tensor, x1: Tensor, epsilon: float, generator: torch.Generator, n_draws: int = 1
+) -> Tensor:
+    """Draw partners by the entropic optimal transport, whose pairs are the ends of the bridge.
+
+    The potentials are those of up to 2,048 rows of each side, by Sinkhorn's algorithm, extended to
+    all rows.  Partners of a row are drawn from all rows of the other side.
+
+    Parameters
+    ----------
+    x0 : Tensor of shape (n, D), rows of the source
+    x1 : Tensor of shape (m, D), rows of the target
+    epsilon : float, positive, the noise level in squared units of the rows
+    generator : torch.Generator on the device of the rows
+    n_draws : int, number of partners of each row
+
+    Returns
+    -------
+    Tensor of int64 of shape (n, n_draws), numbers of rows of `x1`
+
+    References
+    ----------
+    Cuturi, "Sinkhorn distances: lightspeed computation of optimal transport", NeurIPS 2013.
+
+    Examples
+    --------
+    With little noise, partners are close; with much, they are independent.
+
+    >>> import torch
+    >>> from skinterflow.interflow import bridge_pairs
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> x0, x1 = (torch.randn(300, 1, generator=generator) for _ in range(2))
+    >>> def correlation(epsilon):
+    ...     partners = x1[bridge_pairs(x0, x1, epsilon, generator)[:, 0]]
+    ...     return float(torch.corrcoef(torch.cat([x0, partners], dim=1).T)[0, 1])
+    >>> correlation(0.01) > 0.95, abs(correlation(100.0)) < 0.2
+    (True, True)
+    """
+    some0, some1 = (
+        x[torch.randperm(len(x), generator=generator, device=x.device)[:_POLISHED_ROWS]]
+        for x in (x0, x1)
+    )
+    inner = _source_potential(some0, some1, epsilon)
+    n_rows = max(1, _BLOCK_ENTRIES // max(len(x0), len(x1)))
+    outer = torch.cat(
+        [-_affinity(part, some0, epsilon).add_(inner).logsumexp(1) for part in x1.split(n_rows)]
+    )
+    drawn = [
+        torch.multinomial(
+            _affinity(part, x1, epsilon).add_(outer).softmax(1),
+            n_draws,
+            replacement=True,
+            generator=generator,
+        )
+        for part in x0.split(n_rows)
+    ]
+    return torch.cat(drawn)
+
+
+def _affinity(x: Tensor, y: Tensor, epsilon: float) -> Tensor:
+    """``-|x - y|^2 / (4 epsilon)`` for all pairs, shape (n, m)."""
+    return torch.cdist(x, y).square_().div_(-4.0 * epsilon)
+
+
+def _source_potential(x0: Tensor, x1: Tensor, epsilon: float) -> Tensor:
+    """Potential `f` of the rows of the source, shape (n,), by Sinkhorn's algorithm in logarithms.
+
+    A few rows converge from high noise levels to the wanted one; then all rows take a few steps.
+    """
+    few0, few1 = x0[:_SINKHORN_ROWS], x1[:_SINKHORN_ROWS]
+    f = x0.new_zeros(len(few0))
+    for factor in _ANNEALING:
+        # In units of the cost, the potentials of one level are close to those of the next.
+        level = factor * epsilon
+        f = _balanced(_affinity(few0, few1, level), f / level) * level
+    g = -_affinity(x1, few0, epsilon).add_(f / epsilon).logsumexp(1)
+    affinity = _affinity(x0, x1, epsilon)
+    f = -(affinity + g).logsumexp(1)
+    for _ in range(_POLISHING_STEPS):
+        g = -(affinity + f[:, None]).logsumexp(0)
+        f = -(affinity + g).logsumexp(1)
+    return f
+
+
+def _balanced(affinity: Tensor, f: Tensor) -> Tensor:
+    """Potential `f` after Sinkhorn steps until it changes little."""
+    for _ in range(_MOST_STEPS):
+        g = -(affinity + f[:, None]).logsumexp(0)
+        before, f = f, -(affinity + g).logsumexp(1)
+        if float((f - before).abs().max()) < _POTENTIAL_TOLERANCE:
+            break
+    return f
