@@ -1,5 +1,6 @@
 """A watch over global state, for the tests and the examples in docstrings alike."""
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -7,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-collect_ignore = [] if find_spec("skpro") else ["skinterflow/contrib/skpro.py"]
+# For the workers of pytest-xdist, which start later: there is one for every core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_EXTRAS = {
+    "distributed": "skinterflow/dask.py",
+    "pyod": "skinterflow/contrib/pyod.py",
+    "skpro": "skinterflow/contrib/skpro.py",
+}
+collect_ignore = [path for extra, path in _EXTRAS.items() if not find_spec(extra)]
 """Modules whose examples need an extra that is not installed."""
 
 

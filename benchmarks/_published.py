@@ -26,6 +26,9 @@ COMMANDS = {
     "rnade": "python benchmarks/rnade.py --data-dir DIR",
     "growth-rows": "python benchmarks/growth.py rows",
     "growth-dimensions": "python benchmarks/growth.py dimensions",
+    "larger_than_memory": "python benchmarks/larger_than_memory.py --score-rows 50000",
+    "processes": "python benchmarks/processes.py",
+    "kills": "python benchmarks/kills.py",
     "training_step": (
         "python benchmarks/training_step.py --widths 128 128 128 128 --seconds 30 --max-seconds 20"
     ),
@@ -34,12 +37,13 @@ COMMANDS = {
         "python benchmarks/cost.py solver --data-dir DIR --rows 100 --dtypes float64 --atols 0.1 "
         "0.01 0.001 0.0001"
     ),
-    "rates": "python benchmarks/rates.py --data-dir DIR --old DIR --seconds 0 --error-rows 0",
+    "rates": "python benchmarks/rates.py --data-dir DIR --old DIR",
     "latency": "python benchmarks/latency.py",
     "students": "python benchmarks/students.py --data-dir DIR --steps 1500",
     "atoms": "python benchmarks/atoms.py",
     "regression": "python benchmarks/regression.py --data-dir DIR",
     "error_bars": "python benchmarks/error_bars.py",
+    "outliers": "python benchmarks/outliers.py --data-dir DIR",
     "masses": "python benchmarks/masses.py",
     "paths": "python benchmarks/paths.py --targets checkerboard",
     "latent-checkerboard": "python benchmarks/latent.py checkerboard",
@@ -58,13 +62,15 @@ KEYS = {
     "rates": ("data",),
     "students": ("data", "widths"),
     "regression": ("data", "method"),
+    "outliers": ("protocol", "data", "method", "seed"),
+    "larger_than_memory": ("what",),
     "paths": ("target", "choice"),
 }
 """Columns that say which row of an earlier run a new one replaces; files that are not listed are
 replaced whole."""
 _PLACES = {"data_dir", "directory", "models", "old", "plot", "timeout"}
 """Options that change no figure."""
-_CHOICES = {"sets", "methods", "choices", "widths"}
+_CHOICES = {"sets", "methods", "choices", "protocols", "seeds", "widths"}
 """Options that leave out rows."""
 
 

@@ -15,10 +15,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from _published import FOLDER, Record, rows, runs
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/which_estimator.rst", "docs/quality.rst", "docs/speed.rst")
+DOCUMENTS = (
+    "README.md",
+    "docs/which_estimator.rst",
+    "docs/quality.rst",
+    "docs/outliers.rst",
+    "docs/larger_than_memory.rst",
+    "docs/processes.rst",
+    "docs/speed.rst",
+)
 OURS = "InterpolantFlowDensity"
 STUDENT = f"{OURS}, student (128, 128), atol 0.1"
 REJECTED = ("galaxies",)
@@ -62,13 +71,13 @@ class Results:
         return list(dict.fromkeys(row[column] for row in self.rows(name)))
 
     def source(self, name: str) -> str:
-        """A sentence for each run: its command, commit, date and machine."""
+        """A sentence for each different run: its command, commit, date and machine."""
         sentences = []
         for run in runs(name, self.folder):
             note = f"  {run['note']}" if "note" in run else ""
             made = f"commit {run['commit']}, {run['date']}, {run['machine']}"
             sentences.append(f"``{run['command']}``: {made}.{note}")
-        return "\n\n".join(sentences)
+        return "\n\n".join(dict.fromkeys(sentences))
 
 
 def shown(value: Any) -> str:
@@ -116,6 +125,36 @@ def simple_peers(results: Results) -> Cells:
     for data in results.values("simple_peers", "data"):
         found = [results.row("simple_peers", data=data, method=method) for method in methods]
         cells.append([titled(data), *best_in_bold(found, plain)])
+    return cells
+
+
+def outliers(results: Results) -> Cells:
+    """Protocols by methods: means over the sets, and the rank among the methods."""
+    cells = [["protocol", "method", "AUROC", "average precision", "mean rank", "seeds"]]
+    for protocol in results.values("outliers", "protocol"):
+        found = pd.DataFrame(results.rows("outliers", protocol=protocol))
+        figures = ["AUROC", "average precision"]
+        means = found.groupby(["data", "method"], sort=False)[figures].mean()
+        ranks = means["AUROC"].unstack().rank(axis=1, ascending=False).mean()
+        seeds = found.groupby("method")["seed"].nunique()
+        for method, row in means.groupby("method", sort=False).mean().iterrows():
+            shown_figures = [f"{row[figure]:.1f}" for figure in figures]
+            rank = f"{ranks[method]:.1f}"
+            cells.append([protocol, str(method), *shown_figures, rank, str(seeds[method])])
+    return cells
+
+
+def outlier_alarms(results: Results) -> Cells:
+    """Data sets, their alarms, and the binomial error of the fraction if the level holds."""
+    cells = [["data", "normal test rows", "alarms", "0.05 ± its binomial error"]]
+    found = results.rows("outliers", protocol="semi-supervised")
+    measured = [row for row in found if row["alarms"] is not None]
+    for data in dict.fromkeys(row["data"] for row in measured):
+        of_set = [row for row in measured if row["data"] == data]
+        n_rows = of_set[0]["normal test rows"]
+        alarms = sum(row["alarms"] for row in of_set) / len(of_set)
+        error = (0.05 * 0.95 / (n_rows * len(of_set))) ** 0.5
+        cells.append([data, str(n_rows), f"{alarms:.3f}", f"0.05 ± {error:.3f}"])
     return cells
 
 
@@ -478,7 +517,7 @@ def readme_equal_time(results: Results) -> str:
         "`python benchmarks/equal_time.py --data-dir DIR`. The price is speed: the trained field "
         f"scores {ours} rows a second here, zuko's NSF {nsf}. For float64 rows, "
         f"scoring is now {span(results.values('rates', 'times'))} times as fast as at f51299d: "
-        "`python benchmarks/rates.py --data-dir DIR --old DIR --seconds 0 --error-rows 0`."
+        "`python benchmarks/rates.py --data-dir DIR --old DIR`."
     )
     return f"{before}\n\n{markdown(equal_time(results, methods))}\n\n{after}"
 
@@ -511,8 +550,20 @@ _RATES = (
     "scored per s",
     "f51299d, scored per s",
     "times",
+    "NSF, scored per s",
     "sampled per s",
     "f51299d, sampled per s",
+    "NSF, sampled per s",
+)
+_RATE_ERRORS = (
+    "data",
+    "log-likelihood",
+    "log-likelihood, exact",
+    *(
+        f"{what}, {kind}"
+        for kind in ("data", "tail", "uniform")
+        for what in ("mean error", "exceed")
+    ),
 )
 _STUDENTS = (
     "data",
@@ -543,6 +594,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
         defaults(results, "defaults-small", with_error)
     ),
     "which: simple peers": with_source("simple_peers", simple_peers),
+    "outliers": with_source("outliers", outliers),
+    "outlier alarms": lambda results: restructured(outlier_alarms(results)),
     "which: equal time": which_equal_time,
     "which: speed": lambda results: restructured(speed(results)),
     "defaults on small data": with_source(
@@ -559,6 +612,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "student at equal time": students,
     "students": with_source("students", columns_of("students", _STUDENTS)),
     "rates": with_source("rates", columns_of("rates", _RATES)),
+    "errors of scores": with_source("rates", columns_of("rates", _RATE_ERRORS)),
     "latency": with_source("latency", columns_of("latency", _LATENCY)),
     "speed of the defaults": lambda results: restructured(speed_of_defaults(results)),
     "RNADE protocol": with_source("rnade", rnade),
@@ -574,6 +628,24 @@ TABLES: dict[str, Callable[[Results], str]] = {
         columns_of(
             "growth-dimensions", ("dimension", *_GROWTH, "peak of fit, MB", "peak of score, MB")
         ),
+    ),
+    "larger than memory": with_source(
+        "larger_than_memory",
+        columns_of(
+            "larger_than_memory",
+            ("what", "rows", "s", "rows per s", "before, MB", "own, MB", "peak, MB"),
+        ),
+    ),
+    "processes": with_source(
+        "processes",
+        columns_of(
+            "processes",
+            ("kind", "processes", "rows", "ms", "CPU, ms", "speed-up", "sum, ms", "predicted, ms"),
+        ),
+    ),
+    "kills": with_source(
+        "kills",
+        columns_of("kills", ("killed rank", "s", "resumed on", "ranks equal", "distance")),
     ),
     "training steps": with_source("training_step", training_steps),
     "cost of fields": with_source("cost-field", cost_of_fields),

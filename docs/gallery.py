@@ -5,6 +5,7 @@ from pathlib import Path
 FIRST = (
     "quickstart.py",
     "outliers_and_model_choice.py",
+    "alarms_at_a_stated_rate.py",
     "prediction_with_uncertainty.py",
     "photometric_redshifts.py",
     "reweighting.py",

@@ -1,5 +1,7 @@
 """skinterflow: density estimation with stochastic interpolants, in scikit-learn's manner."""
 
+from skinterflow._data.memmap import to_memmap
+from skinterflow._launch import launch
 from skinterflow._version import __version__
 from skinterflow.density import InterpolantFlowDensity
 from skinterflow.display import (
@@ -12,8 +14,12 @@ from skinterflow.exceptions import (
     AccuracyWarning,
     DegenerateDataWarning,
     DistillationWarning,
+    ProcessGroupError,
     SavedModelError,
 )
+from skinterflow.interflow.processes import all_ranks, one_process
+from skinterflow.outlier_display import OutlierExplanationDisplay
+from skinterflow.outliers import InterpolantFlowOutlierDetector
 from skinterflow.regression_display import (
     ConditionalDensityDisplay,
     PITDisplay,
@@ -30,12 +36,19 @@ __all__ = [
     "DensityDisplay",
     "DistillationWarning",
     "InterpolantFlowDensity",
+    "InterpolantFlowOutlierDetector",
     "InterpolantFlowRegressor",
     "InterpolantTransport",
+    "OutlierExplanationDisplay",
     "PITDisplay",
     "PredictionIntervalDisplay",
+    "ProcessGroupError",
     "SavedModelError",
     "TrainingDisplay",
     "TrajectoryDisplay",
     "__version__",
+    "all_ranks",
+    "launch",
+    "one_process",
+    "to_memmap",
 ]

@@ -24,9 +24,13 @@ from torch import nn
 from skinterflow._data.batches import Reader
 from skinterflow._data.columns import Columns, check_magnitudes, resolve_columns
 from skinterflow._data.degenerate import constant_widths, warn_degenerate
+from skinterflow._data.memmap import opened
+from skinterflow._data.ranks import check_rows
+from skinterflow._data.stored import StoredRows
 from skinterflow._fit.callbacks import CallbackSupportMixin, FitEvents
 from skinterflow._fit.context import FitContext, Plan
 from skinterflow._fit.limits import TimeBudget
+from skinterflow._fit.ranks import check_calls
 from skinterflow._fit.recipe import (
     check_field,
     continued_fields,
@@ -65,8 +69,9 @@ from skinterflow._runtime import (
     step_seed,
     sums_may_overflow,
 )
+from skinterflow.interflow import processes
 from skinterflow.interflow.combined import CombinedDensity
-from skinterflow.interflow.couplings import Coupling
+from skinterflow.interflow.couplings import Coupling, Given
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ACTIVATIONS, FrozenField, VelocityField
 from skinterflow.interflow.flows import NESTED, Flow, points_outside
@@ -284,12 +289,15 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         """
         if warm:
             return self._trained.targets
+        if isinstance(self.coupling, Given):
+            raise ValueError(
+                f"coupling={self.coupling!r} is that of InterpolantTransport.fit(X0, X1, "
+                "paired=True), where rows keep their order; set coupling='independent'."
+            )
         targets = resolve_targets(self.targets, path, base, resolve_coupling(self.coupling))
         if self.targets == "auto" and self.field is not None and not path.interpolant.resamples:
             targets = ("b",)
-        check_field(
-            self.field, self.n_features_in_, targets, getattr(self, "student_layer_sizes", None)
-        )
+        check_field(self.field, self.n_features_in_, getattr(self, "student_layer_sizes", None))
         return targets
 
     @contextmanager
@@ -306,27 +314,36 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         ----------
         X, sample_weight, y : array-like, as passed by the user, for callbacks that score them
         """
-        budget = TimeBudget(self.max_time)
-        events = FitEvents(self, X, sample_weight, N_CHECKS + 1 * budget.limited, y)
-        with all_or_nothing(self):
-            context = FitContext(self.warm_start and self.__sklearn_is_fitted__(), events, budget)
-            yield context
-        # Outside the block, which would otherwise undo the fit when KeyboardInterrupt is raised.
-        context.end()
+        with processes.all_ranks():
+            warm = self.warm_start and self.__sklearn_is_fitted__()
+            check_calls(self, X, warm)
+            budget = TimeBudget(self.max_time)
+            # Outside the inner block, which would otherwise undo what the teardown needs.
+            events = FitEvents(self, X, sample_weight, N_CHECKS + 1 * budget.limited, y)
+            context = FitContext(warm, events, budget)
+            with all_or_nothing(self):
+                yield context
+                context.share_interruption()
+            # Outside the block, which would otherwise undo the fit for a KeyboardInterrupt.
+            context.end()
 
     def _begin(self, context: FitContext, *data: NDArray[Any]) -> None:
         """Set the device, the seed and the checkpoint of a fit to these arrays."""
         context.device = resolve_device(self.device)
         self._solver_of_parameters()  # raises before the training if it is invalid
-        seed = int(private_random_state(self.random_state).randint(2**31))
+        check_rows(data)
+        drawn = int(private_random_state(self.random_state).randint(2**31))
+        seed = processes.of_first(lambda: drawn)
         if context.warm and self.random_state is None and self._progress is not None:
             seed = self._progress["seed"]  # the same rows are held out again
         if self.checkpoint is not None:
             check_can_be_saved({name: getattr(self, name) for name in self._components})
             started = [self.n_iter_, self.loss_] if context.warm else []
             fixed = None if self.random_state is None else seed
-            mark = fingerprint(self, [fixed, *started], data)
-            context.checkpoint = Checkpoint(self.checkpoint, mark, seed)
+            path, details = self.checkpoint, [fixed, *started]
+            context.checkpoint = processes.of_first(
+                lambda: Checkpoint(path, fingerprint(self, details, data), seed)
+            )
             seed = context.checkpoint.seed  # that of the file, if the fit is resumed
         context.seed = seed
         setup = seeded_generators(step_seed(seed, Draw.SETUP), context.device)
@@ -400,14 +417,16 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
             # Before the training, so that a file that cannot be written raises early.
             checkpoint.write(run.state_dict())
         self._progress = earlier
-        context.events.begin()
+        with processes.one_process():
+            context.events.begin()
         trained = fit_field(
             run,
             checkpoint,
             partial(self._checked, plan=plan, context=context),
             context.interruption,
         )
-        context.events.end(lambda: self._attributes_so_far(run, plan))
+        with processes.one_process():
+            context.events.end(lambda: self._attributes_so_far(run, plan))
         context.interruption.finish(lambda: self._set_training(trained, run))
         return trained
 
@@ -416,9 +435,15 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         # Only a warm start needs the progress, which is about five times as large as the model.
         scalings = {"scalings": [fold.scaling for fold in plan.folds]}
         self._progress = run.state_dict() | scalings if self.warm_start else None
-        return context.events.checked(
-            lambda: self._attributes_so_far(run, plan), last=run.part() >= 1.0
-        )
+        last = run.part() >= 1.0
+        stop = False
+        try:
+            with processes.one_process():  # ranks may have different callbacks
+                stop = context.events.checked(lambda: self._attributes_so_far(run, plan), last)
+        except KeyboardInterrupt:
+            if not processes.interrupt():
+                raise
+        return processes.any_rank(stop)
 
     def _attributes_so_far(self, run: Run, plan: Plan) -> dict[str, Any]:
         """Attributes that the estimator would have if the run stopped now."""
@@ -541,17 +566,26 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         validate_parameter_constraints(constraints, read, type(self).__name__)
         named_device(self.device)
 
-    def _validated(self, X: ArrayLike) -> NDArray[Any]:
+    def _validated(self, X: Any) -> NDArray[Any]:
         self._check_usable()
+        return self._validated_rows(X)
+
+    def _validated_rows(self, X: Any, reset: bool = False, n_min: int = 1) -> NDArray[Any]:
+        """Validate at least `n_min` rows, which remain on disk if they are there."""
+        X = opened(X)
+        if isinstance(X, StoredRows):
+            validate_data(self, X.header, reset=reset, skip_check_array=True)
+            return cast(NDArray[Any], X.checked(n_min))
         with sums_may_overflow():
-            rows: NDArray[Any] = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+            rows: NDArray[Any] = validate_data(
+                self, X, dtype=[np.float64, np.float32], ensure_min_samples=n_min, reset=reset
+            )
         return rows
 
     def _validated_other(self, X: ArrayLike, name: str, space: str) -> NDArray[Any]:
         """Validate rows of the side that `feature_names_in_` does not describe."""
         self._check_usable()
-        with sums_may_overflow():
-            rows: NDArray[Any] = check_array(X, dtype=[np.float64, np.float32], input_name=name)
+        rows = checked_rows(X, name)
         if rows.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"{name} has {rows.shape[1]} columns, but the {space} has {self.n_features_in_}."
@@ -580,11 +614,22 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
             self._cache[key] = compute()
         return self._cache[key]
 
-    def _built_model(self, device: torch.device, dtype: torch.dtype) -> FlowModel:
+    def _built_model(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        scored: Callable[[VelocityField], VelocityField] | None = None,
+    ) -> FlowModel:
+        """Fitted model; `scored` makes the field that is integrated from the drift."""
         drift, path = on_device(self._field, device, dtype), on_device(self._path, device, dtype)
         base = on_device(self._source, device, dtype) if self._gaussian_source else None
-        exact = self.divergence == "exact"
-        field = FrozenField(drift) if exact else Hutchinson(drift, int(self.divergence))
+        field: VelocityField
+        if scored is not None:
+            field = scored(drift)
+        elif self.divergence == "exact":
+            field = FrozenField(drift)
+        else:
+            field = Hutchinson(drift, int(self.divergence))
         return FlowModel(
             columns=self._columns(),
             flow=Flow(field, self._solver(), self.end_time_),
@@ -657,6 +702,18 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
             return Solver(self.solver, float(self.atol), float(self.rtol))
         atol = _AUTO_ATOL if self.n_features_in_ > 1 else _AUTO_ATOL_OF_ONE_COLUMN
         return Solver(self.solver, atol, float(self.rtol))
+
+
+def checked_rows(X: Any, name: str, n_min: int = 1) -> NDArray[Any]:
+    """Validate at least `n_min` rows, which remain on disk if they are there."""
+    X = opened(X)
+    if isinstance(X, StoredRows):
+        return cast(NDArray[Any], X.checked(n_min, name))
+    with sums_may_overflow():
+        rows: NDArray[Any] = check_array(
+            X, dtype=[np.float64, np.float32], ensure_min_samples=n_min, input_name=name
+        )
+    return rows
 
 
 def _rows_outside(rows: torch.Tensor, target: Scaling, columns: Columns) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ import torch
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import validate_parameter_constraints
 
+from skinterflow.interflow import processes
 from skinterflow.interflow.warn import warn
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
@@ -23,7 +24,8 @@ RandomStateLike = int | np.random.RandomState | None
 def private_random_state(random_state: RandomStateLike) -> np.random.RandomState:
     """Like scikit-learn's ``check_random_state``, except that None is fresh entropy.
 
-    NumPy's global state is neither used nor changed.
+    NumPy's global state is neither used nor changed.  The ranks of a process group share the
+    entropy.
 
     Raises
     ------
@@ -33,7 +35,10 @@ def private_random_state(random_state: RandomStateLike) -> np.random.RandomState
     validate_parameter_constraints(
         {"random_state": ["random_state"]}, {"random_state": random_state}, "skinterflow"
     )
-    return np.random.RandomState() if random_state is None else check_random_state(random_state)
+    if random_state is None:
+        fresh = np.random.RandomState()
+        return processes.of_first(lambda: fresh)
+    return check_random_state(random_state)
 
 
 class Generators(NamedTuple):

@@ -19,7 +19,7 @@ from sklearn.utils import Bunch, Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch import nn
 
 from skinterflow._base import PARAMETER_CONSTRAINTS, FlowEstimator
@@ -41,6 +41,8 @@ from skinterflow._data.columns import (
 )
 from skinterflow._data.degenerate import shown, warn_columns
 from skinterflow._data.groups import checked_groups, copies, warn_copies
+from skinterflow._data.memmap import opened
+from skinterflow._data.ranks import gathered_parts
 from skinterflow._data.scaling import gaussianized_columns
 from skinterflow._data.weights import checked_weight, weighted_rows
 from skinterflow._fit.context import FitContext, Plan
@@ -65,11 +67,11 @@ from skinterflow._runtime import (
     resolve_device,
     seeded_generators,
     step_seed,
-    sums_may_overflow,
 )
 from skinterflow.interflow.atoms import AtomBase, AtomMasses, AtomPath, AtomScaling, moving
 from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.couplings import Coupling
+from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import ResidualMLP, VelocityField
 from skinterflow.interflow.flows import Flow, Pushforward
 from skinterflow.interflow.grading import Grading
@@ -79,6 +81,9 @@ from skinterflow.interflow.noise import Gamma, StochasticInterpolant
 from skinterflow.interflow.objectives import PathObjective
 from skinterflow.interflow.ode import Calibration, Solver
 from skinterflow.interflow.scaling import Identity, LearnedGaussian, Scaling
+
+N_DEQUANTISED_PROBES = 8
+"""Number of probes of a draw for bits per dimension, if the field has no exact divergence."""
 
 
 def _learns_from_streams(estimator: InterpolantFlowDensity) -> bool:
@@ -181,10 +186,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     field : VelocityField, torch.nn.Module, callable or None, default=None
         Velocity field ``v(t, x)`` to train; None is a multilayer perceptron.  It maps times of
         shape (B,) and rows of shape (B, D) to velocities of shape (B, D), each row independently.
-        `fit` trains a copy.  A `VelocityField` computes its own divergence.  That of any other
-        field is computed by automatic differentiation, exactly up to 128 columns, and by
-        Hutchinson's estimate with 16 probes above.  If a field is given, `hidden_layer_sizes` and
-        `activation` are ignored.
+        `fit` trains a copy for each of the `targets`, of which "auto" is "b".  A
+        `VelocityField` computes its own divergence.  That of any other field is computed by
+        automatic differentiation, exactly up to 128 columns, and by Hutchinson's estimate with 16
+        probes above.  If a field is given, `hidden_layer_sizes` and `activation` are ignored.
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
         Widths of the hidden layers.  "auto" is ``(64, 64, 64)`` if the fit is cross-fitted (see
         `early_stopping`), and ``(96, 96, 96, 96, 96, 96)`` otherwise.
@@ -467,6 +472,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         X_val: ArrayLike | None = None,
         sample_weight_val: ArrayLike | None = None,
         groups: ArrayLike | None = None,
+        sharded: bool = False,
     ) -> Self:
         """Fit the density to the rows of `X`.
 
@@ -479,7 +485,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         X : array-like of shape (n_samples, n_features)
             At least two rows of finite numbers, within the `bounds`, with whole numbers in the
             columns of `integer_features`.  A warning lists columns that have no density (constant,
-            collinear, integer-valued).
+            collinear, integer-valued).  Rows on disk are a ``numpy.memmap`` or an array of zarr or
+            HDF5, which are read when they are needed; or the path of a Parquet file or folder, an
+            Arrow table or dataset, or a dask array or data frame, which are written to a temporary
+            memory map of float32.
         y : Ignored
             Not used, present for API consistency by convention.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -494,6 +503,10 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             Group labels of the rows.  Rows of one group, such as one patient, are held out
             together.  If None, rows are independent, except that exact copies are held out together
             in up to 1,048,576 rows.  Ignored if no rows of `X` are held out.
+        sharded : bool, default=False
+            Within a process group: whether each rank passes its own part of the rows, with their
+            weights and groups, instead of all.  The parts, whose sizes may differ, are gathered on
+            every rank in the order of the ranks, in a temporary file if they are large.
 
         Returns
         -------
@@ -513,12 +526,15 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         KeyboardInterrupt
             After Ctrl-C.
         """
+        X, X_val = opened(X), opened(X_val)
         with self._fitting(
             *((X, sample_weight) if X_val is None else (X_val, sample_weight_val))
         ) as context:
-            rows, weight = weighted_rows(
-                self._validated_fit(X, reset=not context.warm), sample_weight
-            )
+            # Of a part, one row is enough.
+            given = self._validated_rows(X, reset=not context.warm, n_min=1 if sharded else 2)
+            if sharded:
+                given, sample_weight, groups = gathered_parts(given, sample_weight, groups)
+            rows, weight = weighted_rows(given, sample_weight)
             validation = self._validation_rows(X_val, sample_weight_val)
             columns = self._fit_columns(context.warm, rows, *(rows for rows, _ in validation))
             codes = None if groups is None else self._group_codes(groups, rows, sample_weight)
@@ -567,7 +583,9 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         self._validate_params()
         with all_or_nothing(self):
             warm = self.__sklearn_is_fitted__()
-            rows, weight = weighted_rows(self._validated_fit(X, reset=not warm), sample_weight)
+            rows, weight = weighted_rows(
+                self._validated_rows(X, reset=not warm, n_min=2), sample_weight
+            )
             device = resolve_device(self.device)
             seed = int(private_random_state(self.random_state).randint(2**31))
             columns = self._fit_columns(warm, rows)
@@ -576,13 +594,6 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             scaling = self._target if warm else self._scaling_of(reader, NO_ROWS, setup, columns)
             self._stream_rows(replace(reader, scaling=scaling), seed, warm, setup)
         return self
-
-    def _validated_fit(self, X: ArrayLike, reset: bool) -> NDArray[Any]:
-        with sums_may_overflow():
-            rows: NDArray[Any] = validate_data(
-                self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset
-            )
-        return rows
 
     def _validation_rows(
         self, X_val: ArrayLike | None, sample_weight_val: ArrayLike | None
@@ -599,10 +610,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
                 "X_val was given, but early_stopping=False; set early_stopping=True to use these "
                 "rows."
             )
-        with sums_may_overflow():
-            rows: NDArray[Any] = validate_data(
-                self, X_val, dtype=[np.float64, np.float32], reset=False
-            )
+        rows = self._validated_rows(X_val)
         return [(rows, checked_weight(sample_weight_val, rows, "sample_weight_val"))]
 
     def _planned(
@@ -879,8 +887,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         ----------
         X : array-like of shape (n_samples, n_features)
             Rows to score.  The flow runs in float32 where that meets the tolerance.  float32 rows
-            give a float32 result, computed in float32 throughout; all others give float64.  A
-            ``numpy.memmap`` is read in blocks.
+            give a float32 result, computed in float32 throughout; all others give float64.  Rows
+            on disk, in the formats that :meth:`fit` takes, are read in blocks.
         return_error : bool, default=False
             Whether to return the estimated errors as well.
         t : float in [0, 1] or None, default=None
@@ -935,6 +943,26 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
                 "those rows."
             )
         return value, error
+
+    def _dequantised_log_density(
+        self, rows: NDArray[Any], n_probes: int | None, seed: int
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Log-densities of the flow at rows that need not be whole, and the errors of the solver.
+
+        The probes of the seed estimate the divergence; None is the field's own divergence.
+        """
+        self._refuse_atoms("The density of dequantised rows", "fit with atoms=None")
+        self._columns().check_in_cells(rows)
+        model = self._model_for(rows)
+        if n_probes is None and self._field.n_estimates is not None:
+            n_probes = N_DEQUANTISED_PROBES
+        if n_probes is not None:
+            model = self._built_model(
+                model.device,
+                model.dtype,
+                lambda drift: Hutchinson(drift, n_probes, seed, averaged=True),
+            )
+        return model.ask(FlowModel.log_prob, rows, self._time(None), refuse_far=False)
 
     def atom_log_mass(self, X: ArrayLike) -> NDArray[Any]:
         """Compute the log-probability of the atoms that each row of `X` is at.

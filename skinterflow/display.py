@@ -7,7 +7,6 @@ matplotlib (``pip install skinterflow[plot]``), which is imported when something
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -52,9 +51,9 @@ Array = NDArray[Any]
 
 _MAX_QUANTILES = 1_000
 _TRAINED = "InterpolantFlowDensity, InterpolantFlowRegressor or InterpolantTransport"
-_VISIBLE, _BELOW_CONTOURS, _ROUGH_ATOL = 7.0, 3.0, 1.0
-"""Nats below the largest density at which a map looks empty, nats below the lowest contour that it
-needs, and the tolerance with which empty parts are found."""
+_VISIBLE, _BELOW_CONTOURS = 7.0, 3.0
+"""Nats below the largest density at which a map looks empty, and nats below the lowest contour that
+it needs."""
 _MAX_NAMED_LINES = 10
 """Number of columns above which lines are not named in a legend."""
 
@@ -78,9 +77,10 @@ class DensityDisplay:
     grid : sequence of k ndarrays of shape (grid_resolution,), or None, default=None
         Values along each axis of a curve or map; None where samples are shown.
     log_density : ndarray of shape (grid_resolution,) * k or None, default=None
-        In nats.  Rows of a map are values of the second column.  A map is interpolated where it
-        looks empty: at least 7 nats below the largest density of the samples, and 3 below the
-        lowest of the `thresholds`.
+        In nats.  Rows of a map are values of the second column.  A map is as accurate as its colors
+        can show: the estimated error of the density is at most a tenth of the largest density, and
+        the mean error much less.  It is interpolated where it looks empty: at least 7 nats below
+        the largest density of the samples, and 3 below the lowest of the `thresholds`.
     levels, thresholds : sequences of float, default=()
         Probabilities of regions of highest density, and the log-densities of their boundaries.
 
@@ -220,7 +220,7 @@ class DensityDisplay:
                 [known.max() - _VISIBLE, *np.subtract(display.thresholds, _BELOW_CONTOURS)]
             )
             display.log_density = _on_grid(
-                estimator, display.grid, columns, t, lowest, display.samples
+                estimator, display.grid, columns, t, (lowest, known.max()), display.samples
             )
         return display.plot(ax=ax)
 
@@ -727,27 +727,35 @@ def _on_grid(
     grid: Sequence[Array],
     columns: Sequence[int],
     t: float | None,
-    lowest: float,
+    window: tuple[float, float],
     samples: Array,
 ) -> Array:
-    """Log-densities on a grid, whose axes are the columns of the model in any order."""
+    """Log-densities on a grid, whose axes are the columns of the model in any order.
+
+    `window` has the lowest log-density that is visible, and the largest.
+    """
     # float32 must resolve the points of the grid.
     resolved = all(np.ptp(axis) > 1e-3 * np.abs(axis).max() for axis in grid)
-    rough = copy.copy(estimator).set_params(atol=_ROUGH_ATOL)
 
-    def score(model: InterpolantFlowDensity, points: Array) -> Array:
+    def score(points: Array, atol: float) -> tuple[Array, Array]:
         rows = points[:, np.argsort(columns)]
-        return _log_density(model, rows.astype(np.float32) if resolved else rows, t)
+        model = _with_tolerance(estimator, atol)
+        with suppress_feature_name_warning():
+            value, error = model.score_samples(
+                rows.astype(np.float32) if resolved else rows, t=t, return_error=True
+            )
+        return value, error
 
     if len(grid) == 1:
-        return score(estimator, grid_rows(grid))
-    return map_log_density(
-        functools.partial(score, estimator),
-        functools.partial(score, rough),
-        grid,
-        lowest,
-        samples,
-    )
+        return score(grid_rows(grid), 0.0)[0]
+    return map_log_density(score, grid, *window, samples)
+
+
+def _with_tolerance(estimator: InterpolantFlowDensity, atol: float) -> InterpolantFlowDensity:
+    """The estimator with this tolerance, if its own is smaller."""
+    if atol <= estimator._solver_of_parameters().atol:
+        return estimator
+    return copy.copy(estimator).set_params(atol=atol)
 
 
 def _log_density(estimator: InterpolantFlowDensity, rows: Array, t: float | None) -> Array:

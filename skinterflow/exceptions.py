@@ -1,8 +1,15 @@
 """Custom warnings and errors."""
 
 from skinterflow.interflow.flows import AccuracyWarning
+from skinterflow.interflow.processes import ProcessGroupError
 
-__all__ = ["AccuracyWarning", "DegenerateDataWarning", "DistillationWarning", "SavedModelError"]
+__all__ = [
+    "AccuracyWarning",
+    "DegenerateDataWarning",
+    "DistillationWarning",
+    "ProcessGroupError",
+    "SavedModelError",
+]
 
 
 class DegenerateDataWarning(UserWarning):

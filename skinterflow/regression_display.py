@@ -311,11 +311,12 @@ class PITDisplay:
     r"""Visualization of the calibration of predicted distributions.
 
     The probability integral transform (PIT) of a row is the predicted probability of an output up
-    to the observed one, :math:`F(y \mid x)`.  It is uniform if the distributions are right.  The
-    left panel is its histogram.  The right panel shows the fraction of the outputs in the central
-    intervals over the probability of these intervals.  The bands contain 95 of 100 bins, or points,
-    of a true model, for each separately.  Use :meth:`from_estimator`, or :meth:`from_predictions`
-    for the values of any model.
+    to the observed one, :math:`F(y \mid x)`.  It is uniform if the distributions are right.  For a
+    model with `integer_target`, it is drawn between the probabilities below and up to the observed
+    number, which makes it uniform [1]_.  The left panel is its histogram.  The right panel shows
+    the fraction of the outputs in the central intervals over the probability of these intervals.
+    The bands contain 95 of 100 bins, or points, of a true model, for each separately.  Use
+    :meth:`from_estimator`, or :meth:`from_predictions` for the values of any model.
 
     Parameters
     ----------
@@ -342,6 +343,11 @@ class PITDisplay:
     --------
     PredictionIntervalDisplay : The intervals of single rows.
     InterpolantFlowRegressor.cdf : The values.
+
+    References
+    ----------
+    .. [1] Czado, Gneiting and Held, "Predictive Model Assessment for Count Data", Biometrics 65,
+       2009.
 
     Examples
     --------
@@ -383,6 +389,7 @@ class PITDisplay:
         *,
         n_bins: int = 10,
         levels: Sequence[float] | None = None,
+        random_state: RandomStateLike = None,
         ax: Any = None,
     ) -> Self:
         """Compute the distribution function at the observed outputs, and plot.
@@ -397,6 +404,8 @@ class PITDisplay:
             Number of bins of the histogram.
         levels : sequence of float in (0, 1) or None, default=None
             Probabilities of central intervals; None is 0.05, 0.1, ..., 0.95.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the values of a model with `integer_target`.
         ax : ndarray of two Axes or None, default=None
             Where to plot; None is a new figure.
 
@@ -412,6 +421,9 @@ class PITDisplay:
         check_matplotlib(f"{cls.__name__}.from_estimator")
         _check_regressor(estimator, cls.__name__)
         pit = np.ravel(estimator.cdf(X, y))
+        if estimator._columns().whole.any():
+            below = np.ravel(estimator.cdf(X, np.asarray(y) - 1))
+            pit = below + private_random_state(random_state).uniform(size=len(pit)) * (pit - below)
         return cls.from_predictions(pit, n_bins=n_bins, levels=levels, ax=ax)
 
     @classmethod

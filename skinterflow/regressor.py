@@ -47,6 +47,7 @@ from skinterflow._data.encoding import (
     frame_dtypes,
     learn_categories,
 )
+from skinterflow._data.ranks import check_rows
 from skinterflow._data.weights import weighted_rows
 from skinterflow._fit.base_regressor import base_prediction, cross_fitted
 from skinterflow._fit.context import FitContext, Plan
@@ -63,7 +64,13 @@ from skinterflow._fit.run import Draw, Run, Trained
 from skinterflow._fit.validation import Fold, HeldOut
 from skinterflow._persistence.values import check_regressor_values
 from skinterflow._predict.arguments import checked_coverage, checked_levels, checked_n_samples
-from skinterflow._predict.conditional import ConditionalModel, Conditions, Units
+from skinterflow._predict.conditional import (
+    TABLE_TOLERANCE,
+    Answer,
+    ConditionalModel,
+    Conditions,
+    Units,
+)
 from skinterflow._predict.conformal import (
     latent_of_coverage,
     latents_of_levels,
@@ -117,10 +124,10 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         `y`.  It sees the encoded features: numbers, scaled and clipped smoothly at five standard
         deviations, without missing values.
 
-        - "auto": gradient boosting (HistGradientBoostingRegressor), if it improves the held-out
-          log-likelihood.  From 2,000 rows on, a short training with and one without it decide.
-          Below, members with and without it are trained, and weighted by the held-out
-          log-likelihood.
+        - "auto": gradient boosting (HistGradientBoostingRegressor), with 25 to 500 trees by the
+          cross-fitted squared error, if it improves the held-out log-likelihood.
+          From 2,000 rows on, a short training with and one without it decide.  Below, members
+          with and without it are trained, and weighted by the held-out log-likelihood.
         - None: no base regressor
         - a regressor of scikit-learn, which is cloned
     point : {"mean", "median"}, default="mean"
@@ -514,7 +521,9 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
     def _calibrate(self, matrix: Array, outputs: Array) -> None:
         """Set the latents of the calibration rows."""
         conditions = self._conditions_of(self._encoding.encode(matrix, self._names_in()))
-        self.calibration_latents_ = np.sort(self._model().latents(conditions, outputs))
+        self.calibration_latents_ = np.sort(
+            self._resolved(self._model().latents(conditions, outputs))[:, 0]
+        )
 
     def _validated_fit(self, X: Any, y: ArrayLike, warm: bool) -> tuple[Array, Array]:
         """Validate features and outputs: a matrix with numbers of categories, and (n, k)."""
@@ -896,7 +905,7 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
             self._check_one_output("point='median'")
             point = self._quantiles(conditions, np.array([0.5]))
         else:
-            point = self._model().mean(conditions)
+            point = self._resolved(self._model().mean(conditions))
         return point[:, 0] if self._one_dimensional else point
 
     def predict_quantiles(self, X: ArrayLike, quantiles: ArrayLike) -> Array:
@@ -928,9 +937,9 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
     def _quantiles(self, conditions: Conditions, levels: Array) -> Array:
         """Quantiles of one output, corrected if the fit was `conformal`."""
         if self.calibration_latents_ is None:
-            return self._model().quantiles(conditions, levels)
+            return self._resolved(self._model().quantiles(conditions, levels))
         latents = latents_of_levels(self.calibration_latents_, levels)
-        return self._model().quantiles_of_latents(conditions, latents)
+        return self._resolved(self._model().quantiles_of_latents(conditions, latents))
 
     def predict_interval(self, X: ArrayLike, coverage: float = 0.9) -> Array:
         """Predict central intervals.
@@ -959,9 +968,11 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         self._check_one_output("predict_interval")
         if self.calibration_latents_ is None:
             tail = 0.5 * (1.0 - probability)
-            return self._model().quantiles(conditions, np.array([tail, 1.0 - tail]))
-        latent = latent_of_coverage(self.calibration_latents_, probability)
-        return self._model().quantiles_of_latents(conditions, np.array([-latent, latent]))
+            ends = self._model().quantiles(conditions, np.array([tail, 1.0 - tail]))
+        else:
+            latent = latent_of_coverage(self.calibration_latents_, probability)
+            ends = self._model().quantiles_of_latents(conditions, np.array([-latent, latent]))
+        return self._resolved(ends)
 
     def cdf(self, X: ArrayLike, y: ArrayLike) -> Array:
         """Compute the distribution function of the output, ``P(Y <= y | X)``.
@@ -1076,6 +1087,7 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
         """Validate and encode features, with the prediction of the base regressor."""
         self._check_usable()
         matrix = self._matrix(X, reset=False)
+        check_rows([matrix])
         return self._conditions_of(self._encoding.encode(matrix, self._names_in()))
 
     def _estimate(self, question: Any, conditions: Conditions, y: Array) -> tuple[Array, Array]:
@@ -1089,6 +1101,18 @@ class InterpolantFlowRegressor(RegressorMixin, FlowEstimator):
                 AccuracyWarning,
             )
         return value, error
+
+    def _resolved(self, answer: Answer) -> Array:
+        """Values of an answer; warns of rows whose table is above its tolerance."""
+        n_unresolved = int(answer.unresolved.sum())
+        if n_unresolved:
+            warn(
+                f"{n_unresolved} of {len(answer.unresolved)} rows were left with an estimated "
+                f"error of their quantiles above {TABLE_TOLERANCE:g}, as a probability; they may "
+                "be far outside the data. Compare with cdf, which is computed without a table.",
+                AccuracyWarning,
+            )
+        return answer.value
 
     def _model(self) -> ConditionalModel:
         """Fitted model on its device, without members of weight zero; built once and kept."""

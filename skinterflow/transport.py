@@ -12,19 +12,20 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import TransformerMixin, _fit_context
-from sklearn.utils import Bunch, Tags, check_array
+from sklearn.utils import Bunch, Tags
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import (
     _check_feature_names_in,
     _get_feature_names,
     check_is_fitted,
-    validate_data,
 )
 from torch import nn
 
-from skinterflow._base import PARAMETER_CONSTRAINTS, FlowEstimator
+from skinterflow._base import PARAMETER_CONSTRAINTS, FlowEstimator, checked_rows
 from skinterflow._data.batches import NO_ROWS, Reader, drawn_pairs, drawn_seed, training_rows
+from skinterflow._data.memmap import opened
+from skinterflow._data.stored import StoredRows
 from skinterflow._data.weights import weighted_rows
 from skinterflow._fit.context import FitContext, Plan
 from skinterflow._fit.recipe import resolve_coupling, resolve_recipe
@@ -37,7 +38,6 @@ from skinterflow._runtime import (
     RandomStateLike,
     private_random_state,
     step_seed,
-    sums_may_overflow,
     suppress_feature_name_warning,
 )
 from skinterflow.interflow.bridges import bridge_defect
@@ -120,10 +120,11 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     field : VelocityField, torch.nn.Module, callable or None, default=None
         Velocity field ``v(t, x)`` to train; None is a multilayer perceptron.  It maps times of
         shape (B,) and rows of shape (B, D) to velocities of shape (B, D), each row independently.
-        `fit` trains a copy.  A `VelocityField` computes its own divergence.  That of any other
-        field is computed by automatic differentiation, exactly up to 128 columns, and by
-        Hutchinson's estimate with 16 probes above.  If a field is given, `hidden_layer_sizes` and
-        `activation` are ignored.
+        `fit` trains a copy for each of the `targets`, of which "auto" is "b" unless the path is
+        "mirror".  A `VelocityField` computes its own divergence.  That of any other field is
+        computed by automatic differentiation, exactly up to 128 columns, and by Hutchinson's
+        estimate with 16 probes above.  If a field is given, `hidden_layer_sizes` and `activation`
+        are ignored.
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
         Widths of the hidden layers; "auto" is ``(96, 96, 96, 96, 96, 96)``.
     activation : {"silu", "tanh", "softplus", "elu"}, default="silu"
@@ -350,8 +351,9 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         .. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for
             Flows and Diffusions", 2023.
         """
+        X0, X1 = opened(X0), opened(X1)
         with self._fitting(X0, sample_weight) as context:
-            rows0 = self._validated_source(X0, reset=not context.warm)
+            rows0 = self._validated_rows(X0, reset=not context.warm, n_min=2)
             path = self._new_path(rows0.shape[1], context.warm)
             if path.interpolant.resamples:
                 _check_no_target(X1, target_sample_weight, paired)
@@ -376,19 +378,12 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             readers = self._readers(sides, context)
             self._run(self._planned(readers, path, targets, paired, context), context)
             self._set_bridge(readers[0], context)
-            names = _get_feature_names(X1)
+            names = _names_of(X1)
             if names is not None:
                 self.target_feature_names_in_ = names
             else:
                 self.__dict__.pop("target_feature_names_in_", None)  # from an earlier fit
         return self
-
-    def _validated_source(self, X0: ArrayLike, reset: bool) -> NDArray[Any]:
-        with sums_may_overflow():
-            rows: NDArray[Any] = validate_data(
-                self, X0, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset
-            )
-        return rows
 
     def _validated_target(self, X1: ArrayLike | None, rows0: NDArray[Any]) -> NDArray[Any]:
         if X1 is None:
@@ -396,11 +391,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
                 "X1, the rows of the target, is missing; only interpolant='mirror' is fitted "
                 f"without it, not {self.interpolant!r}."
             )
-        _get_feature_names(X1)  # raises if some names are strings and others are not
-        with sums_may_overflow():
-            rows: NDArray[Any] = check_array(
-                X1, dtype=[np.float64, np.float32], ensure_min_samples=2, input_name="X1"
-            )
+        _names_of(X1)  # raises if some names are strings and others are not
+        rows = checked_rows(X1, "X1", n_min=2)
         if rows0.shape[1] != rows.shape[1]:
             raise ValueError(
                 f"X0 has {rows0.shape[1]} columns and X1 has {rows.shape[1]}; an invertible map "
@@ -1017,6 +1009,14 @@ def _common_scaling(rows0: NDArray[Any], rows1: NDArray[Any]) -> Standardize:
     unit = np.sqrt(np.mean(variances)) or 1.0
     shift = torch.from_numpy(0.5 * (means[0] + means[1]))
     return Standardize(shift, torch.full_like(shift, float(unit)))
+
+
+def _names_of(X: Any) -> NDArray[np.object_] | None:
+    """Names of the columns; None if they have none."""
+    names: NDArray[np.object_] | None = _get_feature_names(
+        X.header if isinstance(X, StoredRows) else X
+    )
+    return names
 
 
 def _check_no_target(

@@ -4,7 +4,6 @@ import os
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 from sklearn.datasets import load_iris
 
@@ -12,9 +11,6 @@ from skinterflow import InterpolantFlowDensity
 from tests.helpers import QUICK
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no windows
-
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # there is a worker for every core
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("repeatable")

@@ -53,6 +53,7 @@ from skinterflow.interflow import (
     Standardize,
     StochasticInterpolant,
     Trigonometric,
+    UNet,
     VariancePreserving,
     VelocityField,
     Whiten,
@@ -207,6 +208,7 @@ EXAMPLES = {
     ),
     "StochasticInterpolant": noisy_path,
     "Trigonometric": Trigonometric,
+    "UNet": lambda: with_weights(UNet((2, 3), (2, 3), 1, 1, 2)),
     "VariancePreserving": VariancePreserving,
     "Whiten": lambda: Whiten(torch.eye(2), torch.eye(2)),
     "YeoJohnson": lambda: YeoJohnson(torch.tensor([0.5, 1.0])),
@@ -272,8 +274,9 @@ def trace_of_jacobian(field, t, x):
     )
 
 
+HAS_CALLBACKS = parse_version(sklearn.__version__) >= parse_version("1.9")
 needs_callbacks = pytest.mark.skipif(
-    parse_version(sklearn.__version__) < parse_version("1.9"),
+    not HAS_CALLBACKS,
     reason="scikit-learn has callbacks from 1.9 on",
 )
 

@@ -10,6 +10,7 @@ import skinterflow
 
 ROOT = Path(skinterflow.__file__).parent
 ORDER = [
+    ["interflow.processes"],
     [
         "interflow.derivatives",
         "interflow.monotone",
@@ -41,6 +42,7 @@ ORDER = [
         "interflow.bridges",
         "interflow.custom",
         "interflow.grading",
+        "interflow.unet",
     ],
     ["interflow.quantities", "interflow.nested"],
     ["interflow.flows", "interflow.mixtures"],
@@ -49,29 +51,31 @@ ORDER = [
     ["interflow"],
     ["_version", "exceptions", "_runtime", "_data", "_fit", "_predict", "_persistence"],
     ["_data.degenerate", "_data.encoding", "_data.groups", "_data.trees", "_data.weights"],
-    ["_data.atoms", "_data.covariance"],
-    ["_data.scaling"],
-    ["_data.batches", "_data.columns", "datasets"],
+    ["_data.atoms", "_data.covariance", "_data.ranks", "_data.sources"],
+    ["_data.scaling", "_data.stored"],
+    ["_data.batches", "_data.columns", "_data.memmap", "datasets"],
     ["_persistence.container", "_persistence.registry", "_persistence.values"],
     ["_persistence.codec"],
     ["_persistence.checkpoint", "_persistence.mixin"],
     [
         "_predict.arguments",
         "_predict.conformal",
+        "_predict.kernels",
         "_predict.maps",
         "_predict.model",
         "_predict.regions",
     ],
     ["_predict.conditional", "_predict.diagnosis"],
-    ["_fit.base_regressor", "_fit.callbacks", "_fit.limits", "_fit.recipe"],
+    ["_fit.base_regressor", "_fit.callbacks", "_fit.limits", "_fit.ranks", "_fit.recipe"],
     ["_fit.validation"],
     ["_fit.mixture"],
     ["_fit.run", "_fit.context"],
     ["_fit.distillation"],
     ["_base"],
-    ["density", "metrics", "regressor", "transport"],
-    ["_plots", "contrib"],
-    ["display", "regression_display", "contrib.skpro"],
+    ["density", "regressor", "transport"],
+    ["_plots", "contrib", "dask", "metrics", "outliers"],
+    ["_launch", "contrib.pyod", "contrib.skpro", "display"],
+    ["outlier_display", "regression_display"],
     [""],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
@@ -84,14 +88,18 @@ LOWER_FLOOR_ONLY = {"numpy", "sklearn", "joblib"}
 ROOMS = ["interflow", "", "_data", "_persistence", "_predict", "_fit", "_base", "estimators"]
 """Each room knows those before it; "" holds what has no room: exceptions, seeds, the version."""
 ESTIMATORS = {
+    "_launch",
     "density",
     "transport",
     "regressor",
     "metrics",
+    "outliers",
     "display",
+    "outlier_display",
     "regression_display",
     "_plots",
     "contrib",
+    "dask",
     "datasets",
     "skinterflow",
 }

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from joblib import Parallel, delayed
 from scipy.special import ndtr
 from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
@@ -67,6 +68,22 @@ def test_a_fifth_of_the_rows_calibrates_but_not_too_few_or_too_many():
     assert numbers == [2, 50, 100, 200, 10_000]
     with pytest.raises(ValueError, match=r"conformal=True requires at least 4 rows.*got 3"):
         n_calibration_rows(3)
+
+
+def test_fits_in_threads_are_those_of_one_thread():
+    X, y = skewed(40, 0)
+    model = InterpolantFlowRegressor(**TINY, conformal=True)
+    models = [clone(model).set_params(random_state=seed) for seed in (0, 1)]
+    alone, threaded = (
+        Parallel(n_jobs, backend="threading")(
+            delayed(lambda each: clone(each).fit(X, y))(each) for each in models
+        )
+        for n_jobs in (1, 2)
+    )
+    for one, other in zip(alone, threaded, strict=True):
+        np.testing.assert_array_equal(one.calibration_rows_, other.calibration_rows_)
+        np.testing.assert_array_equal(one.calibration_latents_, other.calibration_latents_)
+    assert (alone[0].calibration_rows_ != alone[1].calibration_rows_).any()
 
 
 def test_intervals_of_a_wrong_model_hold(fitted):

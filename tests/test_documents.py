@@ -27,6 +27,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
         "docs/quick_start.rst",
         "docs/user_guide.rst",
         "docs/columns.rst",
+        "docs/larger_than_memory.rst",
         "docs/regression.rst",
         "docs/displays.rst",
         "docs/saving.rst",

@@ -11,8 +11,20 @@ from sklearn.base import clone
 from torch import nn
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
-from skinterflow.interflow import CustomField, PathObjective, ResidualMLP, Solver, VelocityField
-from skinterflow.interflow.custom import EXACT_COLUMNS
+from skinterflow.interflow import (
+    AveragedField,
+    Brownian,
+    CustomField,
+    Flow,
+    HeadedDrift,
+    PathObjective,
+    ResidualMLP,
+    SeparateHeads,
+    Solver,
+    StochasticInterpolant,
+    VelocityField,
+)
+from skinterflow.interflow.custom import EXACT_COLUMNS, check_function
 from skinterflow.interflow.interpolants import Linear
 from skinterflow.interflow.times import Beta
 from tests.helpers import ONE_FIELD, points, trace_of_jacobian
@@ -175,14 +187,104 @@ def test_what_is_no_field_is_refused_before_the_training(iris, monkeypatch, mode
     assert not hasattr(estimator, "end_time_")
 
 
+class Layered(nn.Module):
+    """A small network with a given layer in the middle."""
+
+    def __init__(self, layer):
+        super().__init__()
+        with torch.random.fork_rng():
+            self.inner, self.layer, self.outer = nn.Linear(4, 6), layer, nn.Linear(6, 4)
+
+    def forward(self, t, x):
+        return self.outer(self.layer(self.inner(x)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.BatchNorm1d(6), r"batch normalisation in training mode, layer \(BatchNorm1d\)"),
+        (nn.Dropout(0.01), r"dropout in training mode, layer \(Dropout\), .* is random"),
+    ],
+)
+def test_layers_that_differ_in_training_are_refused_by_name(layer, message):
+    with pytest.raises(ValueError, match=message):
+        check_function(Layered(layer), 4)
+    check_function(Layered(copy.deepcopy(layer).eval()), 4)
+
+
+class KinkedInTime(Layered):
+    def forward(self, t, x):
+        return super().forward(t, x) + self.outer(torch.relu(t[:, None].expand(-1, 6)))
+
+
+def test_kinks_between_rows_and_velocities_are_warned_of():
+    for layer, name in ((nn.ReLU(), "Relu"), (nn.LeakyReLU(), "LeakyRelu"), (nn.PReLU(), "Prelu")):
+        with pytest.warns(UserWarning, match=f"kinks .{name}.*its divergence jumps.*SiLU"):
+            check_function(Layered(layer), 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_function(Layered(nn.SiLU()), 4)
+        check_function(KinkedInTime(nn.Tanh()), 4)
+        check_function(lambda t, x: torch.zeros_like(x), 4)
+
+
+def test_averaged_fields_of_many_columns_estimate_their_divergence():
+    n = EXACT_COLUMNS + 1
+    members = [CustomField(lambda t, x, k=k: torch.sin(k * x), n) for k in (1.0, 3.0)]
+    field, x = AveragedField(members), points(2, n)
+    log_det = Flow(field).pull_and_logdet(x)[1]
+    assert field.n_estimates == 16
+    exact = CustomField(lambda t, x: 0.5 * (torch.sin(x) + torch.sin(3.0 * x)), n)
+    torch.testing.assert_close(log_det, Flow(exact).pull_and_logdet(x)[1])
+
+
 def test_a_field_of_other_types_is_refused(iris):
     with pytest.raises(ValueError, match="'field' parameter"):
         InterpolantFlowDensity(**PLAIN, field="network").fit(iris)
 
 
-def test_a_field_is_the_drift_alone(iris):
-    with pytest.raises(ValueError, match=r"targets=\('eta',\) need a network with a head for each"):
-        InterpolantFlowDensity(**PLAIN, field=network(), targets="eta").fit(iris)
+def test_each_target_has_a_copy_of_the_field(iris):
+    """A noisy path whose drift follows from two copies, and the score from one of them."""
+    transport = InterpolantTransport(
+        **PLAIN | {"max_iter": 4}, field=network(), gamma="brownian", targets=("v", "eta")
+    ).fit(iris, iris[::-1].copy())
+    one, other = transport._field.heads.fields
+    assert not torch.equal(one.function.outer.weight, other.function.outer.weight)
+    t, x = torch.tensor(0.4), points(3, 4).float()
+    with torch.no_grad():
+        gamma = transport._path.gamma.at(t)
+        expected = one(t, x) + gamma.rate * other(t, x)
+        torch.testing.assert_close(transport._field(t, x), expected)
+        score = transport._field.drift_and_score(t, x)[1]
+        torch.testing.assert_close(score, -other(t, x) / gamma.value)
+
+
+def test_images_are_resampled_by_a_field_of_the_mirror_path(iris):
+    mirror = InterpolantTransport(
+        **PLAIN | {"max_iter": 2}, field=network(), interpolant="mirror", gamma="brownian"
+    ).fit(iris)
+    assert mirror._field.targets == ("eta",)
+    assert mirror.sample(iris[:3], epsilon=0.1, n_steps=4, random_state=0).shape == (3, 4)
+
+
+@pytest.mark.parametrize("time", [torch.tensor(0.4), torch.linspace(0.3, 0.6, 3)])
+def test_targets_of_many_columns_estimate_the_divergence(time):
+    """The Jacobians of both heads are diagonal, so that each estimate is exact."""
+    n, time = EXACT_COLUMNS + 1, time.double()
+    members = [CustomField(lambda t, x, k=k: torch.sin(k * x), n) for k in (1.0, 3.0)]
+    path = StochasticInterpolant(Linear(), Brownian())
+    field, x = HeadedDrift(SeparateHeads(members), ("v", "eta"), path), points(3, n)
+    assert field.n_estimates == 16
+    value, divergence = field.value_and_divergence(time, x)
+    torch.testing.assert_close(value, field(time, x))
+    rate = path.gamma.at(time).rate.expand(3)[:, None]
+    exact = (x.cos() + 3.0 * rate * (3.0 * x).cos()).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(divergence, exact.expand(3, 16))
+    one_sided = HeadedDrift(SeparateHeads(members[:1]), ("eta",), StochasticInterpolant(Linear()))
+    value, divergence = one_sided.value_and_divergence(time, x)
+    growth, denoiser = 1.0 / time.expand(3), -1.0 - (1.0 - time.expand(3)) / time.expand(3)
+    exact = n * growth + denoiser * x.cos().sum(dim=1)
+    torch.testing.assert_close(divergence, exact[:, None].expand(3, 16))
 
 
 def test_a_checkpoint_refuses_a_module_before_the_training(iris, tmp_path):

@@ -24,7 +24,12 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KernelDensity
 
 import skinterflow
-from skinterflow import InterpolantFlowDensity, InterpolantFlowRegressor, InterpolantTransport
+from skinterflow import (
+    InterpolantFlowDensity,
+    InterpolantFlowOutlierDetector,
+    InterpolantFlowRegressor,
+    InterpolantTransport,
+)
 from skinterflow._persistence.codec import encode
 from skinterflow.interflow import Solver
 from tests.helpers import QUICK, cluster_in_scatter, same
@@ -90,6 +95,10 @@ MODELS = {
     "regressor of whole numbers": lambda: InterpolantFlowRegressor(
         **TINY_REGRESSOR, integer_target=True
     ).fit(ROWS, np.rint(3.0 * ROWS[:, 0])),
+    "detector": lambda: InterpolantFlowOutlierDetector(**TINY, n_folds=2).fit(ROWS),
+    "detector without folds": lambda: InterpolantFlowOutlierDetector(**TINY, n_folds=None).fit(
+        pd.DataFrame(ROWS, columns=["a", "b"])
+    ),
     "unfitted regressor": lambda: InterpolantFlowRegressor(**TINY_REGRESSOR),
     "unfitted density": lambda: InterpolantFlowDensity(**TINY),
     "unfitted transport": lambda: InterpolantTransport(**TINY),
@@ -339,6 +348,9 @@ PARAMETERS = {
 
 FIT_PARAMETERS = {
     **PARAMETERS,
+    "contamination": ["auto", 0.1, 0.5, 1e-300, 0, 1, np.nan, "a", None, 10**400],
+    "n_folds": [2, 3, None, 1, 0, 50, 2.5, "a", 10**30],
+    "trim": [0.0, 0.2, 0.4999, 0.5, -0.1, np.nan, "a", None],
     "mixture": ["auto", None, False, "a", 0],
     "end_time": ["auto", 1.0, 0.5, 1e-9, 0.0, 1e-50, -1, 2, np.nan, "a", 10**400],
     "hidden_layer_sizes": ["auto", (4,), (4, 3), (10**9,), (2**62,), (10**30,), (0,), (), "a", None,
@@ -431,6 +443,16 @@ METHODS = {
         "sample_y": {"rows": rows, "n_samples": count, "random_state": seed},
         "score": {"rows": rows, "y": outputs},  # weights are those of scikit-learn's R2
     },
+    InterpolantFlowOutlierDetector: {
+        **ALL,
+        "fit": {"rows": rows, "y": of(None, 3)},
+        "fit_predict": {"rows": rows, "y": of(None)},
+        "score_samples": {"rows": rows},
+        "decision_function": {"rows": rows},
+        "predict": {"rows": rows},
+        "p_values": {"rows": rows, "adjust": of(None, "fdr", bad=["bh", 3, ["fdr"], True])},
+        "explain": {"rows": rows},
+    },
     InterpolantTransport: {
         **BOTH,
         "fit": {"rows": rows, "X1": rows, "sample_weight": weights,
@@ -453,7 +475,7 @@ METHODS = {
 """Arguments of every public method; those named `rows` and `density`, `path`, `state`, `level` are
 given by place."""
 BY_PLACE = {"rows", "density", "path", "state"}
-FITS = {"fit", "partial_fit"}
+FITS = {"fit", "fit_predict", "partial_fit"}
 CHANGES = FITS | {"__setstate__"}
 NO_CALLS = {
     "get_params",
@@ -539,9 +561,9 @@ def check_answer(estimator, method, arguments, answer):
     """Finite, and of the right shape."""
     n, width = n_of(arguments.get("rows")), getattr(estimator, "n_features_in_", 2)
     if method in FITS:
-        assert answer is estimator
-        regressor = isinstance(estimator, InterpolantFlowRegressor)
-        answer = (estimator.predict if regressor else estimator.transform)(arguments["rows"])
+        assert method == "fit_predict" or answer is estimator
+        predicts = isinstance(estimator, InterpolantFlowRegressor | InterpolantFlowOutlierDetector)
+        answer = (estimator.predict if predicts else estimator.transform)(arguments["rows"])
         assert np.isfinite(np.asarray(answer)).all()
         return
     if method in ("save", "__setstate__"):
@@ -573,6 +595,7 @@ def check_answer(estimator, method, arguments, answer):
             "target_log_density": (n,), "source_log_density": (n,),
             "density_threshold": np.shape(arguments.get("level")),
             "trajectory": (n_of(arguments.get("times")), n, width),
+            "decision_function": (n,), "p_values": (n,),
             "predict": (n, *output), "log_density": (n,), "cdf": np.shape(arguments.get("y")),
             "predict_interval": (n, 2),
             "predict_quantiles": (n, np.size(arguments.get("quantiles"))),
@@ -588,6 +611,7 @@ def check_answer(estimator, method, arguments, answer):
         elif method in (
             "score_samples",
             "score",
+            "decision_function",
             "log_density",
             "target_log_density",
             "source_log_density",
@@ -795,7 +819,8 @@ class Kind(random.Random):
 
 @pytest.mark.parametrize("value", [1e155, 1e300, -1e308, np.nan, np.float32(1e30)])
 @pytest.mark.parametrize(
-    "name", ["density", "density with atoms", "density with bounds", "transport with noise"]
+    "name",
+    ["density", "density with atoms", "density with bounds", "detector", "transport with noise"],
 )
 def test_every_method_meets_extreme_rows(place, name, value):
     """One number of the rows is extreme, and all else is good."""

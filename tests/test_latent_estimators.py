@@ -208,7 +208,7 @@ class Curved(Interpolant):
         ({"targets": "w"}, "'targets' parameter .* Got 'w'"),
         (
             {"targets": ("w",)},
-            r"targets must be some of 'b', 'v', 's', 'eta', each once, got \('w',\)",
+            r"targets must be some of .*'eta', 'eta0', 'eta1', each once, got \('w',\)",
         ),
         (
             {"targets": ("v",)},

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from scipy.integrate import trapezoid
-from scipy.stats import norm
+from scipy.stats import kstest, norm, poisson
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -56,6 +56,12 @@ def fitted():
 @pytest.fixture(scope="module")
 def several():
     return InterpolantFlowRegressor(**TINY | {"max_iter": 1}).fit(X, np.c_[Y, -Y])
+
+
+@pytest.fixture(scope="module")
+def counting():
+    counts = np.random.default_rng(0).poisson(np.exp(0.5 * X["size"]))
+    return InterpolantFlowRegressor(**TINY, integer_target=True).fit(X, counts)
 
 
 def ask(display, estimator, **arguments):
@@ -163,6 +169,25 @@ def test_probability_transform_is_the_distribution_function(fitted):
     assert coverage.lines[1].get_ydata() == pytest.approx(inside)
 
 
+def test_probability_transform_of_right_counts_is_uniform(counting, monkeypatch):
+    """Drawn between the probabilities below and up to the observed number, with a seed."""
+
+    def cdf(self, frame, y):
+        return poisson.cdf(y, np.exp(0.5 * frame["size"]))
+
+    monkeypatch.setattr(InterpolantFlowRegressor, "cdf", cdf)
+    frame = X.iloc[np.resize(np.arange(80), 2_000)]
+    y = np.random.default_rng(1).poisson(np.exp(0.5 * frame["size"]))
+    first, second, other = (
+        PITDisplay.from_estimator(counting, frame, y, random_state=seed).pit for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+    assert (cdf(None, frame, y - 1) <= first).all()
+    assert (first <= cdf(None, frame, y)).all()
+    assert kstest(first, "uniform").pvalue > 0.01
+
+
 def test_bands_hold_for_the_truth_and_not_for_a_narrow_model():
     y = np.random.default_rng(1).normal(size=2_000)
     true = PITDisplay.from_predictions(norm.cdf(y), n_bins=20)
@@ -234,10 +259,8 @@ def test_an_array_and_the_accuracy_of_the_user():
     assert display.ax_.get_xlabel() == "column 1"
 
 
-def test_map_of_whole_numbers():
-    counts = np.random.default_rng(0).poisson(np.exp(0.5 * X["size"]))
-    model = InterpolantFlowRegressor(**TINY, integer_target=True).fit(X, counts)
-    display = ask(ConditionalDensityDisplay, model, grid_resolution=20)
+def test_map_of_whole_numbers(counting):
+    display = ask(ConditionalDensityDisplay, counting, grid_resolution=20)
     assert np.array_equal(display.grid[1], np.arange(display.grid[1][0], display.grid[1][-1] + 1))
     assert np.exp(display.log_density).sum(axis=0) == pytest.approx(np.ones(20), abs=0.05)
 

@@ -186,12 +186,17 @@ def test_boosted_trees_predict_as_the_model_that_they_are_from():
         np.testing.assert_allclose(boosted_trees(model).predict(X), model.predict(X), rtol=1e-12)
 
 
-def test_weights_are_between_those_of_the_largest_likelihood_and_equal_ones():
+def test_weights_are_those_of_the_largest_likelihood():
     rng = np.random.default_rng(0)
     x = np.where(rng.uniform(size=4000) < 0.3, rng.normal(size=4000), 4.0 + rng.normal(size=4000))
     log_density = np.stack([-0.5 * x**2, -0.5 * (x - 4.0) ** 2, np.full(4000, -60.0)], axis=1)
     weights = member_weights(torch.from_numpy(log_density.T), torch.ones(4000).double())
-    np.testing.assert_allclose(weights, [0.4, 0.6, 0.0], atol=0.02)
+    np.testing.assert_allclose(weights, [0.3, 0.7, 0.0], atol=0.02)
+    assert weights[2] == 0.0
+    rare = np.where(np.arange(4000) < 40, 0.0, -60.0)  # largest likelihood at a weight of 0.01
+    both = torch.from_numpy(np.stack([rare, -60.0 - rare]))
+    weights = member_weights(both, torch.ones(4000).double())
+    assert weights.tolist() == [0.0, 1.0]
 
 
 def test_large_data_keep_the_better_kind_of_members(monkeypatch):

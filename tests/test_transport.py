@@ -306,8 +306,8 @@ def test_frames_have_the_names_of_the_side_that_they_are_on(sides):
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("paired", [False, True])
 def test_rows_of_the_two_sets_are_paired_on_request_only(monkeypatch, paired, streamed):
-    """Otherwise, which row of X1 stands beside a row of X0 means nothing, though the two have as
-    many rows."""
+    """Otherwise, row i of X1 has nothing to do with row i of X0, though the two have as many
+    rows."""
     seen, forward = [], PathObjective.forward
 
     def watched(self, x0, x1, *drawn):
@@ -390,6 +390,14 @@ def test_impossible_pairs_are_refused(sides, rows, parameters, arguments, messag
         InterpolantTransport(**QUICK, **parameters).fit(
             sides[0][:10], sides[1][:rows], paired=True, **arguments
         )
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_the_coupling_of_given_pairs_is_no_parameter(sides, paired):
+    """Both sides would be shuffled, and the pairs would be those of chance."""
+    transport = InterpolantTransport(**QUICK, coupling=couplings.Given())
+    with pytest.raises(ValueError, match=r"paired=True\), where rows keep their order; set coup"):
+        transport.fit(sides[0][:10], sides[1][:10], paired=paired)
 
 
 def test_a_mirror_has_no_pairs(sides):

@@ -17,11 +17,13 @@ from skinterflow import (
     DegenerateDataWarning,
     DistillationWarning,
     InterpolantFlowDensity,
+    InterpolantFlowOutlierDetector,
     InterpolantFlowRegressor,
     InterpolantTransport,
 )
 from skinterflow._fit import distillation, run
 from skinterflow._persistence import checkpoint
+from skinterflow._predict import conditional
 from skinterflow.interflow import (
     Brownian,
     Flow,
@@ -61,6 +63,12 @@ def device_that_is_missing(monkeypatch, tmp_path):
     density = fit(rows())().set_params(device="cuda:7")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     return lambda: density.transform(rows())
+
+
+@case("outliers.py:_check_rows", "only 15 training rows")
+def few_rows_of_a_detector(monkeypatch, tmp_path):
+    detector = InterpolantFlowOutlierDetector(hidden_layer_sizes=(8,), max_iter=2, n_folds=2)
+    return lambda: detector.fit(rows(15))
 
 
 @case("_data/degenerate.py:warn_columns", "constant", DegenerateDataWarning)
@@ -112,6 +120,11 @@ def copied_rows(monkeypatch, tmp_path):
 def student_that_loses_too_much(monkeypatch, tmp_path):
     monkeypatch.setattr(distillation, "MAX_DISTILLATION_LOSS", -1e9)
     return fit(rows(), student_layer_sizes=(1,), max_iter=30)
+
+
+@case("interflow/custom.py:check_function", "kinks")
+def field_with_a_kink(monkeypatch, tmp_path):
+    return fit(rows(), field=lambda t, x: torch.relu(x))
 
 
 @case("_persistence/checkpoint.py:write_if_due", "could not be written")
@@ -189,6 +202,21 @@ def outputs_that_repeat(monkeypatch, tmp_path):
 def log_densities_that_are_not_resolved(monkeypatch, tmp_path):
     model = regressor(atol=1e-300).fit(rows(), rows()[:, 0])
     return lambda: model.log_density(rows(), rows()[:, 0])
+
+
+@case("regressor.py:_resolved", "60 of 60 rows were left with an estimated error", AccuracyWarning)
+def quantiles_that_are_not_resolved_between_the_nodes(monkeypatch, tmp_path):
+    model = regressor().fit(rows(), rows()[:, 0])
+    monkeypatch.setattr(conditional.MonotoneMixture, "error", lambda self: torch.ones(60))
+    return lambda: model.predict_quantiles(rows(), [0.1, 0.9])
+
+
+@case("regressor.py:_resolved", "60 of 60 rows were left with an estimated error", AccuracyWarning)
+def means_that_are_not_resolved_at_the_nodes(monkeypatch, tmp_path):
+    model = regressor().fit(rows(), rows()[:, 0])
+    monkeypatch.setattr(conditional.MonotoneMixture, "error", lambda self: torch.zeros(60))
+    monkeypatch.setattr(conditional, "TABLE_TOLERANCE", 0.0)
+    return lambda: model.predict(rows())
 
 
 @pytest.mark.parametrize(("prepare", "place", "text", "category"), CASES)

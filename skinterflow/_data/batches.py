@@ -19,7 +19,7 @@ from torch import Tensor
 
 from skinterflow._data.atoms import Atoms
 from skinterflow._data.degenerate import (
-    evenly_spaced,
+    spacing,
     spread_constant_columns,
     spread_whole_numbers,
 )
@@ -142,7 +142,7 @@ class Reader:
         """
         if not len(held_out):
             return None
-        rows = evenly_spaced(np.arange(len(self.X)))
+        rows = np.arange(0, len(self.X), spacing(len(self.X)))
         rows = rows[~np.isin(rows, held_out.numpy())]
         if not len(rows):
             return None

@@ -28,6 +28,7 @@ from skinterflow._data.atoms import Atoms, estimate_masses, find_atoms
 from skinterflow._data.degenerate import (
     constant_widths,
     evenly_spaced,
+    row_blocks,
     shown,
     spread_constant_columns,
     spread_whole_numbers,
@@ -102,7 +103,8 @@ class Columns:
             With the columns and the numbers of rows.
         """
         self._refuse(
-            {j: ~self._is_whole(X[:, j]) for j in _where(self.whole)},
+            X,
+            lambda block: {j: ~self._is_whole(block[:, j]) for j in _where(self.whole)},
             parameter,
             lambda j: "not whole",
             name,
@@ -124,6 +126,11 @@ class Columns:
 
     def in_support(self, X: NDArray[Any]) -> Mask:
         """Whether each row is within the bounds, and whole where it must be: shape (n,)."""
+        if not self.whole.any() and not np.isfinite(self.bounds).any():
+            return np.ones(len(X), dtype=bool)  # without reading rows that may be on disk
+        return np.concatenate([self._block_in_support(block) for block in row_blocks(X)])
+
+    def _block_in_support(self, X: NDArray[Any]) -> Mask:
         possible = np.ones(len(X), dtype=bool)
         for outside in self._outside(X, self.bounds).values():
             possible &= ~outside
@@ -329,7 +336,7 @@ class Columns:
         return np.asarray(np.rint(column) == column)
 
     def _outside(self, X: NDArray[Any], bounds: Array) -> dict[int, Mask]:
-        """Rows outside the bounds, by column; read one column at a time, as `X` may be on disk."""
+        """Rows outside the bounds, by column."""
         # Compared in the dtype of the rows: a float32 row on the bound is not outside by rounding.
         low, high = _in_dtype(bounds, X).T
         return {
@@ -339,19 +346,32 @@ class Columns:
 
     def _check_inside(self, X: NDArray[Any], bounds: Array, name: str = "X") -> None:
         self._refuse(
-            self._outside(X, bounds),
+            X,
+            lambda block: self._outside(block, bounds),
             "bounds",
             lambda j: f"outside [{bounds[j, 0]:g}, {bounds[j, 1]:g}]",
             name,
         )
 
     def _refuse(
-        self, wrong: dict[int, Mask], parameter: str, what: Callable[[int], str], name: str
+        self,
+        X: NDArray[Any],
+        wrong: Callable[[NDArray[Any]], dict[int, Mask]],
+        parameter: str,
+        what: Callable[[int], str],
+        name: str,
     ) -> None:
+        """Raise if rows are wrong; these are counted in blocks, as `X` may be on disk."""
+        columns = list(wrong(X[:0]))
+        if not columns:
+            return
+        counts = np.zeros(len(columns), dtype=np.int64)
+        for block in row_blocks(X):
+            counts += [int(rows.sum()) for rows in wrong(block).values()]
         refused = [
-            f"{self.names[j]} ({rows.sum()} of {len(rows)} rows {what(j)})"
-            for j, rows in wrong.items()
-            if rows.any()
+            f"{self.names[j]} ({count} of {len(X)} rows {what(j)})"
+            for j, count in zip(columns, counts, strict=True)
+            if count
         ]
         if refused:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ Array = NDArray[np.float64]
 _MAX_ROWS = 100_000
 """Evenly spaced rows that are examined: quantiles and powers are accurate to a third of a
 percent."""
+_BLOCK_ROWS = 2**16
 _CONSTANT_WIDTH = 1e-3
 """Width given to a constant column, relative to its value (to one if the value is zero)."""
 COLLINEAR = 1e-10
@@ -26,7 +27,24 @@ _MAX_LISTED_COLUMNS = 8
 
 def evenly_spaced(X: NDArray[Any], most: int = _MAX_ROWS) -> NDArray[Any]:
     """At most `most` evenly spaced rows, contiguous in memory."""
-    return np.ascontiguousarray(X[:: -(-len(X) // most)])
+    return np.ascontiguousarray(X[:: spacing(len(X), most)])
+
+
+def spacing(n_rows: int, most: int = _MAX_ROWS) -> int:
+    """Distance of at most `most` evenly spaced rows."""
+    return -(-n_rows // most)
+
+
+def row_blocks(
+    X: Any, n_rows: int = _BLOCK_ROWS, part: slice = slice(None)
+) -> Iterator[NDArray[Any]]:
+    """Blocks of a part of the rows, at least one.
+
+    Each block is read when it is needed, as `X` may be on disk.
+    """
+    first, end, _ = part.indices(len(X))
+    for start in range(first, max(first + 1, end), n_rows):
+        yield X[start : min(start + n_rows, end)]
 
 
 def constant_widths(X: NDArray[Any]) -> Array:

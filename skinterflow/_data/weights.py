@@ -65,5 +65,6 @@ def weighted_rows(
             f"{name} is zero for all but {positive.sum()} of {len(X)} rows; at least two rows need "
             "a positive weight."
         )
-    X, weight = X[positive], weight[positive]
+    if not positive.all():  # a copy in memory, which rows on disk may not fit into
+        X, weight = X[positive], weight[positive]
     return X, weight / weight.mean()

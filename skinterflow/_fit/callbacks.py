@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.utils.validation import _num_samples
 
 __all__ = ["CallbackSupportMixin", "FitEvents"]
 
@@ -50,7 +51,7 @@ class FitEvents:
         self._data: dict[str, Any] = {
             "estimator": estimator,
             "X": X,
-            "y": (lambda: np.zeros(len(np.asarray(X)))) if y is None else y,
+            "y": (lambda: np.zeros(_num_samples(X))) if y is None else y,
             "metadata": None if sample_weight is None else {"sample_weight": sample_weight},
         }
 

@@ -12,6 +12,7 @@ from skinterflow._fit.limits import Interruption, TimeBudget
 from skinterflow._fit.recipe import Recipe, StudentRecipe
 from skinterflow._fit.validation import Fold
 from skinterflow._persistence.checkpoint import Checkpoint
+from skinterflow.interflow import processes
 from skinterflow.interflow.noise import StochasticInterpolant
 from skinterflow.interflow.scaling import Scaling
 
@@ -45,6 +46,13 @@ class FitContext:
     seed: int = field(init=False)
     checkpoint: Checkpoint | None = field(init=False, default=None)
     setup: torch.Generator = field(init=False)
+
+    def share_interruption(self) -> None:
+        """Take note of a Ctrl-C on any rank after its training."""
+        if processes.any_rank(processes.interrupted()) and self.interruption.message is None:
+            self.interruption.note(
+                "The fit was interrupted after its training; the estimator is fitted."
+            )
 
     def end(self) -> None:
         """Raise `KeyboardInterrupt` if there was a Ctrl-C, or else remove the checkpoint."""

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from skinterflow._data.batches import FlowRows, RowSource, ShuffledPasses, drawn_seed
-from skinterflow._fit.limits import Interruption, TimeBudget, clock, timed
+from skinterflow._fit.limits import Interruption, TimeBudget, now, timed
 from skinterflow._fit.run import Trained
 from skinterflow._fit.validation import Fold, held_out_log_prob
 from skinterflow._runtime import Generators, seeded_generators
 from skinterflow.exceptions import DistillationWarning
+from skinterflow.interflow import processes
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.flows import Flow, Pushforward
 from skinterflow.interflow.grading import UNGRADED
@@ -123,10 +124,10 @@ def distilled(
     teacher = teacher_fit.field
     try:
         n_rows = _affordable_validation_rows(teacher_fit, folds, generators, budget)
-        started = clock()
+        started = now()
         by_teacher = _validation_score(teacher, teacher_fit, folds, generators, n_rows)
         # A student is scored in less time than its teacher, whose time is reserved for it.
-        scoring = clock() - started
+        scoring = now() - started
 
         def trained(student: VelocityField, later: float) -> Candidate:
             field = distil(
@@ -375,7 +376,9 @@ def compute_targets(
     shape = -(-n_points // _POINTS_PER_SAMPLE), teacher.n_features
     x0 = base(torch.randn(shape, dtype=data.dtype, **on_device))
     flow = Flow(teacher, _SAMPLING_SOLVER)
-    samples = torch.cat([flow.push(block) for block in x0.split(_BLOCK_ROWS)])
+    samples = processes.over_ranks(
+        lambda x: torch.cat([flow.push(block) for block in x.split(_BLOCK_ROWS)]), x0
+    )
     drawn = torch.randint(len(samples), (n_points - len(data),), **on_device)
     x1 = torch.cat([data, samples[drawn]])[torch.randperm(n_points, **on_device)]
     t = end_time * time_law.quantile(stratified_uniform(n_times, **on_device)).to(data.dtype)
@@ -383,19 +386,24 @@ def compute_targets(
     per_row = t.repeat_interleave(_ROWS_PER_TIME)
     x0 = base(torch.randn(x1.shape, dtype=x1.dtype, **on_device))
     x = path(per_row, x0, x1, path.draw(x1, generators.device))
-    blocks = zip(per_row.split(_BLOCK_ROWS), x.split(_BLOCK_ROWS), strict=True)
-    v, divergence = map(
-        torch.cat, zip(*(teacher.value_and_divergence(*block) for block in blocks), strict=True)
-    )
+    evaluated = processes.over_ranks(lambda t, x: _evaluated(teacher, t, x), per_row, x)
+    v, divergence = evaluated[:, :-1], evaluated[:, -1]
     groups = (n_times, _ROWS_PER_TIME)
     return Targets(
         t[:, None], x.reshape(*groups, -1), v.reshape(*groups, -1), divergence.reshape(groups)
     )
 
 
+def _evaluated(teacher: VelocityField, t: Tensor, x: Tensor) -> Tensor:
+    """Velocities and, in the last column, divergences at points, shape (B, D + 1)."""
+    blocks = zip(t.split(_BLOCK_ROWS), x.split(_BLOCK_ROWS), strict=True)
+    parts = [teacher.value_and_divergence(*block) for block in blocks]
+    return torch.cat([torch.cat([v, divergence[:, None]], dim=1) for v, divergence in parts])
+
+
 def _batches(targets: Targets, seed: int) -> Iterator[tuple[Targets, None]]:
-    """Yield batches of whole groups without end."""
+    """Yield batches of whole groups without end, of which each rank takes a share."""
     order = ShuffledPasses(len(targets.t), targets.t.device, seed)
     for number in itertools.count():
         groups = order.batch(number, _BATCH_SIZE // _ROWS_PER_TIME)
-        yield Targets(*(part[groups] for part in targets)), None
+        yield Targets(*processes.share([part[groups] for part in targets])), None

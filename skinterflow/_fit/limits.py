@@ -6,11 +6,18 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from skinterflow.interflow import processes
+
 _Result = TypeVar("_Result")
 
 clock = time.monotonic
 """Clock in seconds; tests replace it."""
 _MIN_SECONDS = 1e-3
+
+
+def now() -> float:
+    """Return the time in seconds: that of the first rank, so that all make the same decisions."""
+    return processes.number_of_first(clock())
 
 
 class Interruption:
@@ -61,14 +68,17 @@ class TimeBudget:
         Seconds of these for the calibration alone.
     calibrates : bool
         Whether there is time to calibrate the solver.
+    seconds_trained : float
+        Seconds of training at the last look at the clock.
     """
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
         self.reserved, self.reserved_for_model, self.reserved_for_calibration = 0.0, 0.0, 0.0
         self.calibrates = True
-        self._started = clock()
+        self._started = now()
         self._training_from, self._earlier = self._started, 0.0
+        self.seconds_trained = 0.0
 
     @property
     def limited(self) -> bool:
@@ -77,11 +87,13 @@ class TimeBudget:
 
     def begin_training(self, earlier: float = 0.0) -> None:
         """Start the clock of the training; a resumed one has already taken `earlier` seconds."""
-        self._training_from, self._earlier = clock(), earlier
+        self._training_from, self._earlier = now(), earlier
+        self.seconds_trained = earlier
 
     def trained(self) -> float:
         """Return the seconds of training so far."""
-        return clock() - self._training_from + self._earlier
+        self.seconds_trained = now() - self._training_from + self._earlier
+        return self.seconds_trained
 
     def part(self) -> float:
         """Return the elapsed fraction of the training time, in [0, 1]; 0 if there is no limit."""
@@ -94,11 +106,11 @@ class TimeBudget:
         """Return the seconds until the end of the budget; infinite if there is no limit."""
         if self.seconds is None:
             return float("inf")
-        return self.seconds - (clock() - self._started) - self._earlier
+        return self.seconds - (now() - self._started) - self._earlier
 
 
 def timed(work: Callable[[], object]) -> float:
     """Return the seconds that `work` takes."""
-    started = clock()
+    started = now()
     work()
-    return clock() - started
+    return now() - started

@@ -280,10 +280,7 @@ def choose_mixture(
 
 
 def member_weights(log_prob: Tensor, weight: Tensor) -> Tensor:
-    """Weights of kinds of members: half-way from those of the largest likelihood to equal ones.
-
-    The likelihood is that of single members.  Their averages differ less, because the worse kind
-    gains more by averaging.
+    """Weights of kinds of members: those of the largest held-out likelihood of their mixture.
 
     Parameters
     ----------
@@ -295,6 +292,5 @@ def member_weights(log_prob: Tensor, weight: Tensor) -> Tensor:
     Tensor of shape (K,), with sum one; zero for kinds whose weight would be below 0.02
     """
     weights = mixture_weights(log_prob, weight)
-    kept = (weights >= _LEAST_WEIGHT).to(weights)
-    weights = weights * kept
-    return 0.5 * (weights / weights.sum() + kept / kept.sum())
+    weights = torch.where(weights >= _LEAST_WEIGHT, weights, 0.0)
+    return weights / weights.sum()

@@ -25,7 +25,7 @@ from skinterflow.interflow.atoms import AtomField
 from skinterflow.interflow.couplings import Coupling
 from skinterflow.interflow.custom import EXACT_COLUMNS, CustomField, check_function
 from skinterflow.interflow.fields import ResidualMLP, VelocityField
-from skinterflow.interflow.heads import HeadedDrift, SharedTrunk, check_targets
+from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, SharedTrunk, check_targets
 from skinterflow.interflow.interpolants import (
     Interpolant,
     check_endpoints,
@@ -142,6 +142,8 @@ def new_fields(
 ) -> list[VelocityField]:
     """Untrained fields: copies of a given field, or networks with one head for each target.
 
+    Each target has a copy of a given field.
+
     The initial weights of the networks are drawn from the generator, on the CPU.  With atoms, which
     only the drift alone can have, they are fields of coded rows.
 
@@ -151,7 +153,7 @@ def new_fields(
         If the widths are not positive integers.
     """
     if field is not None:
-        return [CustomField(copy.deepcopy(field), n_features) for _ in range(n_fields)]
+        return [_copied(field, n_features, targets, path) for _ in range(n_fields)]
     if isinstance(hidden_layer_sizes, str):
         hidden_layer_sizes = (64,) * 3 if n_fields > 1 else (96,) * 6
     widths = checked_widths("hidden_layer_sizes", hidden_layer_sizes)
@@ -168,24 +170,25 @@ def new_fields(
     return [HeadedDrift(trunk, targets, path) for trunk in heads]
 
 
-def check_field(
-    field: Any, n_features: int, targets: Sequence[str], student_layer_sizes: Any = None
-) -> None:
+def _copied(
+    field: Any, n_features: int, targets: tuple[str, ...], path: StochasticInterpolant
+) -> VelocityField:
+    """A copy of a given field for each target, which together are the drift."""
+    copies = [CustomField(copy.deepcopy(field), n_features) for _ in targets]
+    return copies[0] if targets == ("b",) else HeadedDrift(SeparateHeads(copies), targets, path)
+
+
+def check_field(field: Any, n_features: int, student_layer_sizes: Any = None) -> None:
     """Raise unless the parameter `field` can be trained together with the other parameters.
 
     Raises
     ------
     ValueError
-        If it is not a velocity field for these rows, if `targets` is not the drift alone, or if a
-        student is requested although the divergence of the field is only estimated.
+        If it is not a velocity field for these rows, or if a student is requested although the
+        divergence of the field is only estimated.
     """
     if field is None:
         return
-    if tuple(targets) != ("b",):
-        raise ValueError(
-            f"targets={tuple(targets)!r} need a network with a head for each, but field= has one "
-            "for the drift only; set targets='b' or field=None."
-        )
     check_function(field, n_features)
     estimated = CustomField(field, n_features).n_estimates is not None
     if student_layer_sizes is not None and estimated:

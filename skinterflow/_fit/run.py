@@ -30,7 +30,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skinterflow._data.batches import FlowRows, PairBatch
-from skinterflow._fit.limits import Interruption, TimeBudget, timed
+from skinterflow._fit.limits import Interruption, TimeBudget, now, timed
 from skinterflow._fit.mixture import (
     FoldNormals,
     Mixture,
@@ -50,6 +50,7 @@ from skinterflow._fit.validation import (
 )
 from skinterflow._persistence.checkpoint import Checkpoint
 from skinterflow._runtime import Generators, seeded_generators, step_seed
+from skinterflow.interflow import processes
 from skinterflow.interflow.diagnostics import PathStatistics, path_statistics
 from skinterflow.interflow.fields import AveragedField, VelocityField
 from skinterflow.interflow.interpolants import learned_parameters
@@ -365,10 +366,8 @@ class Run:
         """Gaussian mixtures of the folds, candidates for a component of the model."""
         if not self.recipe.gaussian_mixture:
             return None
-        deadline = time.monotonic() + _NORMALS_PART * (self.budget.seconds or math.inf)
-        return fold_normals(
-            self.folds, self.generators(Draw.MIXTURE), lambda: time.monotonic() > deadline
-        )
+        deadline = now() + _NORMALS_PART * (self.budget.seconds or math.inf)
+        return fold_normals(self.folds, self.generators(Draw.MIXTURE), lambda: now() > deadline)
 
     def _held_out_at_check(self, members: Sequence[PathObjective]) -> HeldOut:
         n_times = len(end_times_at_check(self.folds, self.recipe))
@@ -457,7 +456,7 @@ class Run:
             | {"before": list(self.history.before) if self.history.before else None},
             "best": [copy.deepcopy(dict(member.state_dict())) for member in self.best],
             "n_no_change": self.n_no_change,
-            "seconds": self.budget.trained() if self.budget.limited else 0.0,
+            "seconds": self.budget.seconds_trained if self.budget.limited else 0.0,
             "checks": self._n_checks,
             "losses": [float(loss) for loss in self._losses],
         }
@@ -549,7 +548,8 @@ class Run:
         """Yield batches ``(x0, x1, t, z), weight`` from the current step.
 
         Rows have shape (B, D) for one fold and (K, B, D) for K folds.  There is no `z` on a path
-        without a noise term.
+        without a noise term.  Every rank of a process group draws the whole batch, as one process
+        would, and takes its share.
         """
         for number in itertools.count(self.history.n_iter):
             generators = self.generators(number)
@@ -559,7 +559,10 @@ class Run:
             pairs = parts[0] if len(parts) == 1 else PairBatch.stack(parts)
             objective = cast(PathObjective | Ensemble, self._training.objective)
             drawn = objective.draw(pairs.x1, generators.device)
-            yield (pairs.x0, pairs.x1, *drawn), pairs.weight
+            *inputs, weight = processes.share(
+                [pairs.x0, pairs.x1, *drawn, pairs.weight], axis=len(pairs.weight.shape) - 1
+            )
+            yield tuple(inputs), weight
 
 
 def _flow_times(trained: Trained) -> tuple[float, ...]:
@@ -679,6 +682,8 @@ def _report(run: Run, first: int, started: float) -> None:
         if history.validation_scores
         else ""
     )
+    if processes.rank() > 0:
+        return
     print(
         f"step {history.n_iter}/{max_iter}: loss {history.loss_curve[-1]:.4f}{held_out}, "
         f"{elapsed:.0f} s elapsed, at most {remaining:.0f} s remaining"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from skinterflow._data.batches import MAX_VALIDATION_ROWS, FlowRows, RowSource
 from skinterflow._data.groups import grouped_folds, grouped_part
 from skinterflow._fit.limits import TimeBudget
 from skinterflow._fit.recipe import Recipe
+from skinterflow.interflow import processes
 from skinterflow.interflow.combined import mixture_log_prob, mixture_weights
 from skinterflow.interflow.flows import Pushforward
 from skinterflow.interflow.grading import UNGRADED
@@ -156,7 +158,8 @@ class HeldOut:
     def log_prob_by(self, density: Callable[[int, Tensor], Tensor]) -> Tensor:
         """Log-densities by a function of the number of the fold and rows in its flow units."""
         parts = [
-            (density(k, rows.u).double() + rows.log_det).cpu() for k, rows in enumerate(self._rows)
+            (processes.over_ranks(partial(density, k), rows.u).double() + rows.log_det).cpu()
+            for k, rows in enumerate(self._rows)
         ]
         return torch.cat(parts)
 
@@ -213,9 +216,9 @@ def held_out_log_prob(
     times = torch.tensor(end_times, dtype=rows.dtype, device=rows.device).repeat_interleave(
         len(rows)
     )
-    log_prob = density.log_prob_at(rows.repeat(len(end_times), 1), times).reshape(
-        len(end_times), len(rows)
-    )
+    log_prob = processes.over_ranks(
+        density.log_prob_at, rows.repeat(len(end_times), 1), times
+    ).reshape(len(end_times), len(rows))
     return ((log_prob.double() + log_det) @ weight).cpu(), float(weight.sum())
 
 

@@ -1,5 +1,7 @@
 """Checkpoints, from which an interrupted fit is resumed to the same result.
 
+Of several processes, the first reads and writes the file, which does not depend on their number.
+
 A file belongs to one fit: it holds a fingerprint of the rows, weights, parameters and seed.
 """
 
@@ -25,6 +27,7 @@ from skinterflow._persistence.container import (
     write_atomically,
 )
 from skinterflow.exceptions import SavedModelError
+from skinterflow.interflow import processes
 from skinterflow.interflow.warn import warn
 
 _SECONDS = 30.0
@@ -88,17 +91,19 @@ class Checkpoint:
         self.seed = content["state"]["seed"]
 
     def write(self, state: dict[str, Any]) -> None:
-        """Write the state to the file."""
+        """Write the state to the file, on the first rank."""
+        if processes.rank() > 0:
+            return
         tree, arrays = encode({"mark": self._fingerprint, "state": state})
         write_atomically(self.path, pack(tree, arrays, _KIND))
         self._written = time.monotonic()
 
     def write_if_due(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Write the state to the file if the last write is old enough.
+        """Write the state to the file if the last write is old enough, on the first rank.
 
         If the disk fails, warn and let the fit continue.
         """
-        if time.monotonic() - self._written < _SECONDS:
+        if processes.rank() > 0 or time.monotonic() - self._written < _SECONDS:
             return
         try:
             self.write(state())
@@ -111,7 +116,8 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the file of a finished fit."""
-        self.path.unlink(missing_ok=True)
+        if processes.rank() == 0:
+            self.path.unlink(missing_ok=True)
 
 
 def fingerprint(
@@ -128,7 +134,7 @@ def fingerprint(
     sha256 = hashlib.sha256(repr((type(estimator).__name__, list(details))).encode())
     for name, value in sorted(estimator.get_params(deep=False).items()):
         if name not in _IGNORED_PARAMETERS:
-            sha256.update(repr((name, _plain(value))).encode())
+            sha256.update(repr((name, plain_value(value))).encode())
     for array in arrays:
         sha256.update(repr((array.shape, array.dtype.str)).encode())
         for start in range(0, len(array), _BLOCK_ROWS):
@@ -136,10 +142,10 @@ def fingerprint(
     return sha256.hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """A value with the same representation in every process: an object is reduced to its class."""
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain_value(part) for part in value]
     if isinstance(value, np.ndarray):
         return value.tolist()
     return value if isinstance(value, str | int | float | None) else type(value).__qualname__

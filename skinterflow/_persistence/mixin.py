@@ -105,7 +105,7 @@ class SerializableMixin(BaseEstimator):
         check_is_fitted(self)
         path = checked_path(path, "path")
         self._validate_params()
-        attributes = {name: value for name, value in vars(self).items() if name not in _NOT_WRITTEN}
+        attributes = self._saved_attributes()
         unknown = [name for name in attributes if not self._may_have(name)]
         if unknown:
             raise ValueError(
@@ -113,6 +113,10 @@ class SerializableMixin(BaseEstimator):
                 "saved; delete it, or use joblib.dump."
             )
         write_atomically(path, pack(*encode(attributes), type(self).__name__))
+
+    def _saved_attributes(self) -> dict[str, Any]:
+        """Attributes that :meth:`save` writes, and from which :meth:`_rebuilt` starts."""
+        return {name: value for name, value in vars(self).items() if name not in _NOT_WRITTEN}
 
     @classmethod
     def load(

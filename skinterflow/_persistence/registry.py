@@ -47,6 +47,7 @@ from skinterflow.interflow.noise import (
 from skinterflow.interflow.ode import Calibration, Solver
 from skinterflow.interflow.scaling import Compose, Identity, LearnedGaussian, Standardize, Whiten
 from skinterflow.interflow.times import Beta
+from skinterflow.interflow.unet import UNet
 
 
 class Component(NamedTuple):
@@ -105,6 +106,7 @@ COMPONENTS = (
     Component(HeadedDrift),
     Component(SeparateHeads),
     Component(SharedTrunk, has_weights=True),
+    Component(UNet, has_weights=True),
     Component(NormalMixture),
     Component(BoostedTrees),
     Component(FeatureEncoding),

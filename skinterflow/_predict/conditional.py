@@ -14,6 +14,7 @@ from scipy.special import ndtri, ndtri_exp
 from torch import Tensor
 
 from skinterflow._data.columns import Columns
+from skinterflow.interflow import processes
 from skinterflow.interflow.conditional import ConditionalFlow, ConditionalMLP
 from skinterflow.interflow.flows import Estimate, standard_normal_log_prob
 from skinterflow.interflow.monotone import MonotoneMixture, latent_nodes, log_normal_mass
@@ -27,6 +28,8 @@ _TABLE_ERROR = 2e-4
 """Accepted error of the interpolation in a table, as a probability."""
 _TABLE_ATOL = 5e-4
 """Accepted error of the values in a table, as a probability."""
+TABLE_TOLERANCE = _TABLE_ERROR + _TABLE_ATOL
+"""Error of a distribution function above which the answer of its table is unresolved."""
 _SAMPLE_ATOL = 4e-3
 """Accepted error of a sample, in flow units."""
 _BLOCK_ROWS = 2**12
@@ -79,6 +82,20 @@ class Units(NamedTuple):
         return np.hstack([conditions.features, self.shifted * conditions.shift])
 
 
+class Answer(NamedTuple):
+    """Answers from tables of quantiles.
+
+    Attributes
+    ----------
+    value : array of shape (n, q)
+    unresolved : boolean array of shape (n,)
+        Rows whose finest table is still above `TABLE_TOLERANCE`.
+    """
+
+    value: Array
+    unresolved: NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class ConditionalModel:
     """A mixture of conditional flows on one device.
@@ -125,25 +142,26 @@ class ConditionalModel:
         value = torch.where(points <= low, 0.0, torch.where(points >= high, 1.0, value))
         return Estimate(value, error, unresolved)
 
-    def quantiles(self, conditions: Conditions, levels: Array) -> Array:
+    def quantiles(self, conditions: Conditions, levels: Array) -> Answer:
         """Quantiles of one output, shape (n, q)."""
         return self.quantiles_of_latents(conditions, ndtri(levels))
 
-    def quantiles_of_latents(self, conditions: Conditions, z: Array) -> Array:
+    def quantiles_of_latents(self, conditions: Conditions, z: Array) -> Answer:
         """Quantiles of one output for the levels ``Phi(z)``, shape (n, q)."""
         wanted = self._tensor(z)
 
         def question(mixture: MonotoneMixture, rows: NDArray[np.int64]) -> Tensor:
             return self._unscaled(mixture.quantiles_of_latents(wanted))
 
-        return self._possible(self._tabulated(conditions, question))
+        outputs, unresolved = self._tabulated(conditions, question)
+        return Answer(self._possible(outputs), unresolved)
 
     def _possible(self, outputs: Array) -> Array:
         """Outputs within their bounds, and whole where they must be; without minus zeros."""
         return np.asarray(self.columns.rounded_and_clipped(outputs) + 0.0)
 
-    def latents(self, conditions: Conditions, y: Array) -> Array:
-        """Latents ``Phi^-1(F(y))`` of one output for each row, shape (n,), of the same tables."""
+    def latents(self, conditions: Conditions, y: Array) -> Answer:
+        """Latents ``Phi^-1(F(y))`` of one output for each row, shape (n, 1), of the same tables."""
         scaled = self.scaling(self._tensor(y)).cpu().numpy()
 
         def question(mixture: MonotoneMixture, rows: NDArray[np.int64]) -> Tensor:
@@ -151,11 +169,12 @@ class ConditionalModel:
             tails = [mixture.log_tail(points, torch.tensor(upper))[0] for upper in (False, True)]
             return torch.stack(tails, dim=-1)[:, 0]
 
-        below, above = self._tabulated(conditions, question).T
-        return np.where(below < above, ndtri_exp(below), -ndtri_exp(above))
+        tails, unresolved = self._tabulated(conditions, question)
+        below, above = tails[:, :1], tails[:, 1:]
+        return Answer(np.where(below < above, ndtri_exp(below), -ndtri_exp(above)), unresolved)
 
-    def mean(self, conditions: Conditions) -> Array:
-        """Means of the outputs, shape (n, k)."""
+    def mean(self, conditions: Conditions) -> Answer:
+        """Means of the outputs, shape (n, k); of several outputs, of samples without a table."""
         if self.fields[0].n_outputs == 1:
             question = self._mean_of_whole if self.columns.whole.any() else self._mean
             return self._tabulated(conditions, question)
@@ -164,9 +183,10 @@ class ConditionalModel:
         z, member = np.concatenate([z, -z]), np.concatenate([member, member])
         blocks = [
             self._pushed(conditions.rows(block), z, member).mean(axis=1)
-            for block in _blocks_of(len(conditions.features))
+            for block in _own_blocks_of(len(conditions.features))
         ]
-        return np.concatenate(blocks)
+        value = _gathered(blocks, len(conditions.features))
+        return Answer(value, np.zeros(len(value), dtype=bool))
 
     def sample(
         self, conditions: Conditions, n_samples: int, random: np.random.RandomState
@@ -177,9 +197,9 @@ class ConditionalModel:
         member = self._members(random.uniform(size=(n, n_samples)))
         drawn = [
             self._pushed(conditions.rows(block), z[block], member[block])
-            for block in _blocks_of(n, max(1, _BLOCK_ROWS // n_samples))
+            for block in _own_blocks_of(n, max(1, _BLOCK_ROWS // n_samples))
         ]
-        return np.concatenate(drawn)
+        return _gathered(drawn, n)
 
     def _drawn(self, n: int, random: np.random.RandomState) -> tuple[Array, NDArray[np.int64]]:
         z = random.standard_normal((n, self.fields[0].n_outputs))
@@ -307,53 +327,62 @@ class ConditionalModel:
         self,
         conditions: Conditions,
         question: Callable[[MonotoneMixture, NDArray[np.int64]], Tensor],
-    ) -> Array:
+    ) -> Answer:
         """Ask tables of the quantiles of all rows, each with as many nodes as it needs.
 
         The question is asked with a table, and with the numbers of its rows.
         """
-        blocks = []
-        for block in _blocks_of(len(conditions.features)):
+        values, unresolved, n_rows = [], [], len(conditions.features)
+        for block in _own_blocks_of(n_rows):
             part = conditions.rows(block)
             answer, rows = np.empty(0), np.arange(len(part.features))
+            error = np.empty(len(rows))
             for n_nodes in _NODES:
-                mixture = self._table(part.rows(rows), n_nodes)
+                mixture, error_of_nodes = self._table(part.rows(rows), n_nodes)
                 value = question(mixture, block.start + rows).cpu().numpy()
                 if n_nodes == _NODES[0]:
                     answer = value
                 answer[rows] = value
-                rows = rows[(mixture.error() > _TABLE_ERROR).cpu().numpy()]
+                between = mixture.error()
+                error[rows] = (between + error_of_nodes).cpu().numpy()
+                rows = rows[(between > _TABLE_ERROR).cpu().numpy()]
                 if not len(rows):
                     break
-            blocks.append(answer)
-        return np.concatenate(blocks)
+            values.append(answer)
+            unresolved.append(~(error <= TABLE_TOLERANCE))
+        return Answer(_gathered(values, n_rows), _gathered(unresolved, n_rows))
 
-    def _table(self, conditions: Conditions, n_nodes: int) -> MonotoneMixture:
-        """Table of the maps to the scaled output, which has no bounds."""
+    def _table(self, conditions: Conditions, n_nodes: int) -> tuple[MonotoneMixture, Tensor]:
+        """Table of the maps to the scaled output, which has no bounds, and its error at the nodes,
+        as a probability, shape (n,)."""
         z, n = latent_nodes(n_nodes).to(self.device), len(conditions.features)
-        tables = []
+        tables, errors, weights = [], [], self._tensor(self.weights)
         for k, units in enumerate(self.units):
             context = self._tensor(units.context(conditions))
             points = z[None, :, None].expand(n, -1, 1)
-            outputs = self._increasing(k, context, points)
+            outputs, error = self._increasing(k, context, points)
             shift = self._tensor(units.shifted * conditions.shift)
             tables.append(outputs * float(units.size[0]) + shift)
-        return MonotoneMixture(torch.stack(tables, dim=1), self._tensor(self.weights))
+            errors.append(error)
+        mixture = MonotoneMixture(torch.stack(tables, dim=1), weights)
+        return mixture, torch.stack(errors, dim=1) @ weights
 
-    def _increasing(self, k: int, context: Tensor, points: Tensor) -> Tensor:
-        """Points of a table, shape (n, J); in float64 if float32 is not enough for a row."""
+    def _increasing(self, k: int, context: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Points of a table, shape (n, J), and errors of the rows, as probabilities; in float64 if
+        float32 is not enough for a row."""
         quick = self._flow(k, torch.float32, _TABLE_ATOL)
         carried = quick.push_many(context.float(), points.float())
-        outputs = carried.y[..., 0].double()
-        wrong = (outputs.diff(dim=-1) <= 0).any(dim=-1) | ~(carried.error <= _TABLE_ATOL)
+        outputs, error = carried.y[..., 0].double(), carried.error.double()
+        wrong = (outputs.diff(dim=-1) <= 0).any(dim=-1) | ~(error <= _TABLE_ATOL)
         if wrong.any():
             exact = self._flow(k, torch.float64, _TABLE_ATOL)
-            outputs[wrong] = exact.push_many(context[wrong], points[wrong]).y[..., 0]
+            carried = exact.push_many(context[wrong], points[wrong])
+            outputs[wrong], error[wrong] = carried.y[..., 0], carried.error
             floor = torch.finfo(torch.float64).eps * (1.0 + outputs.abs().amax(-1, keepdim=True))
             ramp = floor * torch.arange(outputs.shape[-1], device=self.device)
             # What is left is rounding: an increasing sequence that differs by no more.
             outputs[wrong] = (outputs.cummax(dim=-1).values + ramp)[wrong]
-        return outputs
+        return outputs, error
 
     def _blocks(
         self, question: Callable[[Conditions, Array], Estimate], conditions: Conditions, y: Array
@@ -361,9 +390,10 @@ class ConditionalModel:
         with torch.no_grad():
             parts = [
                 question(conditions.rows(block), y[block])
-                for block in _blocks_of(len(y), max(1, 4 * _BLOCK_ROWS // y.shape[1]))
+                for block in _own_blocks_of(len(y), max(1, 4 * _BLOCK_ROWS // y.shape[1]))
             ]
-        return Estimate(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        columns = zip(*parts, strict=True)
+        return Estimate(*(processes.gathered(torch.cat(column), len(y)) for column in columns))
 
     def _flow(self, k: int, dtype: torch.dtype, atol: float) -> ConditionalFlow:
         field = self.fields[k]
@@ -378,5 +408,14 @@ class ConditionalModel:
         return torch.from_numpy(np.array(array, dtype=np.float64)).to(self.device)
 
 
-def _blocks_of(n_rows: int, size: int = _BLOCK_ROWS) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, max(n_rows, 1), size)]
+def _own_blocks_of(n_rows: int, size: int = _BLOCK_ROWS) -> list[slice]:
+    """Blocks of this rank's share of the rows."""
+    own = processes.own_rows(n_rows)
+    starts = range(own.start, max(own.stop, 1), size)
+    return [slice(start, min(start + size, own.stop)) for start in starts]
+
+
+def _gathered(blocks: Sequence[NDArray[Any]], n_rows: int) -> NDArray[Any]:
+    """Values of all rows, from those of the blocks of each rank."""
+    values = np.concatenate(blocks)
+    return processes.gathered(torch.from_numpy(values), n_rows).numpy()

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skinterflow._data.columns import Columns
+from skinterflow._data.degenerate import row_blocks
+from skinterflow._data.ranks import check_rows
+from skinterflow.interflow import processes
 from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.derivatives import directional_derivative
 from skinterflow.interflow.flows import (
@@ -89,7 +92,7 @@ class FlowModel:
         """Evaluate a method of this class for each row, and return values and errors.
 
         Both have the dtype of the rows.  One warning counts all rows whose error is above the
-        tolerance.
+        tolerance.  Within :func:`skinterflow.all_ranks`, each rank evaluates its share.
 
         Parameters
         ----------
@@ -107,8 +110,11 @@ class FlowModel:
         ValueError
             If there are such rows and `refuse_far` is true.
         """
-        blocks = [X[start : start + _BLOCK_ROWS] for start in range(0, len(X), _BLOCK_ROWS)]
-        n_threads = min(effective_n_jobs(self.n_jobs), len(blocks))
+        check_rows([X])
+        own = processes.own_rows(len(X))
+        blocks = row_blocks(X, _BLOCK_ROWS, own)
+        n_blocks = -(-(own.stop - own.start) // _BLOCK_ROWS)
+        n_threads = min(effective_n_jobs(self.n_jobs), max(1, n_blocks))
         if n_threads == 1:
             parts = []
             for block in blocks:
@@ -118,7 +124,9 @@ class FlowModel:
             tasks = (answer(self._answer, question, block, arguments, side) for block in blocks)
             parts = Parallel(n_jobs=n_threads, backend="threading")(tasks)
         columns = zip(*parts, strict=True)
-        value, error, unresolved = (torch.cat(column).cpu().numpy() for column in columns)
+        value, error, unresolved = (
+            processes.gathered(torch.cat(column), len(X)).cpu().numpy() for column in columns
+        )
         with np.errstate(over="ignore"):  # in float32
             value, error = value.astype(X.dtype), error.astype(X.dtype)
         if refuse_far:

@@ -98,6 +98,7 @@ from skinterflow.interflow.scaling import (
 from skinterflow.interflow.sde import NOISE_LEVELS, StochasticSolver
 from skinterflow.interflow.times import Beta, TimeLaw
 from skinterflow.interflow.training import Step, Training, train
+from skinterflow.interflow.unet import UNet
 
 __all__ = [
     "NOISE_LEVELS",
@@ -170,6 +171,7 @@ __all__ = [
     "TimeLaw",
     "Training",
     "Trigonometric",
+    "UNet",
     "VariancePreserving",
     "VelocityField",
     "Whiten",

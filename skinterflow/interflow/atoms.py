@@ -143,15 +143,27 @@ class AtomField(_Coded, VelocityField):
 
     def at(self, t: Tensor, dtype: torch.dtype) -> Snapshot:
         network, n_columns = self.network.network_at(t, dtype), self.incidence.shape[1]
+        incidence = self.incidence.to(dtype)
+
+        def masked(x: Tensor) -> tuple[Tensor, Tensor]:
+            """The rows with zeros at the atoms, and one for the columns that move."""
+            x, moves = x.clone(), moving(x[:, n_columns:], incidence)
+            x[:, :n_columns].mul_(moves)
+            return x, moves
+
+        def held(v: Tensor, moves: Tensor) -> Tensor:
+            v[:, :n_columns].mul_(moves)
+            v[:, n_columns:].zero_()
+            return v
 
         def velocity(x: Tensor) -> Tensor:
-            moves, held = self._masks(x)
-            return network.velocity(x * (moves + held)).mul_(moves)
+            x, moves = masked(x)
+            return held(network.velocity(x), moves)
 
         def with_divergence(x: Tensor) -> tuple[Tensor, Tensor]:
-            moves, held = self._masks(x)
-            v, slopes = network.with_slopes(x * (moves + held), n_columns)
-            return v.mul_(moves), slopes.mul_(moves[:, :n_columns]).sum(dim=1)
+            x, moves = masked(x)
+            v, slopes = network.with_slopes(x, n_columns)
+            return held(v, moves), slopes.mul_(moves).sum(dim=1)
 
         return Snapshot(velocity, with_divergence, dtype, 1.0 + n_columns)
 

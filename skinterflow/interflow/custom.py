@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from skinterflow.interflow.derivatives import directional_slopes
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import VelocityField
+from skinterflow.interflow.warn import warn
 
 EXACT_COLUMNS = 128
 """Largest number of columns for which the divergence of a function is computed exactly."""
 N_PROBES = 16
 """Number of probes of Hutchinson's estimate for more columns."""
+_KINKED = ("Relu", "LeakyRelu", "Prelu", "Rrelu", "Hard", "Threshold", "Softshrink", "MaxPool")
+"""First letters of the operations with kinks in torch's record of a computation."""
 _SLOPE_NUMBERS = 2**22
 """Largest size of a block, rows times the square of the columns, which limits the memory."""
 
@@ -117,7 +120,13 @@ def check_function(function: Callable[[Tensor, Tensor], Any], n_features: int) -
     ------
     ValueError
         If it fails, or if its values have a wrong shape, are not finite, depend on other rows or
-        cannot be differentiated.
+        cannot be differentiated, or if it has layers of batch normalisation or dropout in training
+        mode.
+
+    Warns
+    -----
+    UserWarning
+        If its slopes jump, as with ReLU.
 
     Examples
     --------
@@ -133,6 +142,7 @@ def check_function(function: Callable[[Tensor, Tensor], Any], n_features: int) -
         raise ValueError(f"field has {n} columns, but the rows have {n_features}.")
     parameter = next(function.parameters(), None) if isinstance(function, nn.Module) else None
     like = torch.empty(0) if parameter is None else parameter
+    _check_modes(function)
     t, x = torch.linspace(0.1, 0.9, 4).to(like), torch.linspace(-1.0, 1.0, 4 * n_features).to(like)
     x = x.reshape(4, n_features).requires_grad_()
     try:
@@ -154,6 +164,50 @@ def check_function(function: Callable[[Tensor, Tensor], Any], n_features: int) -
         raise ValueError("field gives velocities that are not finite for rows in [-1, 1].")
     _check_rows_are_independent(value, alone)
     _check_differentiable(function, t, x, value)
+    kinks = _kinks(value, x)
+    if kinks:
+        warn(
+            f"field has activations with kinks ({', '.join(sorted(kinks))}), at which its "
+            "divergence jumps, so that the log-density is inaccurate and slow; use smooth "
+            "activations such as SiLU."
+        )
+
+
+def _check_modes(function: Callable[[Tensor, Tensor], Any]) -> None:
+    """Raise if a layer of a module computes something else in training than in scoring."""
+    for name, layer in function.named_modules() if isinstance(function, nn.Module) else ():
+        mixes = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        drops = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
+        if layer.training and (mixes or drops):
+            raise ValueError(
+                f"field has a layer of {'batch normalisation' if mixes else 'dropout'} in training "
+                f"mode, {name or 'itself'} ({type(layer).__name__}), so that the velocity of a row "
+                f"{'depends on other rows' if mixes else 'is random'}; "
+                f"{'use GroupNorm, or' if mixes else 'remove it, or'} call eval() on the layer."
+            )
+
+
+def _kinks(value: Tensor, x: Tensor) -> set[str]:
+    """Operations between the rows `x` and the values whose slopes jump, by name."""
+    users: dict[Any, list[Any]] = {}
+    waiting = [value.grad_fn] if value.grad_fn is not None else []
+    while waiting:
+        node: Any = waiting.pop()
+        for earlier, _ in node.next_functions:
+            if earlier is not None and earlier not in users:
+                users[earlier] = []
+                waiting.append(earlier)
+            if earlier is not None:
+                users[earlier].append(node)
+    # Only what depends on the rows: a kink in a function of the time alone is no jump in x.
+    waiting = [node for node in users if getattr(node, "variable", None) is x]
+    reached = set(waiting)
+    while waiting:
+        later = [node for node in users.get(waiting.pop(), ()) if node not in reached]
+        reached.update(later)
+        waiting.extend(later)
+    names = {type(node).__name__.partition("Backward")[0] for node in reached}
+    return {name for name in names if name.startswith(_KINKED)}
 
 
 def _check_rows_are_independent(value: Tensor, alone: Tensor) -> None:

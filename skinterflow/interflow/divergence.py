@@ -24,6 +24,10 @@ class Hutchinson(VelocityField):
     ----------
     field : VelocityField with attribute `n_features`
     n_probes : int, at least 1
+    seed : int
+        Seed of the probes; the estimates of different seeds are independent.
+    averaged : bool
+        Whether the divergence is the mean of the estimates, without its standard error.
 
     References
     ----------
@@ -49,17 +53,48 @@ class Hutchinson(VelocityField):
 
     probes: Tensor
 
-    def __init__(self, field: VelocityField, n_probes: int) -> None:
+    def __init__(
+        self,
+        field: VelocityField,
+        n_probes: int,
+        seed: int = _PROBE_SEED,
+        averaged: bool = False,
+    ) -> None:
         super().__init__()
         self.field = field
-        self.n_features, self.n_estimates = field.n_features, n_probes
-        signs = torch.randint(
-            2, (n_probes, self.n_features), generator=torch.Generator().manual_seed(_PROBE_SEED)
-        )
-        self.register_buffer("probes", (2 * signs - 1).to(next(field.parameters(), torch.empty(0))))
+        self.n_features, self.n_estimates = field.n_features, None if averaged else n_probes
+        self.averaged = averaged
+        signs = random_signs(n_probes, self.n_features, seed)
+        self.register_buffer("probes", signs.to(next(field.parameters(), torch.empty(0))))
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
         return self.field(t, x)
 
     def value_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        return directional_slopes(lambda y: self.field(t, y), x, self.probes)
+        value, slopes = directional_slopes(lambda y: self.field(t, y), x, self.probes)
+        return value, slopes.mean(dim=1) if self.averaged else slopes
+
+
+def random_signs(n_probes: int, n_features: int, seed: int = _PROBE_SEED) -> Tensor:
+    """The probes of a seed: numbers -1 and 1 with equal probability.
+
+    Parameters
+    ----------
+    n_probes : int, K
+    n_features : int, dimension D
+    seed : int
+
+    Returns
+    -------
+    Tensor of shape (K, D), in torch's default dtype
+
+    Examples
+    --------
+    >>> from skinterflow.interflow.divergence import random_signs
+    >>> random_signs(2, 3).abs()
+    tensor([[1., 1., 1.],
+            [1., 1., 1.]])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(2, (n_probes, n_features), generator=generator, device="cpu")
+    return (2 * signs - 1).to(torch.get_default_dtype())

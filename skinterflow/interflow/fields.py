@@ -559,7 +559,7 @@ class AveragedField(VelocityField):
     def __init__(self, members: Sequence[VelocityField]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.n_features = members[0].n_features
+        self.n_features, self.n_estimates = members[0].n_features, members[0].n_estimates
 
     def fields(self) -> list[VelocityField]:
         return [cast(VelocityField, member) for member in self.members]

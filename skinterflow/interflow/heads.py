@@ -48,6 +48,8 @@ class Heads(nn.Module, ABC):
     Attributes
     ----------
     n_features : int, dimension D
+    n_estimates : int or None
+        Number K of independent estimates of the divergence; None if it is exact.
 
     Examples
     --------
@@ -78,6 +80,7 @@ class Heads(nn.Module, ABC):
     """
 
     n_features: int
+    n_estimates: int | None = None
 
     @abstractmethod
     def forward(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
@@ -107,7 +110,7 @@ class Heads(nn.Module, ABC):
 
         Returns
         -------
-        Tensor of shape (B, D) and Tensor of shape (B,)
+        Tensor of shape (B, D) and Tensor of shape (B,), or (B, K) for K estimates
         """
 
     def at(self, t: Tensor, dtype: torch.dtype, weights: Sequence[Tensor | None]) -> Snapshot:
@@ -152,7 +155,7 @@ class SeparateHeads(Heads):
     def __init__(self, fields: Sequence[VelocityField]) -> None:
         super().__init__()
         self.fields = nn.ModuleList(fields)
-        self.n_features = fields[0].n_features
+        self.n_features, self.n_estimates = fields[0].n_features, fields[0].n_estimates
 
     def forward(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(field(t, x) for field in self.fields)
@@ -160,13 +163,13 @@ class SeparateHeads(Heads):
     def combined(
         self, t: Tensor, x: Tensor, weights: Sequence[Tensor | None]
     ) -> tuple[Tensor, Tensor]:
-        value, divergence = torch.zeros_like(x), torch.zeros_like(x[:, 0])
+        value, divergence = torch.zeros_like(x), x.new_zeros(())
         for field, weight in zip(self.fields, weights, strict=True):
             if weight is not None:
                 part, trace = cast(VelocityField, field).value_and_divergence(t, x)
                 value, divergence = (
                     value + expand_as_leading(weight, x) * part,
-                    divergence + weight * trace,
+                    divergence + expand_as_leading(weight, trace) * trace,
                 )
         return value, divergence
 
@@ -286,7 +289,7 @@ class HeadedDrift(VelocityField):
         self.heads = heads
         self.targets = tuple(targets)
         self.path = path
-        self.n_features = heads.n_features
+        self.n_features, self.n_estimates = heads.n_features, heads.n_estimates
 
     def extra_repr(self) -> str:
         return f"targets={self.targets!r}"
@@ -318,7 +321,8 @@ class HeadedDrift(VelocityField):
         value, divergence = self.heads.combined(t, x, weights)
         if own is None:
             return value, divergence
-        return value + expand_as_leading(own, x) * x, divergence + self.n_features * own
+        growth = self.n_features * expand_as_leading(own, divergence)
+        return value + expand_as_leading(own, x) * x, divergence + growth
 
     def learned(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         return self.heads(t, x)

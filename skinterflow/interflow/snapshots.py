@@ -8,6 +8,7 @@ whatever that of the field, and is for evaluating, not for differentiating.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_TANGENT_ELEMENTS = 2**18
-"""Numbers of tangents that are held at a time: about the size of a core's cache."""
+_TANGENT_ELEMENTS = 2**16
+"""Numbers of tangents that are held at a time: less than a core's cache, because the rows that only
+fill a block are left out in whole parts of this size."""
 
 _SHALLOW_COST = 2.0
 
@@ -85,7 +87,8 @@ def weighted_sum(
         return v
 
     def with_divergence(x: Tensor) -> tuple[Tensor, Tensor]:
-        v, total = own * x, torch.full_like(x[:, 0], own * x.shape[1])
+        # The divergence of a part has one column for each estimate, if it is estimated.
+        v, total = own * x, x.new_full((), own * x.shape[1])
         for snapshot, weight in zip(snapshots, weights, strict=True):
             part, divergence = snapshot.with_divergence(x)
             v.add_(part, alpha=weight)
@@ -186,8 +189,8 @@ class NetworkSnapshot:
 
         def with_divergence(x: Tensor) -> tuple[Tensor, Tensor]:
             v, slopes = self._with_slopes(x)
-            parts = self._in_chunks(slopes, n_features)
-            return v, torch.cat([divergence(part) for part in parts])
+            parts = self._in_chunks(slopes, n_features, _n_distinct(x))
+            return v, _filled([divergence(part) for part in parts], x)
 
         return with_divergence
 
@@ -199,21 +202,23 @@ class NetworkSnapshot:
         v, slopes = self._with_slopes(x)
         parts = [
             torch.einsum("nbh,bh->bn", self._met(part, n), part[0])
-            for part in self._in_chunks(slopes, n)
+            for part in self._in_chunks(slopes, n, _n_distinct(x))
         ]
-        return v, torch.cat(parts).add_(self.gain)
+        return v, _filled(parts, x).add_(self.gain)
 
     @cached_property
     def _first(self) -> Tensor:
         """Weights of the first layer by coordinate, (D, 1, H_1)."""
         return self.weights[0].T.contiguous()[:, None, :]
 
-    def _in_chunks(self, slopes: Sequence[Tensor], n: int) -> list[tuple[Tensor, ...]]:
-        """Slopes of parts of the rows whose `n` tangents stay in the cache."""
+    def _in_chunks(self, slopes: Sequence[Tensor], n: int, n_rows: int) -> list[tuple[Tensor, ...]]:
+        """Slopes of parts of the rows whose `n` tangents stay in the cache, up to the part that has
+        row `n_rows`."""
         width = max(weight.shape[0] for weight in self.weights)
         # A power of two divides the blocks of rows evenly, so that each row meets the same kernels.
         most = 2 ** max(0, (_TANGENT_ELEMENTS // (n * width)).bit_length() - 1)
-        return list(zip(*(slope.split(most) for slope in slopes), strict=True))
+        chunks = list(zip(*(slope.split(most) for slope in slopes), strict=True))
+        return chunks[: max(1, math.ceil(n_rows / most))]
 
     def _met(self, slopes: Sequence[Tensor], n: int) -> Tensor:
         """Rows of the last matrix, carried to the first layer, times its weights, (n, B, H_1)."""
@@ -233,3 +238,21 @@ class NetworkSnapshot:
         # Only what has been through a product is a tensor of its own.
         first = self._first[:n]
         return carried.mul_(first) if backward else carried * first
+
+
+def _n_distinct(x: Tensor) -> int:
+    """Number of rows before the copies of the last row, which is one of them, that fill a block.
+
+    Blocks have one shape however few rows there are, and tangents are most of the work.
+    """
+    if x.device.type != "cpu":  # the answer would have to be waited for
+        return len(x)
+    differ = (x != x[-1:]).any(dim=1).nonzero()
+    return min(len(x), int(differ[-1]) + 2 if len(differ) else 1)
+
+
+def _filled(parts: Sequence[Tensor], x: Tensor) -> Tensor:
+    """The parts as one, with copies of the last row for the rows of `x` that were left out."""
+    known = torch.cat(list(parts))
+    missing = len(x) - len(known)
+    return torch.cat([known, known[-1:].expand(missing, *known.shape[1:])]) if missing else known

@@ -5,6 +5,9 @@ of the caller validates, reports, saves and stops.  Muon trains the weights of h
 AdamW all other parameters, with a linear warm-up and a cosine decay of the learning rate.  The
 model to use is the exponential moving average (EMA) of the weights.
 
+Within :func:`skinterflow.interflow.processes.all_ranks`, each batch is the share of this rank, and
+gradients are summed over the ranks: all take the same step, that of the whole batch.
+
 If the path is learned, the field minimises the loss ``G`` and the path maximises it (paper 1 [1]_,
 proposition 2).  As the minimum of ``G`` is minus the transport action, this shortens the path.
 
@@ -28,6 +31,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from skinterflow.interflow.muon import Muon
+from skinterflow.interflow.processes import interrupted, n_ranks, total
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -149,6 +153,11 @@ class Training:
         Yields
         ------
         Step
+
+        Raises
+        ------
+        KeyboardInterrupt
+            On all ranks of a process group, after a step during which one noted a Ctrl-C.
         """
         numbers = (
             itertools.count(self.number + 1)
@@ -156,19 +165,48 @@ class Training:
             else range(self.number + 1, self.max_iter + 1)
         )
         for number, (inputs, weight) in zip(numbers, batches, strict=False):
-            loss = self.objective(*inputs)
-            loss = loss.mean() if weight is None else (loss * weight).mean()
+            losses = self.objective(*inputs)
+            losses = losses if weight is None else losses * weight
+            stops = False
+            if n_ranks() == 1:
+                loss = losses.mean()
+                self._set_gradients(loss)
+            else:
+                loss, stops = self._set_common_gradients(losses)
             if self._optimizers:  # a custom field may have no parameters
-                self._descend(loss)
+                self._descend()
             self.number = number
             yield Step(number, loss.detach(), self.averaged)
+            if stops:
+                raise KeyboardInterrupt
             if self.elapsed() >= 1.0:
                 return
 
-    def _descend(self, loss: Tensor) -> None:
+    def _set_gradients(self, loss: Tensor) -> None:
+        if self._optimizers:
+            self.objective.zero_grad(set_to_none=True)
+            loss.backward()
+
+    def _set_common_gradients(self, losses: Tensor) -> tuple[Tensor, bool]:
+        """Set the gradients of the mean loss over all ranks.
+
+        Returns this loss, and whether a rank noted a Ctrl-C.
+        """
+        loss = losses.sum()
+        self._set_gradients(loss)
+        gradients = [p.grad for p in self.objective.parameters() if p.grad is not None]
+        last = loss.new_tensor([float(loss.detach()), losses.numel(), interrupted()])
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), last])
+        total(flat)
+        *means, loss, _, n_interrupted = (
+            part / flat[-2] for part in flat.split([*(g.numel() for g in gradients), 1, 1, 1])
+        )
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))
+        return loss[0], bool(n_interrupted > 0)
+
+    def _descend(self) -> None:
         """Update the weights and their average."""
-        self.objective.zero_grad(set_to_none=True)
-        loss.backward()
         self._set_learning_rates()
         for optimizer in self._optimizers:
             optimizer.step()

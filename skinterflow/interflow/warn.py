@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 import warnings
 
+from skinterflow.interflow.processes import rank
+
 _PASSED_THROUGH = frozenset({"skinterflow", "sklearn", "joblib", "torch", "torchdiffeq"})
 """Packages whose frames lie between a user's call and our code."""
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the first frame outside this package and the libraries that call it.
+
+    Of the ranks of a process group, only the first one warns.
 
     Parameters
     ----------
@@ -27,6 +31,8 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     >>> print(caught[0].message)
     The learning rate is high.
     """
+    if rank() > 0:
+        return
     frame = sys._getframe(1)
     while frame.f_back is not None and _package(frame.f_globals) in _PASSED_THROUGH:
         frame = frame.f_back

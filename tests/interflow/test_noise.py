@@ -705,7 +705,11 @@ def test_impossible_scales_are_refused(square, message):
             r"targets=\('v',\) are too few or too many .* learn one of \('b',\), .*\('s', 'v'\)",
         ),
         ("linear", ("eta",), r"targets=\('eta',\) are too few"),
-        ("linear", ("b", "x"), r"some of 'b', 'v', 's', 'eta', each once, got \('b', 'x'\)"),
+        (
+            "linear",
+            ("b", "x"),
+            r"some of 'b', 'v', 's', 'eta', 'eta0', 'eta1', each once, got \('b', 'x'\)",
+        ),
         ("linear", ("b", "b"), r"each once, got \('b', 'b'\)"),
         ("no noise term", ("v", "s"), r"are too few or too many .* learn one of \('b',\)"),
     ],

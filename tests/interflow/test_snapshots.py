@@ -8,6 +8,7 @@ from skinterflow.interflow.fields import AveragedField, FrozenField, ResidualMLP
 from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import Linear, Trigonometric
 from skinterflow.interflow.noise import Brownian, StochasticInterpolant
+from skinterflow.interflow.snapshots import NetworkSnapshot
 from tests.helpers import perturbed, points
 from tests.oracles import mixture
 
@@ -79,6 +80,40 @@ def test_parts_of_the_rows_make_the_whole(monkeypatch):
     whole = field.at(time, torch.float64).with_divergence(x)[1]
     monkeypatch.setattr("skinterflow.interflow.snapshots._TANGENT_ELEMENTS", 8 * 3 * 6)
     torch.testing.assert_close(field.at(time, torch.float64).with_divergence(x)[1], whole)
+
+
+@pytest.mark.parametrize("n_rows", [1, 8, 9, 63, 64])
+def test_rows_that_only_fill_a_block_change_nothing(monkeypatch, n_rows):
+    """A block of 64 rows, whose last rows are copies, in parts of eight."""
+    monkeypatch.setattr("skinterflow.interflow.snapshots._TANGENT_ELEMENTS", 8 * 3 * 6)
+    field, time = network(6, 6, 6), torch.tensor(0.3, dtype=torch.float64)
+    full = points(64, 3)
+    filled = torch.cat([full[:n_rows], full[n_rows - 1 : n_rows].expand(64 - n_rows, -1)])
+    v, divergence = field.at(time, torch.float64).with_divergence(filled)
+    slopes = field.network_at(time, torch.float64).with_slopes(filled, 2)[1]
+    assert v.shape == (64, 3)
+    assert divergence.shape == (64,)
+    assert slopes.shape == (64, 2)
+    expected = field.at(time, torch.float64).with_divergence(full)[1]
+    assert torch.equal(divergence[:n_rows], expected[:n_rows])
+    assert torch.equal(divergence[n_rows:], divergence[n_rows - 1 : n_rows].expand(64 - n_rows))
+    expected = field.network_at(time, torch.float64).with_slopes(full, 2)[1]
+    assert torch.equal(slopes[:n_rows], expected[:n_rows])
+
+
+def test_rows_that_only_fill_a_block_are_left_out(monkeypatch):
+    monkeypatch.setattr("skinterflow.interflow.snapshots._TANGENT_ELEMENTS", 8 * 3 * 6)
+    network_at = network(6, 6, 6).network_at(torch.tensor(0.3).double(), torch.float64)
+    worked, x = [], points(9, 3)
+    met = NetworkSnapshot._met
+
+    def counted(self, slopes, n):
+        worked.append(len(slopes[0]))
+        return met(self, slopes, n)
+
+    monkeypatch.setattr(NetworkSnapshot, "_met", counted)
+    network_at.snapshot().with_divergence(torch.cat([x, x[-1:].expand(55, -1)]))
+    assert worked == [8, 8]
 
 
 class TestFrozenField:
