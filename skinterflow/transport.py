@@ -24,6 +24,7 @@ from torch import nn
 
 from skinterflow._base import PARAMETER_CONSTRAINTS, FlowEstimator, checked_rows
 from skinterflow._data.batches import NO_ROWS, Reader, drawn_pairs, drawn_seed, training_rows
+from skinterflow._data.degenerate import evenly_spaced
 from skinterflow._data.memmap import opened
 from skinterflow._data.stored import StoredRows
 from skinterflow._data.weights import weighted_rows
@@ -40,7 +41,7 @@ from skinterflow._runtime import (
     step_seed,
     suppress_feature_name_warning,
 )
-from skinterflow.interflow.bridges import bridge_defect
+from skinterflow.interflow.bridges import bridge_defect, bridge_pairs
 from skinterflow.interflow.couplings import Coupling, Given
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.interpolants import Interpolant, Linear
@@ -229,6 +230,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     __metadata_request__transform: ClassVar[dict[str, str]] = {"X0": UNUSED}
     __metadata_request__inverse_transform: ClassVar[dict[str, str]] = {"X1": UNUSED}
     _gaussian_source: ClassVar[bool] = False
+    _other_parts: ClassVar[frozenset[str]] = FlowEstimator._other_parts | {"_bridge"}
+    _bridge: float | None = None  # not saved by release 0.1
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **PARAMETER_CONSTRAINTS,
         "bridge": [Interval(Real, 0, 1e300, closed="neither"), None],
@@ -355,6 +358,11 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         with self._fitting(X0, sample_weight) as context:
             rows0 = self._validated_rows(X0, reset=not context.warm, n_min=2)
             path = self._new_path(rows0.shape[1], context.warm)
+            self._check_bridge(paired, context.warm)
+            if self.bridge is not None and not context.warm:
+                path = StochasticInterpolant(Linear(), Brownian())  # the level needs the scalings
+            targets = self._new_targets(path, None, context.warm)
+            self._check_bridge_targets(targets)
             if path.interpolant.resamples:
                 _check_no_target(X1, target_sample_weight, paired)
                 X1, target_sample_weight = X0, sample_weight
@@ -362,13 +370,6 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             if paired:
                 self._check_pairs(rows0, rows1, target_sample_weight)
                 target_sample_weight = sample_weight
-            if context.warm:
-                self._check_same_bridge()
-            elif self.bridge is not None:
-                path = self._bridge_path(rows0, rows1, paired)
-            targets = self._new_targets(path, None, context.warm)
-            if self.bridge is not None:
-                self._check_bridge_targets(targets)
             sides = [
                 weighted_rows(rows0, sample_weight),
                 weighted_rows(rows1, target_sample_weight, "target_sample_weight"),
@@ -376,6 +377,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             marks = [np.array([True])] if paired else []  # part of the checkpoint's fingerprint
             self._begin(context, *(part for side in sides for part in side), *marks)
             readers = self._readers(sides, context)
+            if self.bridge is not None and not context.warm:
+                path = self._at_level(path, readers[0].scaling)
             self._run(self._planned(readers, path, targets, paired, context), context)
             self._set_bridge(readers[0], context)
             names = _names_of(X1)
@@ -422,42 +425,42 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
                 "coupling='independent'."
             )
 
-    def _bridge_path(
-        self, rows0: NDArray[Any], rows1: NDArray[Any], paired: bool
-    ) -> StochasticInterpolant:
-        """Straight lines with the noise of a Brownian bridge."""
+    def _check_bridge(self, paired: bool, warm: bool) -> None:
+        """Raise if other parameters or an earlier fit contradict `bridge`."""
+        if warm and self.bridge != self._bridge:
+            raise ValueError(
+                f"bridge={self.bridge!r} was set after a fit with bridge={self._bridge!r}, which a "
+                f"warm start continues; set bridge={self._bridge!r}, or fit anew with "
+                "warm_start=False."
+            )
         changed = {
-            "interpolant": self.interpolant != "linear",
+            "interpolant": self.interpolant not in ("linear", Linear()),
             "gamma": self.gamma is not None,
-            "coupling": self.coupling != "independent",
+            "coupling": not resolve_coupling(self.coupling).is_independent,
         }
         other = [f"{name}={getattr(self, name)!r}" for name, flag in changed.items() if flag]
-        if other or paired:
+        if self.bridge is not None and (other or paired):
             raise ValueError(
                 f"bridge={self.bridge!r} sets the path and the pairs of rows, and cannot be "
                 f"combined with {', '.join(other) or 'paired=True'}; use the defaults, or set "
                 "bridge=None."
             )
-        own = isinstance(self.scaling, Scaling)
-        unit = 1.0 if own else float(_common_scaling(rows0, rows1).scale[0])
-        level = float(cast(float, self.bridge)) / unit**2
-        if not _LEAST_LEVEL <= level <= 1.0 / _LEAST_LEVEL:
-            raise ValueError(
-                f"bridge={self.bridge!r} is {level:.3g} times the mean variance of the columns, "
-                f"which is outside [{_LEAST_LEVEL:g}, {1.0 / _LEAST_LEVEL:g}]; choose a level "
-                f"such as {0.1 * unit**2:.2g}."
-            )
-        return StochasticInterpolant(Linear(), Brownian(2.0 * level))
 
-    def _check_same_bridge(self) -> None:
-        if (self.bridge is None) != (getattr(self, "bridge_epsilon_", None) is None):
+    def _at_level(self, path: StochasticInterpolant, scaling: Scaling) -> StochasticInterpolant:
+        """Set the level of a bridge in flow units."""
+        level, unit = float(cast(float, self.bridge)), 1.0
+        if not isinstance(self.scaling, Scaling):
+            unit = float(cast(Standardize, scaling).scale[0]) ** 2
+        if not _LEAST_LEVEL <= level / unit <= 1.0 / _LEAST_LEVEL:
             raise ValueError(
-                f"bridge={self.bridge!r} was set after the fit, which a warm start continues on "
-                "its path; fit anew with warm_start=False."
+                f"bridge={self.bridge!r} is {level / unit:.3g} times the mean variance of the "
+                f"columns, which is outside [{_LEAST_LEVEL:g}, {1.0 / _LEAST_LEVEL:g}]; choose a "
+                f"level such as {0.1 * unit:.2g}."
             )
+        return StochasticInterpolant(path.interpolant, Brownian(2.0 * level / unit))
 
     def _check_bridge_targets(self, targets: Sequence[str]) -> None:
-        if targets == ("b",):
+        if self.bridge is not None and targets == ("b",):
             raise ValueError(
                 f"bridge={self.bridge!r} needs the score as well as the drift, but only 'b' is "
                 "learned; set targets='auto' and field=None."
@@ -465,12 +468,15 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
 
     def _set_bridge(self, source: Reader, context: FitContext) -> None:
         """Set the noise level of the bridge, and measure whether the diffusion is one."""
+        self._bridge = self.bridge
         self.bridge_epsilon_: float | None = None
         self.bridge_defect_: float | None = None
         if self.bridge is None:
             return
         epsilon = 0.5 * cast(Brownian, self._path.gamma).a
-        rows = source.X[:_DEFECT_ROWS].astype(np.float32)
+        # In random order, because rows on disk may be sorted.
+        drawn = torch.randperm(len(source.X), generator=context.setup)[:_DEFECT_ROWS].sort().values
+        rows = source.X[drawn.numpy()].astype(np.float32)
         model = self._model_for(rows, torch.float32)
         x0 = model.source(torch.from_numpy(rows).double().to(model.device)).float()
         generator = torch.Generator(model.device).manual_seed(step_seed(context.seed, Draw.PILOT))
@@ -491,12 +497,12 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         fitted: list[Scaling | None] = [None, None]
         if context.warm:
             fitted = [self._source, self._target]
-        elif self.bridge is not None and not isinstance(self.scaling, Scaling):
-            fitted = [_common_scaling(*(rows for rows, _ in sides)) for _ in sides]
         readers = []
         for (rows, weight), name in zip(sides, ("X0", "X1"), strict=True):
             names = [f"{name} column {k}" for k in range(rows.shape[1])]
             readers.append(self._reader(rows, weight, context.device, names))
+        if self.bridge is not None and not (context.warm or isinstance(self.scaling, Scaling)):
+            fitted = [_common_scaling(readers) for _ in readers]
         return [
             replace(reader, scaling=scaling or self._scaling_of(reader, NO_ROWS, context.setup))
             for reader, scaling in zip(readers, fitted, strict=True)
@@ -866,8 +872,12 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     def _test_pairs(
         self, rows0: NDArray[Any], rows1: NDArray[Any], random: np.random.RandomState
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """As many rows of both sides, in random order; together if the fit was given pairs."""
-        paired = isinstance(self._fitted_coupling(), Given)
+        """As many rows of both sides, in random order; together if the fit was given pairs.
+
+        Those of a bridge are drawn by its coupling.
+        """
+        bridge = getattr(self, "bridge_epsilon_", None) is not None
+        paired = isinstance(self._fitted_coupling(), Given) and not bridge
         if paired and len(rows0) != len(rows1):
             raise ValueError(
                 f"X0 has {len(rows0)} rows and X1 has {len(rows1)}, but the map was fitted to "
@@ -875,8 +885,21 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             )
         n = min(len(rows0), len(rows1))
         order = random.permutation(len(rows0))[:n]
+        if bridge:
+            return rows0[order], rows1[self._bridge_partners(rows0[order], rows1, random)]
         same = paired or self._path.interpolant.resamples
         return rows0[order], rows1[order if same else random.permutation(len(rows1))[:n]]
+
+    def _bridge_partners(
+        self, rows0: NDArray[Any], rows1: NDArray[Any], random: np.random.RandomState
+    ) -> NDArray[np.int64]:
+        """Numbers of the partners in `rows1` of the rows `rows0`, drawn by the bridge."""
+        model = self._model_for(rows0, torch.float64)
+        start, end = (torch.from_numpy(rows).double().to(model.device) for rows in (rows0, rows1))
+        generator = torch.Generator(model.device).manual_seed(int(random.randint(2**31)))
+        level = cast(float, self.bridge_epsilon_)
+        partners = bridge_pairs(model.source(start), model.target(end), level, generator)
+        return partners[:, 0].cpu().numpy()
 
     def log_abs_det_jacobian(self, X0: ArrayLike) -> NDArray[Any]:
         """Compute ``log |det dT/dx|`` of the map T of :meth:`transform`.
@@ -1002,13 +1025,16 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         return tags
 
 
-def _common_scaling(rows0: NDArray[Any], rows1: NDArray[Any]) -> Standardize:
+def _common_scaling(readers: Sequence[Reader]) -> Standardize:
     """Scaling of both sides by one number, which leaves Brownian motion as it is."""
-    means = [rows.mean(axis=0, dtype=np.float64) for rows in (rows0, rows1)]
-    variances = [rows.var(axis=0, dtype=np.float64) for rows in (rows0, rows1)]
-    unit = np.sqrt(np.mean(variances)) or 1.0
+    means, variances = [], []
+    for reader in readers:
+        x, weight = evenly_spaced(reader.X), evenly_spaced(reader.weight)
+        means.append(np.average(x, axis=0, weights=weight))
+        variances.append(np.average((x - means[-1]) ** 2, axis=0, weights=weight))
     shift = torch.from_numpy(0.5 * (means[0] + means[1]))
-    return Standardize(shift, torch.full_like(shift, float(unit)))
+    unit = float(np.sqrt(np.mean(variances))) or 1.0
+    return Standardize(shift, torch.full_like(shift, unit))
 
 
 def _names_of(X: Any) -> NDArray[np.object_] | None:

@@ -25,7 +25,7 @@ from skinterflow.interflow.atoms import (
     AtomPath,
     AtomScaling,
 )
-from skinterflow.interflow.bridges import bridge_defect, bridge_pairs
+from skinterflow.interflow.bridges import GaussianBridge, bridge_defect, bridge_pairs
 from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.conditional import (
     BoundField,
@@ -130,6 +130,7 @@ __all__ = [
     "Flow",
     "Fourier",
     "Gamma",
+    "GaussianBridge",
     "Gaussianize",
     "Given",
     "GradedSolver",
