@@ -42,6 +42,7 @@ from skinterflow.interflow.diagnostics import (
     kl_bound_by_velocity,
     lipschitz_constant,
     path_statistics,
+    straightness,
 )
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
@@ -187,5 +188,6 @@ __all__ = [
     "lipschitz_constant",
     "path_loss",
     "path_statistics",
+    "straightness",
     "train",
 ]
