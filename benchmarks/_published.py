@@ -45,6 +45,8 @@ COMMANDS = {
     "error_bars": "python benchmarks/error_bars.py",
     "outliers": "python benchmarks/outliers.py --data-dir DIR",
     "masses": "python benchmarks/masses.py",
+    "bridges": "python benchmarks/bridges.py",
+    "reflow": "python benchmarks/reflow.py",
     "paths": "python benchmarks/paths.py --targets checkerboard",
     "latent-checkerboard": "python benchmarks/latent.py checkerboard",
     "latent-mixture": "python benchmarks/latent.py mixture --rows 10000 --max-iter 300 --steps 60",

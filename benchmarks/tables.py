@@ -573,6 +573,26 @@ _STUDENTS = (
     "trained field, scored per s",
     "NSF, scored per s",
 )
+_BRIDGES = (
+    "epsilon",
+    "rows",
+    "steps",
+    "fit, CPU s",
+    "variance, %",
+    "drift, %",
+    "bridge_defect_",
+    "drift of the sample, %",
+)
+_REFLOW = (
+    "flow",
+    "fit, CPU s",
+    "straightness",
+    "evaluations per row",
+    "below the truth, nats",
+    "standard error",
+    "solved",
+    "one step",
+)
 _LATENCY = ("data", "fit", "one row", "contains, first call", "contains, one row", "map")
 _REGRESSION = (
     "data",
@@ -669,6 +689,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
             ),
         ),
     ),
+    "bridges": with_source("bridges", columns_of("bridges", _BRIDGES)),
+    "reflow": with_source("reflow", columns_of("reflow", _REFLOW)),
     "paths": with_source("paths", paths),
     "checkerboard": with_source("latent-checkerboard", checkerboard),
     "mixture": with_source("latent-mixture", mixture),

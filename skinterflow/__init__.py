@@ -2,6 +2,7 @@
 
 from skinterflow._data.memmap import to_memmap
 from skinterflow._launch import launch
+from skinterflow._reflow import reflow
 from skinterflow._version import __version__
 from skinterflow.density import InterpolantFlowDensity
 from skinterflow.display import (
@@ -50,5 +51,6 @@ __all__ = [
     "all_ranks",
     "launch",
     "one_process",
+    "reflow",
     "to_memmap",
 ]

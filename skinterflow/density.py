@@ -1507,6 +1507,9 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             - action, path_length : float, ``E|v|^2`` and the mean over times of its root; the
               action of the true velocity bounds the squared Wasserstein-2 distance between base and
               data
+            - straightness : float, mean square difference between the velocity along the flow and
+              that of the straight line between the two ends, which is zero if one step of Euler's
+              method has no error ([2]_; :func:`~skinterflow.interflow.diagnostics.straightness`)
             - lipschitz : float, the largest slope of the field found on the path
             - wasserstein2_bound : float, ``exp(1/2 + lipschitz) sqrt(E|v - dI/dt|^2)`` (proposition
               3); the regression loss replaces the error of the field, which is unknown and smaller,
@@ -1526,6 +1529,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         ----------
         .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic
             Interpolants", ICLR 2023.
+        .. [2] Liu, Gong and Liu, "Flow straight and fast: learning to generate and transfer data
+            with rectified flow", ICLR 2023.
         """
         rows = self._located(X)
         self._refuse_atoms("diagnose", "fit with atoms=None, on rows that are at none of them")

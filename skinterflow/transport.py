@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from numbers import Real
+from typing import Any, ClassVar, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import TransformerMixin, _fit_context
 from sklearn.utils import Bunch, Tags
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import (
     _check_feature_names_in,
@@ -21,12 +23,14 @@ from sklearn.utils.validation import (
 from torch import nn
 
 from skinterflow._base import PARAMETER_CONSTRAINTS, FlowEstimator, checked_rows
-from skinterflow._data.batches import NO_ROWS, Reader, drawn_seed, training_rows
+from skinterflow._data.batches import NO_ROWS, Reader, drawn_pairs, drawn_seed, training_rows
+from skinterflow._data.degenerate import evenly_spaced
 from skinterflow._data.memmap import opened
 from skinterflow._data.stored import StoredRows
 from skinterflow._data.weights import weighted_rows
 from skinterflow._fit.context import FitContext, Plan
 from skinterflow._fit.recipe import resolve_coupling, resolve_recipe
+from skinterflow._fit.run import Draw
 from skinterflow._fit.validation import Fold
 from skinterflow._predict.arguments import checked_time, checked_times
 from skinterflow._predict.diagnosis import check_overflow, diagnose_transport
@@ -34,14 +38,24 @@ from skinterflow._predict.model import FlowModel
 from skinterflow._runtime import (
     RandomStateLike,
     private_random_state,
+    step_seed,
     suppress_feature_name_warning,
 )
+from skinterflow.interflow.bridges import bridge_defect, bridge_pairs
 from skinterflow.interflow.couplings import Coupling, Given
 from skinterflow.interflow.fields import VelocityField
-from skinterflow.interflow.interpolants import Interpolant
-from skinterflow.interflow.noise import Gamma, StochasticInterpolant
+from skinterflow.interflow.interpolants import Interpolant, Linear
+from skinterflow.interflow.noise import Brownian, Gamma, StochasticInterpolant
 from skinterflow.interflow.ode import Solver
-from skinterflow.interflow.scaling import Identity, Scaling
+from skinterflow.interflow.scaling import Identity, Scaling, Standardize
+from skinterflow.interflow.sde import StochasticSolver
+
+_N_PARTNERS = 8
+"""Partners that each row of the source has in a bridge."""
+_LEAST_LEVEL = 1e-4
+"""Least noise level of a bridge, in flow units; the largest is its inverse."""
+_DEFECT_ROWS, _DEFECT_STEPS = 2_000, 30
+"""Rows and steps with which it is measured whether a diffusion is a bridge."""
 
 
 @runtime_checkable
@@ -84,8 +98,17 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         drift "b" or the velocity "v", together with the score "s" or the denoiser "eta"; "b" alone,
         if no score is needed; "s" or "eta" alone, on a mirror path; two of the expected parts of
         the path, the ends "eta0" and "eta1" and the noise "eta", or one of the ends without
-        `gamma`.  "auto" is "b" without `gamma`, "eta" on a mirror path, and ``("b", "eta")``
-        otherwise.
+        `gamma`.  "auto" is "b" without `gamma`, "eta" on a mirror path, ``("v", "eta")`` with
+        `bridge`, and ``("b", "eta")`` otherwise.
+    bridge : float or None, default=None
+        Noise level ``epsilon`` of the Schroedinger bridge from `X0` to `X1`, in squared units of
+        the rows per unit of time: of all diffusions ``dX = u dt + sqrt(2 epsilon) dW`` between the
+        two densities, :meth:`sample` is then the one closest to Brownian motion ([2]_, section
+        3.4).  Rows are paired by entropic optimal transport, and straight paths between them have
+        the noise of a Brownian bridge ([3]_).  Both sides are scaled by one number only, unless
+        `scaling` is a Scaling, whose units `bridge` is then in; `interpolant`, `gamma` and
+        `coupling` must have their defaults.  After the fit, a warning is raised if the diffusion is
+        not a bridge, see `bridge_defect_`.
     coupling : {"independent", "optimal_transport"} or Coupling, default="independent"
         How rows of `X0` and rows of `X1` are paired in training.  "optimal_transport" pairs nearby
         rows within parts of a batch: straight paths become shorter, and training steps slower.
@@ -166,6 +189,11 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     initial_action_, initial_path_length_ : float or None
         `action_` and `path_length_` of the path before it was learned; None if it has no
         parameters.
+    bridge_epsilon_ : float or None
+        Noise level of the bridge in squared flow units; None without `bridge`.
+    bridge_defect_ : float or None
+        Systematic change of the forward drift along its own paths, relative to its size and per
+        unit of time, which is zero for a bridge; above 0.15 `fit` warns.  None without `bridge`.
     n_features_in_ : int
         Number of columns seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -183,6 +211,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         ICLR 2023.
     .. [2] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for
         Flows and Diffusions", 2023.
+    .. [3] Tong et al., "Simulation-free Schroedinger bridges via score and flow matching", AISTATS
+        2024.
 
     Examples
     --------
@@ -200,7 +230,12 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     __metadata_request__transform: ClassVar[dict[str, str]] = {"X0": UNUSED}
     __metadata_request__inverse_transform: ClassVar[dict[str, str]] = {"X1": UNUSED}
     _gaussian_source: ClassVar[bool] = False
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = dict(PARAMETER_CONSTRAINTS)
+    _other_parts: ClassVar[frozenset[str]] = FlowEstimator._other_parts | {"_bridge"}
+    _bridge: float | None = None  # not saved by release 0.1
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **PARAMETER_CONSTRAINTS,
+        "bridge": [Interval(Real, 0, 1e300, closed="neither"), None],
+    }
 
     def __init__(
         self,
@@ -208,6 +243,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         interpolant: str | Interpolant = "linear",
         gamma: str | Gamma | None = None,
         targets: str | Sequence[str] = "auto",
+        bridge: float | None = None,
         coupling: str | Coupling = "independent",
         time_beta: tuple[float, float] = (1.0, 1.0),
         scaling: str | Scaling | None = "whiten",
@@ -233,6 +269,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         self.interpolant = interpolant
         self.gamma = gamma
         self.targets = targets
+        self.bridge = bridge
         self.coupling = coupling
         self.time_beta = time_beta
         self.scaling = scaling
@@ -321,7 +358,12 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         with self._fitting(X0, sample_weight) as context:
             rows0 = self._validated_rows(X0, reset=not context.warm, n_min=2)
             path = self._new_path(rows0.shape[1], context.warm)
+            self._check_bridge(paired, context.warm)
+            if self.bridge is not None and not context.warm:
+                path = StochasticInterpolant(Linear(), Brownian())  # the level needs the scalings
             targets = self._new_targets(path, None, context.warm)
+            if self.bridge is not None:
+                targets = self._bridge_targets(targets, context.warm)
             if path.interpolant.resamples:
                 _check_no_target(X1, target_sample_weight, paired)
                 X1, target_sample_weight = X0, sample_weight
@@ -336,7 +378,10 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             marks = [np.array([True])] if paired else []  # part of the checkpoint's fingerprint
             self._begin(context, *(part for side in sides for part in side), *marks)
             readers = self._readers(sides, context)
+            if self.bridge is not None and not context.warm:
+                path = self._at_level(path, readers[0].scaling)
             self._run(self._planned(readers, path, targets, paired, context), context)
+            self._set_bridge(readers[0], context)
             names = _names_of(X1)
             if names is not None:
                 self.target_feature_names_in_ = names
@@ -381,15 +426,90 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
                 "coupling='independent'."
             )
 
+    def _check_bridge(self, paired: bool, warm: bool) -> None:
+        """Raise if other parameters or an earlier fit contradict `bridge`."""
+        if warm and self.bridge != self._bridge:
+            raise ValueError(
+                f"bridge={self.bridge!r} was set after a fit with bridge={self._bridge!r}, which a "
+                f"warm start continues; set bridge={self._bridge!r}, or fit anew with "
+                "warm_start=False."
+            )
+        changed = {
+            "interpolant": self.interpolant not in ("linear", Linear()),
+            "gamma": self.gamma is not None,
+            "coupling": not resolve_coupling(self.coupling).is_independent,
+        }
+        other = [f"{name}={getattr(self, name)!r}" for name, flag in changed.items() if flag]
+        if self.bridge is not None and (other or paired):
+            raise ValueError(
+                f"bridge={self.bridge!r} sets the path and the pairs of rows, and cannot be "
+                f"combined with {', '.join(other) or 'paired=True'}; use the defaults, or set "
+                "bridge=None."
+            )
+
+    def _at_level(self, path: StochasticInterpolant, scaling: Scaling) -> StochasticInterpolant:
+        """Set the level of a bridge in flow units."""
+        level, unit = float(cast(float, self.bridge)), 1.0
+        if not isinstance(self.scaling, Scaling):
+            unit = float(cast(Standardize, scaling).scale[0]) ** 2
+        if not _LEAST_LEVEL <= level / unit <= 1.0 / _LEAST_LEVEL:
+            raise ValueError(
+                f"bridge={self.bridge!r} is {level / unit:.3g} times the mean variance of the "
+                f"columns, which is outside [{_LEAST_LEVEL:g}, {1.0 / _LEAST_LEVEL:g}]; choose a "
+                f"level such as {0.1 * unit:.2g}."
+            )
+        return StochasticInterpolant(path.interpolant, Brownian(2.0 * level / unit))
+
+    def _bridge_targets(self, targets: tuple[str, ...], warm: bool) -> tuple[str, ...]:
+        """Targets from which the forward drift follows, by default with the least error.
+
+        The drift is ``v - 2 epsilon t eta / gamma``, so that the error of `eta` vanishes at the
+        source; ``b`` has errors of its own there, which do not cancel those of the score.
+        """
+        if targets == ("b",):
+            raise ValueError(
+                f"bridge={self.bridge!r} needs the score as well as the drift, but only 'b' is "
+                "learned; set targets='auto' and field=None."
+            )
+        return ("v", "eta") if self.targets == "auto" and not warm else targets
+
+    def _set_bridge(self, source: Reader, context: FitContext) -> None:
+        """Set the noise level of the bridge, and measure whether the diffusion is one."""
+        self._bridge = self.bridge
+        self.bridge_epsilon_: float | None = None
+        self.bridge_defect_: float | None = None
+        if self.bridge is None:
+            return
+        epsilon = 0.5 * cast(Brownian, self._path.gamma).a
+        # In random order, because rows on disk may be sorted.
+        drawn = torch.randperm(len(source.X), generator=context.setup)[:_DEFECT_ROWS].sort().values
+        rows = source.X[drawn.numpy()].astype(np.float32)
+        model = self._model_for(rows, torch.float32)
+        x0 = model.source(torch.from_numpy(rows).double().to(model.device)).float()
+        generator = torch.Generator(model.device).manual_seed(step_seed(context.seed, Draw.PILOT))
+
+        def forward(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            drift, score = model.quantities.drift_and_score(t, x)
+            return drift + epsilon * score
+
+        self.bridge_epsilon_ = epsilon
+        self.bridge_defect_ = bridge_defect(
+            forward, x0, epsilon, generator, StochasticSolver(n_steps=_DEFECT_STEPS)
+        )
+
     def _readers(
         self, sides: Sequence[tuple[NDArray[Any], NDArray[np.float64]]], context: FitContext
     ) -> list[Reader]:
         """Readers of the rows of the source and of the target, each with its own scaling."""
-        fitted = [self._source, self._target] if context.warm else [None, None]
+        fitted: list[Scaling | None] = [None, None]
+        if context.warm:
+            fitted = [self._source, self._target]
         readers = []
         for (rows, weight), name in zip(sides, ("X0", "X1"), strict=True):
             names = [f"{name} column {k}" for k in range(rows.shape[1])]
             readers.append(self._reader(rows, weight, context.device, names))
+        if self.bridge is not None and not (context.warm or isinstance(self.scaling, Scaling)):
+            fitted = [_common_scaling(readers) for _ in readers]
         return [
             replace(reader, scaling=scaling or self._scaling_of(reader, NO_ROWS, context.setup))
             for reader, scaling in zip(readers, fitted, strict=True)
@@ -414,11 +534,14 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         start, end = (
             training_rows(reader, NO_ROWS, context.setup, seed) for reader in (source, target)
         )
+        if self.bridge is not None:
+            level = 0.5 * cast(Brownian, path.gamma).a
+            start, end = drawn_pairs(source, target, level, context.setup, _N_PARTNERS)
         fold = Fold(start, end, target.read(NO_ROWS, context.setup))
         recipe = resolve_recipe(
             n_rows=min(len(source.X), len(target.X)),
             cross_fitted=False,
-            coupling=Given() if paired else self.coupling,
+            coupling=Given() if paired or self.bridge is not None else self.coupling,
             end_time=1.0,
             alpha=self.alpha,
             batch_size=self.batch_size,
@@ -504,7 +627,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         X0: ArrayLike,
         random_state: RandomStateLike = None,
         *,
-        epsilon: float | str | Callable[[float], float] = 1.0,
+        epsilon: float | str | Callable[[float], float] | None = None,
         n_steps: int | None = None,
         denoise_from: float | None = None,
     ) -> NDArray[np.float64] | Any:
@@ -521,9 +644,10 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             Rows of the source.
         random_state : int, RandomState instance or None, default=None
             Seed of the noise; None gives different rows at each call.
-        epsilon : float, callable or {"decreasing", "sine"}, default=1.0
+        epsilon : float, callable, {"decreasing", "sine"} or None, default=None
             Noise level in squared flow units per unit of time: a number that is not negative, a
-            function of time, "decreasing" for ``1 - t`` or "sine" for ``sin(pi t)^2``.  If the
+            function of time, "decreasing" for ``1 - t`` or "sine" for ``sin(pi t)^2``.  None is
+            `bridge_epsilon_`, the level of the bridge, and 1 without `bridge`.  If the
             score is the denoiser divided by `gamma`, the level is reduced where `gamma` is below
             0.2.
         n_steps : int or None, default=None
@@ -556,7 +680,13 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         """
         rows, random = self._validated(X0), private_random_state(random_state)
         drawn = self._diffused(
-            FlowModel.diffuse, rows, 1.0, random, epsilon, n_steps, denoise_from=denoise_from
+            FlowModel.diffuse,
+            rows,
+            1.0,
+            random,
+            self._level(epsilon),
+            n_steps,
+            denoise_from=denoise_from,
         )
         return self._contained(drawn, X0, list(self.get_feature_names_out()))
 
@@ -565,7 +695,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         X1: ArrayLike,
         random_state: RandomStateLike = None,
         *,
-        epsilon: float | str | Callable[[float], float] = 1.0,
+        epsilon: float | str | Callable[[float], float] | None = None,
         n_steps: int | None = None,
     ) -> NDArray[np.float64] | Any:
         """Map rows of the target to random rows of the source, by the backward diffusion.
@@ -576,7 +706,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             Rows of the target.
         random_state : int, RandomState instance or None, default=None
             Seed of the noise, see :meth:`sample`.
-        epsilon : float, callable or {"decreasing", "sine"}, default=1.0
+        epsilon : float, callable, {"decreasing", "sine"} or None, default=None
             Noise level, see :meth:`sample`.
         n_steps : int or None, default=None
             Number of steps, see :meth:`sample`.
@@ -594,9 +724,24 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         """
         rows, random = self._validated_other(X1, "X1", "target"), private_random_state(random_state)
         drawn = self._diffused(
-            FlowModel.diffuse_back, rows, 1.0, random, epsilon, n_steps, side="target"
+            FlowModel.diffuse_back,
+            rows,
+            1.0,
+            random,
+            self._level(epsilon),
+            n_steps,
+            side="target",
         )
         return self._contained(drawn, X1, self._names_in())
+
+    def _level(
+        self, epsilon: float | str | Callable[[float], float] | None
+    ) -> float | str | Callable[[float], float]:
+        """The noise level of a diffusion; None is that of the bridge, or one."""
+        if epsilon is not None:
+            return epsilon
+        level: float | None = getattr(self, "bridge_epsilon_", None)  # release 0.1 had no bridges
+        return 1.0 if level is None else level
 
     def score_gradient(self, X: ArrayLike, *, t: float) -> NDArray[Any]:
         """Compute the score, the gradient of the log-density at a time with respect to `X`.
@@ -699,6 +844,9 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             - loss : float, ``G`` ([1]_, equation 8)
             - loss_plus_action : float, ``G + E|b|^2``, which is zero at the optimum (equation 11)
             - action, path_length : float, ``E|b|^2`` and the mean over times of its root
+            - straightness : float, mean square difference between the velocity along the flow and
+              that of the straight line between the two ends, which is zero if one step of Euler's
+              method has no error ([2]_; :func:`~skinterflow.interflow.diagnostics.straightness`)
             - lipschitz : float, the largest slope of the field found on the path
             - wasserstein2_bound : float, ``exp(1/2 + lipschitz) sqrt(E|b - dx_t/dt|^2)``, see
               `InterpolantFlowDensity.diagnose`
@@ -716,6 +864,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         ----------
         .. [1] Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic
             Interpolants", ICLR 2023.
+        .. [2] Liu, Gong and Liu, "Flow straight and fast: learning to generate and transfer data
+            with rectified flow", ICLR 2023.
         """
         rows0 = self._validated(X0)
         if self._path.interpolant.resamples:
@@ -734,8 +884,12 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     def _test_pairs(
         self, rows0: NDArray[Any], rows1: NDArray[Any], random: np.random.RandomState
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """As many rows of both sides, in random order; together if the fit was given pairs."""
-        paired = isinstance(self._fitted_coupling(), Given)
+        """As many rows of both sides, in random order; together if the fit was given pairs.
+
+        Those of a bridge are drawn by its coupling.
+        """
+        bridge = getattr(self, "bridge_epsilon_", None) is not None
+        paired = isinstance(self._fitted_coupling(), Given) and not bridge
         if paired and len(rows0) != len(rows1):
             raise ValueError(
                 f"X0 has {len(rows0)} rows and X1 has {len(rows1)}, but the map was fitted to "
@@ -743,8 +897,21 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             )
         n = min(len(rows0), len(rows1))
         order = random.permutation(len(rows0))[:n]
+        if bridge:
+            return rows0[order], rows1[self._bridge_partners(rows0[order], rows1, random)]
         same = paired or self._path.interpolant.resamples
         return rows0[order], rows1[order if same else random.permutation(len(rows1))[:n]]
+
+    def _bridge_partners(
+        self, rows0: NDArray[Any], rows1: NDArray[Any], random: np.random.RandomState
+    ) -> NDArray[np.int64]:
+        """Numbers of the partners in `rows1` of the rows `rows0`, drawn by the bridge."""
+        model = self._model_for(rows0, torch.float64)
+        start, end = (torch.from_numpy(rows).double().to(model.device) for rows in (rows0, rows1))
+        generator = torch.Generator(model.device).manual_seed(int(random.randint(2**31)))
+        level = cast(float, self.bridge_epsilon_)
+        partners = bridge_pairs(model.source(start), model.target(end), level, generator)
+        return partners[:, 0].cpu().numpy()
 
     def log_abs_det_jacobian(self, X0: ArrayLike) -> NDArray[Any]:
         """Compute ``log |det dT/dx|`` of the map T of :meth:`transform`.
@@ -868,6 +1035,18 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.target_tags.required = True
         return tags
+
+
+def _common_scaling(readers: Sequence[Reader]) -> Standardize:
+    """Scaling of both sides by one number, which leaves Brownian motion as it is."""
+    means, variances = [], []
+    for reader in readers:
+        x, weight = evenly_spaced(reader.X), evenly_spaced(reader.weight)
+        means.append(np.average(x, axis=0, weights=weight))
+        variances.append(np.average((x - means[-1]) ** 2, axis=0, weights=weight))
+    shift = torch.from_numpy(0.5 * (means[0] + means[1]))
+    unit = float(np.sqrt(np.mean(variances))) or 1.0
+    return Standardize(shift, torch.full_like(shift, unit))
 
 
 def _names_of(X: Any) -> NDArray[np.object_] | None:

@@ -73,7 +73,7 @@ ORDER = [
     ["_fit.distillation"],
     ["_base"],
     ["density", "regressor", "transport"],
-    ["_plots", "contrib", "dask", "metrics", "outliers"],
+    ["_plots", "_reflow", "contrib", "dask", "metrics", "outliers"],
     ["_launch", "contrib.pyod", "contrib.skpro", "display"],
     ["outlier_display", "regression_display"],
     [""],
@@ -89,6 +89,7 @@ ROOMS = ["interflow", "", "_data", "_persistence", "_predict", "_fit", "_base", 
 """Each room knows those before it; "" holds what has no room: exceptions, seeds, the version."""
 ESTIMATORS = {
     "_launch",
+    "_reflow",
     "density",
     "transport",
     "regressor",

@@ -367,6 +367,7 @@ FIT_PARAMETERS = {
     "targets": ["auto", "b", ("b", "eta"), "eta1", ("eta0", "eta1"), [["b"]], [1], [], "z",
                 ("b", "b"), None, 3, {"b"}],
     "gamma": [None, "brownian", "loud", 3],
+    "bridge": [None, 0.5, 0.1, 0, -1, 1e300, 1e-300, 10**400, np.nan, "a"],
     "field": [None, "mlp", 3, lambda t, x: 0.0 * x, lambda t, x: x[:, :1], lambda t, x: x / 0.0,
               lambda x: x, torch.nn.Identity()],
     "interpolant": ["linear", "trigonometric", "mirror", "fourier", "encoding_decoding", "cubic",

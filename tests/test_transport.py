@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -18,14 +19,18 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skinterflow import InterpolantFlowDensity, InterpolantTransport
 from skinterflow._data import batches
+from skinterflow._data.stored import StoredRows
 from skinterflow._fit import run
 from skinterflow.datasets import EightGaussians, Moons
 from skinterflow.interflow import (
+    Identity,
+    Linear,
     PathObjective,
     Standardize,
     VelocityField,
     couplings,
 )
+from skinterflow.transport import _common_scaling
 from tests.helpers import ToItself, expected_failures
 
 QUICK = {"hidden_layer_sizes": (16, 16), "max_iter": 60, "batch_size": 64, "random_state": 0}
@@ -535,3 +540,132 @@ def test_diagnosis_keeps_given_pairs(turned):
 def test_impossible_times_are_refused(transport, sides, call, message):
     with pytest.raises(ValueError, match=message):
         call(transport, sides[0][:5])
+
+
+BRIDGE = QUICK | {"max_iter": 500, "batch_size": 128, "bridge": 0.5}
+
+
+@pytest.fixture(scope="module")
+def bridge():
+    """From N(0, diag(4, 1)) to N(0, diag(1, 4)); the noise level is in units of the rows."""
+    X = np.random.default_rng(0).standard_normal((2, 1_000, 2))
+    return InterpolantTransport(**BRIDGE).fit(X[0] * [2.0, 1.0], X[1] * [1.0, 2.0])
+
+
+class TestBridge:
+    def test_variances_are_the_closed_form(self, bridge):
+        """Each column is a bridge between N(0, 4) and N(0, 1): halfway it has the variance
+        ``(4 + 1 + sqrt(4 * 4 * 1 + (2 epsilon)^2)) / 4``."""
+        X0 = np.random.default_rng(1).standard_normal((4_000, 2)) * [2.0, 1.0]
+        end = bridge.sample(X0, random_state=0, n_steps=60)
+        np.testing.assert_allclose(end.var(axis=0), [1.0, 4.0], rtol=0.15)
+        correlations = [np.corrcoef(X0[:, k], end[:, k])[0, 1] for k in range(2)]
+        covariance = 0.5 * (np.sqrt(4.0 * 4.0 + 1.0) - 1.0)
+        np.testing.assert_allclose(correlations, covariance / 2.0, atol=0.06)
+
+    def test_both_sides_have_one_unit(self, bridge):
+        assert np.ptp(bridge._source.scale.numpy()) == 0.0
+        unit = float(bridge._target.scale[0])
+        assert bridge.bridge_epsilon_ == pytest.approx(0.5 / unit**2, rel=1e-6)
+        assert bridge.bridge_defect_ < 0.15
+        assert bridge._level(None) == bridge.bridge_epsilon_
+        assert bridge._level("sine") == "sine"
+
+    @pytest.mark.parametrize(
+        ("parameters", "paired", "message"),
+        [
+            ({"interpolant": "trigonometric"}, False, r"combined with interpolant='trigonometric'"),
+            ({"gamma": "brownian"}, False, r"cannot be combined with gamma='brownian'"),
+            ({"coupling": "optimal_transport"}, False, r"with coupling='optimal_transport'"),
+            ({}, True, r"cannot be combined with paired=True; use the defaults"),
+            ({"targets": "b"}, False, r"needs the score as well as the drift, but only 'b'"),
+            ({"bridge": 1e-9}, False, r"bridge=1e-09 is .* times the mean variance of the columns"),
+        ],
+    )
+    def test_impossible_bridges_are_refused(self, sides, parameters, paired, message):
+        with pytest.raises(ValueError, match=message):
+            InterpolantTransport(**BRIDGE | parameters).fit(
+                sides[0][:50], sides[1][:50], paired=paired
+            )
+
+    @pytest.mark.parametrize("level", [0, 0.0, -1.0, np.nan, np.inf, "much", [0.5]])
+    def test_levels_that_are_none(self, sides, level):
+        with pytest.raises(ValueError, match="The 'bridge' parameter of InterpolantTransport must"):
+            InterpolantTransport(**QUICK, bridge=level).fit(*sides)
+
+    @pytest.mark.parametrize(
+        ("fitted", "level"), [(None, 0.5), (0.5, None), (0.5, 0.4)], ids=["on", "off", "changed"]
+    )
+    def test_a_warm_start_keeps_its_level(self, transport, bridge, sides, tmp_path, fitted, level):
+        model = transport if fitted is None else bridge
+        model.save(tmp_path / "model")
+        loaded = InterpolantTransport.load(tmp_path / "model")
+        loaded.set_params(bridge=level, warm_start=True)
+        with pytest.raises(
+            ValueError, match=f"bridge={level!r} was set after a fit with bridge={fitted!r}"
+        ):
+            loaded.fit(*sides)
+
+    def test_a_loaded_bridge_is_the_same(self, bridge, sides, tmp_path):
+        bridge.save(tmp_path / "model")
+        loaded = InterpolantTransport.load(tmp_path / "model")
+        assert loaded.bridge_epsilon_ == bridge.bridge_epsilon_
+        assert loaded.bridge_defect_ == bridge.bridge_defect_
+        samples = [model.sample(sides[0][:5], random_state=0) for model in (bridge, loaded)]
+        np.testing.assert_array_equal(*samples)
+
+    def test_diagnosis_draws_the_pairs_of_a_bridge(self, bridge):
+        """With the correlation of the closed form, from sides with different numbers of rows."""
+        X0, X1 = np.random.default_rng(2).standard_normal((2, 600, 2)) * [
+            [[2.0, 1.0]],
+            [[1.0, 2.0]],
+        ]
+        start, end = bridge._test_pairs(X0, X1[:500], np.random.RandomState(0))
+        assert len(start) == len(end) == 500
+        correlations = [np.corrcoef(start[:, k], end[:, k])[0, 1] for k in range(2)]
+        np.testing.assert_allclose(correlations, 0.25 * (np.sqrt(17.0) - 1.0), atol=0.1)
+        assert bridge.diagnose(X0, X1[:500], random_state=0).energy_distance < 0.05
+
+    def test_equivalents_of_the_defaults_are_no_conflict(self):
+        same = {"interpolant": Linear(), "coupling": couplings.Independent()}
+        InterpolantTransport(bridge=0.5, **same)._check_bridge(paired=False, warm=False)
+
+    def test_rows_on_disk_have_the_unit_of_rows_in_memory(self):
+        X = np.random.default_rng(0).standard_normal((50, 2)) * [3.0, 1.0]
+        scales = [
+            _common_scaling(
+                [batches.Reader(rows, np.ones(50), np.zeros(2), Identity(), torch.device("cpu"))]
+                * 2
+            ).scale
+            for rows in (X, StoredRows(X, X[:0]))
+        ]
+        np.testing.assert_allclose(scales[0], np.sqrt(X.var(axis=0).mean()))
+        np.testing.assert_array_equal(*scales)
+
+    def test_rows_without_weight_do_not_change_the_unit(self, sides):
+        X0 = np.vstack([sides[0][:50], 1e3 * sides[0][:50]])
+        weight = np.repeat([1.0, 0.0], 50)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fits = [
+                InterpolantTransport(**QUICK | {"max_iter": 1}, bridge=0.5).fit(
+                    rows, sides[1][:50], sample_weight=w
+                )
+                for rows, w in ((X0, weight), (X0[:50], None))
+            ]
+        assert fits[0].bridge_epsilon_ == fits[1].bridge_epsilon_
+
+    def test_an_untrained_bridge_warns(self, sides):
+        with pytest.warns(UserWarning, match="this is not a bridge"):
+            InterpolantTransport(**QUICK | {"max_iter": 1}, bridge=0.5).fit(*sides)
+
+    def test_weights_choose_the_rows_of_a_bridge(self):
+        X = np.random.default_rng(0).standard_normal((300, 1))
+        readers = [
+            batches.Reader(rows, weight, np.zeros(1), Identity(), torch.device("cpu"))
+            for rows, weight in ((X, np.ones(300)), (X, (X[:, 0] > 0) + 1e-9))
+        ]
+        pairs = batches.drawn_pairs(*readers, 0.5, torch.Generator().manual_seed(0), 2)
+        assert [len(side) for side in pairs] == [600, 600]
+        assert (pairs[1].rows.u > 0).all()
+        assert (pairs[1].rows.weight == 1).all()

@@ -176,6 +176,14 @@ def path_that_is_no_bridge(monkeypatch, tmp_path):
     return lambda: bridge_defect(forward, x0, 0.5, generator)
 
 
+@case("interflow/bridges.py:bridge_defect", "this is not a bridge")
+def map_that_is_no_bridge(monkeypatch, tmp_path):
+    transport = InterpolantTransport(
+        hidden_layer_sizes=(8,), max_iter=1, random_state=0, bridge=0.5
+    )
+    return lambda: transport.fit(rows(), rows() + 1.0)
+
+
 @case("interflow/flows.py:warn_unresolved", "error above", AccuracyWarning)
 def rows_of_a_density_that_are_not_resolved(monkeypatch, tmp_path):
     density = fit(rows(), max_iter=30, solver="euler", atol=1e-13, rtol=0)()

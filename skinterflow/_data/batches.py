@@ -24,6 +24,7 @@ from skinterflow._data.degenerate import (
     spread_whole_numbers,
 )
 from skinterflow._runtime import Generators, seeded_generators, step_seed
+from skinterflow.interflow.bridges import bridge_pairs
 from skinterflow.interflow.scaling import Scaling
 
 _IN_MEMORY_ELEMENTS = 2**23
@@ -36,6 +37,9 @@ _FARTHEST = 1e13
 _DITHERED_ROWS = 2**15
 _MIN_DITHERED_COPIES = 8
 """Rows with dithered whole numbers in memory, and the minimum number of copies of each."""
+
+_PAIRED_ROWS = 2**14
+"""Maximum number of rows of each side that are paired by the entropic transport."""
 
 NO_ROWS = torch.empty(0, dtype=torch.int64)
 """Empty array of row numbers."""
@@ -247,6 +251,44 @@ class ShuffledRows(RowSource):
 
     def __len__(self) -> int:
         return len(self.rows.u)
+
+
+def drawn_pairs(
+    source: Reader, target: Reader, epsilon: float, generator: torch.Generator, n_draws: int
+) -> tuple[RowSource, RowSource]:
+    """Rows of the source with partners drawn by the entropic transport, as two row sources.
+
+    Up to `_PAIRED_ROWS` rows of each side are paired.
+
+    Parameters
+    ----------
+    epsilon : float
+        Noise level of the Schroedinger bridge, in squared flow units.
+    n_draws : int
+        Number of partners of each row of the source.
+    """
+    start, end = (
+        reader.read(torch.randperm(len(reader.X), generator=generator)[:_PAIRED_ROWS], generator)
+        for reader in (source, target)
+    )
+    seed = drawn_seed(generator)
+    draws = torch.Generator(source.device).manual_seed(drawn_seed(generator))
+    start, end = (_by_weight(rows, draws) for rows in (start, end))
+    partners = bridge_pairs(start.u, end.u, epsilon, draws, n_draws).flatten()
+    first = torch.arange(len(start.u), device=source.device).repeat_interleave(n_draws)
+    first_rows, second_rows = (
+        ShuffledRows(FlowRows(*(part[rows] for part in side)), seed)
+        for side, rows in ((start, first), (end, partners))
+    )
+    return first_rows, second_rows
+
+
+def _by_weight(rows: FlowRows, generator: torch.Generator) -> FlowRows:
+    """As many rows of weight one, drawn in proportion to their weights, if these differ."""
+    if bool((rows.weight == rows.weight[0]).all()):
+        return rows._replace(weight=torch.ones_like(rows.weight))
+    drawn = torch.multinomial(rows.weight, len(rows.u), replacement=True, generator=generator)
+    return FlowRows(rows.u[drawn], torch.ones_like(rows.weight), rows.log_det[drawn])
 
 
 class StreamedRows(RowSource):

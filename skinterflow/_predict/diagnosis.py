@@ -15,10 +15,12 @@ from sklearn.utils import Bunch
 from torch import Tensor
 
 from skinterflow._predict.model import FlowModel
-from skinterflow.interflow.diagnostics import lipschitz_constant, path_statistics
+from skinterflow.interflow.diagnostics import lipschitz_constant, path_statistics, straightness
 
 _MAX_ROWS = 16_384
 _LIPSCHITZ_ROWS = 512
+_STRAIGHT_ROWS, _STRAIGHT_TIMES = 512, 33
+"""Points of which the straightness is measured, and times of their positions."""
 _ENERGY_ROWS = 2_000
 
 
@@ -91,7 +93,7 @@ def diagnose_transport(
 def _path_diagnosis(
     model: FlowModel, x0: Tensor, x1: Tensor, z: Tensor, batch_size: int
 ) -> dict[str, float]:
-    """Statistics of the field on the path between points in flow units."""
+    """Statistics of the field on the path between points in flow units, and of its flow."""
     path, coupling = model.quantities.path, model.quantities.coupling
     x0 = torch.cat(
         [
@@ -110,9 +112,18 @@ def _path_diagnosis(
         "loss_plus_action": statistics.loss + statistics.action,
         "action": statistics.action,
         "path_length": statistics.length,
+        "straightness": _straightness(model, x0[:_STRAIGHT_ROWS]),
         "lipschitz": slope,
         "wasserstein2_bound": bound,
     }
+
+
+def _straightness(model: FlowModel, x0: Tensor) -> float:
+    """Straightness of the flow from these points; zero if it ends where it begins."""
+    if model.flow.end_time == 0.0:
+        return 0.0
+    times = np.linspace(0.0, model.flow.end_time, _STRAIGHT_TIMES).tolist()
+    return straightness(model.flow.trajectory(x0.to(model.dtype), times), times)
 
 
 def check_overflow(diagnosis: Bunch, n_rows: int) -> None:

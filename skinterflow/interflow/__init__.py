@@ -25,7 +25,7 @@ from skinterflow.interflow.atoms import (
     AtomPath,
     AtomScaling,
 )
-from skinterflow.interflow.bridges import bridge_defect
+from skinterflow.interflow.bridges import GaussianBridge, bridge_defect, bridge_pairs
 from skinterflow.interflow.combined import CombinedDensity
 from skinterflow.interflow.conditional import (
     BoundField,
@@ -42,6 +42,7 @@ from skinterflow.interflow.diagnostics import (
     kl_bound_by_velocity,
     lipschitz_constant,
     path_statistics,
+    straightness,
 )
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
@@ -130,6 +131,7 @@ __all__ = [
     "Flow",
     "Fourier",
     "Gamma",
+    "GaussianBridge",
     "Gaussianize",
     "Given",
     "GradedSolver",
@@ -178,6 +180,7 @@ __all__ = [
     "YeoJohnson",
     "best_epsilon",
     "bridge_defect",
+    "bridge_pairs",
     "calibrate",
     "denoise",
     "kl_bound",
@@ -185,5 +188,6 @@ __all__ = [
     "lipschitz_constant",
     "path_loss",
     "path_statistics",
+    "straightness",
     "train",
 ]

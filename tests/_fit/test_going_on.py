@@ -85,13 +85,19 @@ def test_killed_fit_goes_on_to_the_same_result(iris, tmp_path, monkeypatch, choi
     assert not path.exists()  # the fit is done
 
 
-def test_killed_transport_goes_on_to_the_same_result(iris, tmp_path, monkeypatch):
-    parameters, sides = QUICK | {"gamma": "quadratic"}, (iris[:70], iris[70:])
+@pytest.mark.parametrize("choice", [{"gamma": "quadratic"}, {"bridge": 0.5}])
+@pytest.mark.filterwarnings("ignore:The forward drift changes systematically")
+def test_killed_transport_goes_on_to_the_same_result(iris, tmp_path, monkeypatch, choice):
+    parameters, sides = QUICK | choice, (iris[:70], iris[70:])
     whole = InterpolantTransport(**parameters).fit(*sides)
     with monkeypatch.context() as patch:
         killed_after(patch, 12)
         with pytest.raises(Killed):
             InterpolantTransport(**parameters, checkpoint=tmp_path / "fit").fit(*sides)
+    with pytest.raises(ValueError, match="belongs to another fit"):
+        InterpolantTransport(
+            **parameters | {"gamma": None, "bridge": 0.4}, checkpoint=tmp_path / "fit"
+        ).fit(*sides)
     assert torch.equal(
         weights(InterpolantTransport(**parameters, checkpoint=tmp_path / "fit").fit(*sides)),
         weights(whole),

@@ -13,6 +13,7 @@ from skinterflow.interflow import (
     NormalMixture,
     StochasticInterpolant,
     bridge_defect,
+    bridge_pairs,
 )
 
 
@@ -71,3 +72,38 @@ def test_straight_lines_do_not_hold_the_bridge_between_gaussians_of_different_sh
                 )
                 > 0.2
             )
+
+
+SHAPES = (
+    torch.tensor([[1.0, 0.5], [0.5, 0.5]], dtype=torch.float64),
+    torch.tensor([[0.3, -0.2], [-0.2, 1.0]], dtype=torch.float64),
+)
+"""Covariances that do not commute."""
+
+
+def root(matrix):
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values.sqrt() @ vectors.T
+
+
+def gaussian_coupling(epsilon):
+    """Covariance of the ends of the bridge between the two shapes (Janati et al., "Entropic
+    optimal transport between unbalanced Gaussian measures has a closed form", 2020)."""
+    half = root(SHAPES[0])
+    inner = root(4.0 * half @ SHAPES[1] @ half + (2.0 * epsilon) ** 2 * torch.eye(2))
+    return 0.5 * (half @ inner @ torch.linalg.inv(half) - 2.0 * epsilon * torch.eye(2))
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.5])
+def test_pairs_of_gaussians_of_different_shape(epsilon):
+    generator = torch.Generator().manual_seed(0)
+    x0, x1 = (
+        (torch.randn(2_000, 2, generator=generator, dtype=torch.float64) @ root(shape)).float()
+        for shape in SHAPES
+    )
+    x0, x1 = x0 - x0.mean(0), x1 - x1.mean(0)
+    partners = x1[bridge_pairs(x0, x1, epsilon, generator, n_draws=4)]
+    joint = torch.cat([x0.repeat_interleave(4, 0), partners.flatten(0, 1)], dim=1).double().T.cov()
+    expected = gaussian_coupling(epsilon)
+    torch.testing.assert_close(joint[:2, 2:], expected, atol=0.04, rtol=0.0)
+    torch.testing.assert_close(joint[2:, 2:], SHAPES[1], atol=0.06, rtol=0.0)
