@@ -11,6 +11,8 @@ of points (:mod:`~skinterflow.interflow.couplings`) gives a flow, its density an
 
 Drift, velocity, score and denoiser have one interface (:mod:`~skinterflow.interflow.quantities`);
 between Gaussian mixtures they are known in closed form (:mod:`~skinterflow.interflow.mixtures`).
+:mod:`~skinterflow.interflow.score_based` has the time of score-based diffusion, and
+:mod:`~skinterflow.interflow.diffusive` diffusions from a single point.
 :mod:`~skinterflow.interflow.conditional` is the same for outputs given a context.
 :mod:`~skinterflow.interflow.diagnostics` measures how well they were learned.
 :mod:`~skinterflow.interflow.scaling` maps data to the units of the flow, and
@@ -43,6 +45,7 @@ from skinterflow.interflow.diagnostics import (
     lipschitz_constant,
     path_statistics,
 )
+from skinterflow.interflow.diffusive import DiffusiveInterpolant
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
 from skinterflow.interflow.flows import (
@@ -95,6 +98,12 @@ from skinterflow.interflow.scaling import (
     Standardize,
     Whiten,
 )
+from skinterflow.interflow.score_based import (
+    ScoreModel,
+    diffusion_time,
+    flow_time,
+    noising_level,
+)
 from skinterflow.interflow.sde import NOISE_LEVELS, StochasticSolver
 from skinterflow.interflow.times import Beta, TimeLaw
 from skinterflow.interflow.training import Step, Training, train
@@ -124,6 +133,7 @@ __all__ = [
     "Coupling",
     "CustomField",
     "Diffusion",
+    "DiffusiveInterpolant",
     "DistillationObjective",
     "EncodingDecoding",
     "Ensemble",
@@ -158,6 +168,7 @@ __all__ = [
     "Quantities",
     "ResidualMLP",
     "Scaling",
+    "ScoreModel",
     "SeparateHeads",
     "SharedTrunk",
     "Sigmoid",
@@ -180,9 +191,12 @@ __all__ = [
     "bridge_defect",
     "calibrate",
     "denoise",
+    "diffusion_time",
+    "flow_time",
     "kl_bound",
     "kl_bound_by_velocity",
     "lipschitz_constant",
+    "noising_level",
     "path_loss",
     "path_statistics",
     "train",
