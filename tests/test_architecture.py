@@ -44,7 +44,7 @@ ORDER = [
         "interflow.grading",
         "interflow.unet",
     ],
-    ["interflow.quantities", "interflow.nested"],
+    ["interflow.quantities", "interflow.nested", "interflow.gradients"],
     ["interflow.flows", "interflow.mixtures", "interflow.score_based"],
     ["interflow.objectives", "interflow.combined"],
     ["interflow.conditional", "interflow.diffusive"],

@@ -56,6 +56,7 @@ from skinterflow.interflow.flows import (
     Pushforward,
     denoise,
 )
+from skinterflow.interflow.gradients import GradientField, Potential
 from skinterflow.interflow.grading import GradedSolver, Grading
 from skinterflow.interflow.heads import HeadedDrift, Heads, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import (
@@ -143,6 +144,7 @@ __all__ = [
     "Gaussianize",
     "Given",
     "GradedSolver",
+    "GradientField",
     "Grading",
     "HeadedDrift",
     "Heads",
@@ -163,6 +165,7 @@ __all__ = [
     "PathEstimate",
     "PathObjective",
     "PathStatistics",
+    "Potential",
     "Pushforward",
     "Quadratic",
     "Quantities",
