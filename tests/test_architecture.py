@@ -47,7 +47,7 @@ ORDER = [
     ["interflow.quantities", "interflow.nested", "interflow.gradients"],
     ["interflow.flows", "interflow.mixtures", "interflow.score_based"],
     ["interflow.objectives", "interflow.combined"],
-    ["interflow.conditional", "interflow.diffusive"],
+    ["interflow.alternatives", "interflow.conditional", "interflow.diffusive"],
     ["interflow"],
     ["_version", "exceptions", "_runtime", "_data", "_fit", "_predict", "_persistence"],
     ["_data.degenerate", "_data.encoding", "_data.groups", "_data.trees", "_data.weights"],

@@ -20,6 +20,11 @@ between Gaussian mixtures they are known in closed form (:mod:`~skinterflow.inte
 :mod:`~skinterflow.interflow.atoms` is for columns that repeat single values.
 """
 
+from skinterflow.interflow.alternatives import (
+    CrossedObjective,
+    PenalizedObjective,
+    ScoreObjective,
+)
 from skinterflow.interflow.atoms import (
     AtomBase,
     AtomField,
@@ -132,6 +137,7 @@ __all__ = [
     "ConditionalMLP",
     "ConditionalObjective",
     "Coupling",
+    "CrossedObjective",
     "CustomField",
     "Diffusion",
     "DiffusiveInterpolant",
@@ -165,6 +171,7 @@ __all__ = [
     "PathEstimate",
     "PathObjective",
     "PathStatistics",
+    "PenalizedObjective",
     "Potential",
     "Pushforward",
     "Quadratic",
@@ -172,6 +179,7 @@ __all__ = [
     "ResidualMLP",
     "Scaling",
     "ScoreModel",
+    "ScoreObjective",
     "SeparateHeads",
     "SharedTrunk",
     "Sigmoid",
