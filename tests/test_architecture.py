@@ -31,6 +31,7 @@ ORDER = [
         "interflow.divergence",
         "interflow.marginals",
         "interflow.noise",
+        "interflow.one_sided",
         "interflow.training",
         "interflow.sde",
         "interflow.trajectories",

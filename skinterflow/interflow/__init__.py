@@ -95,6 +95,7 @@ from skinterflow.interflow.objectives import (
     path_loss,
 )
 from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
+from skinterflow.interflow.one_sided import MirrorInterpolant, OneSidedInterpolant
 from skinterflow.interflow.quantities import LearnedQuantities, Quantities
 from skinterflow.interflow.scaling import (
     Compose,
@@ -163,10 +164,12 @@ __all__ = [
     "LearnedQuantities",
     "Linear",
     "Mirror",
+    "MirrorInterpolant",
     "MixtureField",
     "Muon",
     "NormalMixture",
     "Normalized",
+    "OneSidedInterpolant",
     "OptimalTransport",
     "PathEstimate",
     "PathObjective",
