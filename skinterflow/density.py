@@ -128,11 +128,11 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         Between two data sets it does more, see `InterpolantTransport`.
     targets : "auto" or tuple of "b", "v", "s", "eta", "eta0", "eta1", default="auto"
         Quantities that are learned ([2]_, section 2.3).  "auto" is the drift "b", from which all
-        others follow here.  The denoiser "eta" and the score "s" can be learned alone (without
-        `gamma`), together with "b" or, with `gamma`, together with the velocity "v".  The expected
-        ends "eta0" and "eta1" can be learned together, or one of them alone (without `gamma`) or
-        with "eta" (with `gamma`); "eta1" is the prediction of the data.  One name alone may be
-        given as a string.
+        others follow here, except the score on a `OneSidedInterpolant`.  The denoiser "eta" and the
+        score "s" can be learned alone (without `gamma`, on other paths), together with "b" or, with
+        `gamma`, together with the velocity "v".  The expected ends "eta0" and "eta1" can be learned
+        together, or one of them alone (without `gamma`) or with "eta" (with `gamma`); "eta1" is the
+        prediction of the data.  One name alone may be given as a string.
     base : {"normal", "learned"}, default="normal"
         Density at ``t = 0``: a standard normal in flow units, or a Gaussian whose mean and
         covariance are learned together with the path.

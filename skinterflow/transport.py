@@ -80,7 +80,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         "fourier", "encoding_decoding", "mirror" or an Interpolant.  The parameters of a path that
         has some, such as "fourier", are learned to make the path shorter.  "encoding_decoding" and
         "mirror" require a `gamma`.  "mirror" connects a data set to itself, and :meth:`sample`
-        resamples it.
+        resamples it; so does a `MirrorInterpolant`.
     gamma : {"brownian", "quadratic", "sine_squared", "sigmoid"}, Gamma or None, default=None
         Scale of the noise term that is added to the path, ``x_t = I_t + gamma(t) z`` with standard
         normal ``z`` ([2]_, table 8):
@@ -96,9 +96,9 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     targets : "auto", "b" or tuple of "b", "v", "s", "eta", "eta0", "eta1", default="auto"
         Quantities that are learned, by one network with a head for each ([2]_, section 2.3): the
         drift "b" or the velocity "v", together with the score "s" or the denoiser "eta"; "b" alone,
-        if no score is needed; "s" or "eta" alone, on a mirror path; two of the expected parts of
-        the path, the ends "eta0" and "eta1" and the noise "eta", or one of the ends without
-        `gamma`.  "auto" is "b" without `gamma`, "eta" on a mirror path, ``("v", "eta")`` with
+        if no score is needed; "s" or "eta" alone, on the path "mirror"; two of the expected parts
+        of the path, the ends "eta0" and "eta1" and the noise "eta", or one of the ends without
+        `gamma`.  "auto" is "b" without `gamma`, "eta" on the path "mirror", ``("v", "eta")`` with
         `bridge`, and ``("b", "eta")`` otherwise.
     bridge : float or None, default=None
         Noise level ``epsilon`` of the Schroedinger bridge from `X0` to `X1`, in squared units of

@@ -32,6 +32,7 @@ from skinterflow.interflow import (
     Fourier,
     Gaussianize,
     Given,
+    GradientField,
     HeadedDrift,
     Identity,
     Independent,
@@ -43,6 +44,7 @@ from skinterflow.interflow import (
     Normalized,
     NormalMixture,
     OptimalTransport,
+    Potential,
     Quadratic,
     ResidualMLP,
     SeparateHeads,
@@ -183,6 +185,7 @@ EXAMPLES = {
         rule_errors=torch.ones(3, 2, dtype=torch.float64),
         state_errors=torch.ones(3, 3, 2, dtype=torch.float64),
     ),
+    "GradientField": lambda: GradientField(with_weights(Potential(2, (4,))), 2),
     "HeadedDrift": lambda: HeadedDrift(
         with_weights(SharedTrunk(2, 2, (4, 4))), ("b", "eta"), noisy_path()
     ),
@@ -196,6 +199,7 @@ EXAMPLES = {
     "NormalMixture": lambda: NormalMixture.standard(2),
     "Normalized": lambda: Normalized(Linear(), Sigmoid(4.0)),
     "OptimalTransport": lambda: OptimalTransport(64),
+    "Potential": lambda: with_weights(Potential(3, (4,), "tanh")),
     "Quadratic": Quadratic,
     "ResidualMLP": lambda: two_fields()[0].double(),
     "SeparateHeads": lambda: SeparateHeads(two_fields()),

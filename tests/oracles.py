@@ -29,3 +29,12 @@ def gaussian(mean, covariance, interpolant=None):
     """A single Gaussian, whose flow is affine."""
     target = NormalMixture(torch.ones(1, dtype=torch.float64), mean[None], covariance[None])
     return MixtureField(target, StochasticInterpolant(interpolant or Trigonometric()))
+
+
+def pairs_on_a_grid(target, n=160):
+    """Quadrature in place of independent draws: nodes of a standard normal and of a mixture in one
+    dimension, in all pairs, each of shape (n^2, 1), and their weights, which add up to one."""
+    axis = torch.linspace(-8.0, 8.0, n, dtype=torch.float64)
+    z, x1 = (part.reshape(-1, 1) for part in torch.meshgrid(axis, axis, indexing="ij"))
+    logs = NormalMixture.standard(1).log_prob(z) + target.log_prob(x1)
+    return z, x1, logs.exp() * (axis[1] - axis[0]) ** 2

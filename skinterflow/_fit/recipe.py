@@ -35,6 +35,7 @@ from skinterflow.interflow.noise import (
     StochasticInterpolant,
     check_gamma,
 )
+from skinterflow.interflow.one_sided import check_mirror
 from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.times import Beta
 
@@ -63,13 +64,14 @@ def resolve_path(
     if scale is not None:
         check_gamma(scale)
     elif path.needs_noise:
+        reason = "rows come back to themselves" if path.resamples else "all paths meet in one point"
         raise ValueError(
             f"{path!r} needs a noise term, without which "
-            f"{'nothing moves' if path.resamples else 'all paths meet in one point'}; "
-            "set gamma='sine_squared', for example."
+            f"{'nothing moves' if path.is_still else reason}; set gamma='sine_squared', for "
+            "example."
         )
-    if not path.resamples:
-        check_endpoints(path, n_features)
+    check = check_mirror if path.resamples else check_endpoints
+    check(path, n_features)
     return StochasticInterpolant(path, scale)
 
 
@@ -101,7 +103,7 @@ def resolve_targets(
     if targets == "auto":
         if base is not None or path.gamma is None:
             return ("b",)
-        return ("eta",) if path.interpolant.resamples else ("b", "eta")
+        return ("eta",) if path.interpolant.is_still else ("b", "eta")
     check_names("targets", targets)
     chosen = (targets,) if isinstance(targets, str) else tuple(targets)
     check_targets(chosen, path)

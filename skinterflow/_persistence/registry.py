@@ -21,6 +21,7 @@ from skinterflow.interflow.conditional import ConditionalMLP
 from skinterflow.interflow.couplings import Coupling, Given, Independent, OptimalTransport
 from skinterflow.interflow.custom import CustomField
 from skinterflow.interflow.fields import AveragedField, ResidualMLP
+from skinterflow.interflow.gradients import GradientField, Potential
 from skinterflow.interflow.grading import Grading
 from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import (
@@ -103,6 +104,8 @@ COMPONENTS = (
     Component(AveragedField),
     Component(ConditionalMLP, has_weights=True),
     Component(CustomField),
+    Component(GradientField),
+    Component(Potential, has_weights=True),
     Component(HeadedDrift),
     Component(SeparateHeads),
     Component(SharedTrunk, has_weights=True),

@@ -11,6 +11,8 @@ of points (:mod:`~skinterflow.interflow.couplings`) gives a flow, its density an
 
 Drift, velocity, score and denoiser have one interface (:mod:`~skinterflow.interflow.quantities`);
 between Gaussian mixtures they are known in closed form (:mod:`~skinterflow.interflow.mixtures`).
+:mod:`~skinterflow.interflow.score_based` has the time of score-based diffusion, and
+:mod:`~skinterflow.interflow.diffusive` diffusions from a single point.
 :mod:`~skinterflow.interflow.conditional` is the same for outputs given a context.
 :mod:`~skinterflow.interflow.diagnostics` measures how well they were learned.
 :mod:`~skinterflow.interflow.scaling` maps data to the units of the flow, and
@@ -18,6 +20,11 @@ between Gaussian mixtures they are known in closed form (:mod:`~skinterflow.inte
 :mod:`~skinterflow.interflow.atoms` is for columns that repeat single values.
 """
 
+from skinterflow.interflow.alternatives import (
+    CrossedObjective,
+    PenalizedObjective,
+    ScoreObjective,
+)
 from skinterflow.interflow.atoms import (
     AtomBase,
     AtomField,
@@ -44,6 +51,7 @@ from skinterflow.interflow.diagnostics import (
     path_statistics,
     straightness,
 )
+from skinterflow.interflow.diffusive import DiffusiveInterpolant
 from skinterflow.interflow.divergence import Hutchinson
 from skinterflow.interflow.fields import AveragedField, ResidualMLP, VelocityField
 from skinterflow.interflow.flows import (
@@ -54,6 +62,7 @@ from skinterflow.interflow.flows import (
     Pushforward,
     denoise,
 )
+from skinterflow.interflow.gradients import GradientField, Potential
 from skinterflow.interflow.grading import GradedSolver, Grading
 from skinterflow.interflow.heads import HeadedDrift, Heads, SeparateHeads, SharedTrunk
 from skinterflow.interflow.interpolants import (
@@ -87,6 +96,7 @@ from skinterflow.interflow.objectives import (
     path_loss,
 )
 from skinterflow.interflow.ode import Calibration, Solution, Solver, calibrate
+from skinterflow.interflow.one_sided import MirrorInterpolant, OneSidedInterpolant
 from skinterflow.interflow.quantities import LearnedQuantities, Quantities
 from skinterflow.interflow.scaling import (
     Compose,
@@ -95,6 +105,12 @@ from skinterflow.interflow.scaling import (
     Scaling,
     Standardize,
     Whiten,
+)
+from skinterflow.interflow.score_based import (
+    ScoreModel,
+    diffusion_time,
+    flow_time,
+    noising_level,
 )
 from skinterflow.interflow.sde import NOISE_LEVELS, StochasticSolver
 from skinterflow.interflow.times import Beta, TimeLaw
@@ -123,8 +139,10 @@ __all__ = [
     "ConditionalMLP",
     "ConditionalObjective",
     "Coupling",
+    "CrossedObjective",
     "CustomField",
     "Diffusion",
+    "DiffusiveInterpolant",
     "DistillationObjective",
     "EncodingDecoding",
     "Ensemble",
@@ -135,6 +153,7 @@ __all__ = [
     "Gaussianize",
     "Given",
     "GradedSolver",
+    "GradientField",
     "Grading",
     "HeadedDrift",
     "Heads",
@@ -147,19 +166,25 @@ __all__ = [
     "LearnedQuantities",
     "Linear",
     "Mirror",
+    "MirrorInterpolant",
     "MixtureField",
     "Muon",
     "NormalMixture",
     "Normalized",
+    "OneSidedInterpolant",
     "OptimalTransport",
     "PathEstimate",
     "PathObjective",
     "PathStatistics",
+    "PenalizedObjective",
+    "Potential",
     "Pushforward",
     "Quadratic",
     "Quantities",
     "ResidualMLP",
     "Scaling",
+    "ScoreModel",
+    "ScoreObjective",
     "SeparateHeads",
     "SharedTrunk",
     "Sigmoid",
@@ -183,9 +208,12 @@ __all__ = [
     "bridge_pairs",
     "calibrate",
     "denoise",
+    "diffusion_time",
+    "flow_time",
     "kl_bound",
     "kl_bound_by_velocity",
     "lipschitz_constant",
+    "noising_level",
     "path_loss",
     "path_statistics",
     "straightness",

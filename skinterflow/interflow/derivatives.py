@@ -72,8 +72,8 @@ def directional_derivative(
     ... )
     (tensor(10.), tensor(5.))
     """
-    value, pull_back = _vjp(f, x)
-    push_forward = _vjp(lambda u: pull_back(u)[0], torch.zeros_like(value))[1]
+    value, pull_back = vector_jacobian_product(f, x)
+    push_forward = vector_jacobian_product(lambda u: pull_back(u)[0], torch.zeros_like(value))[1]
     return value, push_forward(direction)[0]
 
 
@@ -100,7 +100,7 @@ def directional_slopes(
     >>> directional_slopes(torch.square, torch.tensor([[1.0, 3.0]]), torch.eye(2))
     (tensor([[1., 9.]]), tensor([[2., 6.]]))
     """
-    value, pull_back = _vjp(f, x)
+    value, pull_back = vector_jacobian_product(f, x)
 
     def slope(direction: Tensor) -> Tensor:
         return pull_back(direction.expand_as(value))[0] @ direction
@@ -108,8 +108,27 @@ def directional_slopes(
     return value, torch.func.vmap(slope, out_dims=1)(directions)
 
 
-def _vjp(
+def vector_jacobian_product(
     f: Callable[[Tensor], Tensor], x: Tensor
 ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]:
-    """Value at `x`, and the vector-Jacobian product there as a function."""
+    """A function and its products with the transposed Jacobian, ``u -> J(x)^T u``.
+
+    Parameters
+    ----------
+    f : callable
+    x : Tensor
+
+    Returns
+    -------
+    value : Tensor
+    pull_back : callable, from a tensor of the shape of the value to a tuple of one of that of `x`
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skinterflow.interflow.derivatives import vector_jacobian_product
+    >>> value, pull_back = vector_jacobian_product(torch.square, torch.tensor([1.0, 3.0]))
+    >>> pull_back(torch.tensor([1.0, 0.0]))
+    (tensor([2., 0.]),)
+    """
     return cast(tuple[Tensor, Callable[[Tensor], tuple[Tensor]]], torch.func.vjp(f, x))

@@ -4,8 +4,8 @@ Each of these sets determines the drift ``b`` (paper 2 [1]_, section 2.3):
 
 - ``b``, alone or with ``s`` or ``eta``;
 - ``v`` with ``s`` or ``eta``;
-- ``s`` or ``eta`` alone, on a mirror path, where the velocity is zero, and on a one-sided path,
-  where the base point is the noise;
+- ``s`` or ``eta`` alone, on a mirror path that does not move, where the velocity is zero, and on
+  an affine one-sided path, where the base point is the noise;
 - all but one of the parts ``eta0 = E[x0]``, ``eta1 = E[x1]`` and ``eta = E[z]`` of an affine path,
   or all of them, because ``x = alpha eta0 + beta eta1 + gamma eta``.  ``eta1`` alone, without a
   noise term, is the prediction of the data.
@@ -461,25 +461,31 @@ def check_targets(targets: Sequence[str], path: StochasticInterpolant) -> None:
             f"{tuple(targets)!r}."
         )
     noise = names & {"s", "eta"}
-    known = path.interpolant.resamples or path.gamma is None
     enough = [
         {"b"},
         {"b", "s"},
         {"b", "eta"},
-        *([{"s"}, {"eta"}] if known else [{"v", "s"}, {"v", "eta"}]),
+        *_sets_with_noise(path),
         *_sets_of_parts(path),
     ]
+    if path.gamma is None and noise and not path.interpolant.has_base_scale:
+        raise ValueError(
+            f"{path!r} has no noise to learn {', '.join(map(repr, sorted(noise)))} from; set "
+            "gamma, or use an AffineInterpolant or a OneSidedInterpolant."
+        )
     if names not in enough:
         choices = ", ".join(str(tuple(sorted(choice))) for choice in enough)
         raise ValueError(
             f"targets={tuple(targets)!r} are too few or too many for {path!r}; learn one of "
             f"{choices}."
         )
-    if path.gamma is None and noise and not isinstance(path.interpolant, AffineInterpolant):
-        raise ValueError(
-            f"{path!r} has no noise to learn {', '.join(map(repr, sorted(noise)))} from; set "
-            "gamma, or use an AffineInterpolant."
-        )
+
+
+def _sets_with_noise(path: StochasticInterpolant) -> list[set[str]]:
+    """Sets with the score or the denoiser that determine the drift of a path without "b"."""
+    if path.gamma is None:
+        return [{"s"}, {"eta"}] if isinstance(path.interpolant, AffineInterpolant) else []
+    return [{"s"}, {"eta"}] if path.interpolant.is_still else [{"v", "s"}, {"v", "eta"}]
 
 
 def _sets_of_parts(path: StochasticInterpolant) -> list[set[str]]:

@@ -58,6 +58,10 @@ class Interpolant(ABC):
     ----------
     needs_noise : bool, whether the path requires a noise term
     resamples : bool, whether both ends are the same row, which resamples a data set
+    is_still : bool, whether the path does not depend on time, so that its velocity is zero
+    has_base_scale : bool
+        Whether the path is a scale times the base point plus a function of the data point, so that
+        a standard normal base is its noise.
 
     Examples
     --------
@@ -76,6 +80,8 @@ class Interpolant(ABC):
 
     needs_noise: ClassVar[bool] = False
     resamples: ClassVar[bool] = False
+    is_still: ClassVar[bool] = False
+    has_base_scale: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
@@ -97,6 +103,19 @@ class Interpolant(ABC):
     def path(self, t: Tensor, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
         """Point on the path and its rate ``d/dt I_t(x0, x1)``, both of shape ``(B, *event)``."""
         return directional_derivative(lambda s: self.forward(s, x0, x1), t, torch.ones_like(t))
+
+    def base_scale(self, t: Tensor) -> Tensor:
+        """Scale of the base point, of the shape of `t`, if `has_base_scale`.
+
+        Raises
+        ------
+        ValueError
+            If the base point is not scaled and added.
+        """
+        raise ValueError(
+            f"{self!r} has no noise of a known scale, because it is neither alpha(t) x0 + beta(t) "
+            "x1 nor alpha(t) x0 + J(t, x1); set gamma."
+        )
 
 
 class Weights(NamedTuple):
@@ -143,6 +162,8 @@ class AffineInterpolant(Interpolant):
     (tensor([[0.2500, 0.2500]]), tensor([[1., 1.]]))
     """
 
+    has_base_scale = True
+
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
         """Weight of the base point, of the shape of `t`."""
@@ -150,6 +171,9 @@ class AffineInterpolant(Interpolant):
     @abstractmethod
     def beta(self, t: Tensor) -> Tensor:
         """Weight of the data point, of the shape of `t`."""
+
+    def base_scale(self, t: Tensor) -> Tensor:
+        return self.alpha(t)
 
     def weights(self, t: Tensor) -> Weights:
         """Weights of both ends and their rates."""
@@ -324,6 +348,7 @@ class Mirror(AffineInterpolant):
 
     needs_noise = True
     resamples = True
+    is_still = True
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)

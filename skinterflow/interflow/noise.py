@@ -411,16 +411,11 @@ class StochasticInterpolant(nn.Module):
         Raises
         ------
         ValueError
-            If there is no noise term and the path is not an AffineInterpolant.
+            If there is no noise term and the path does not scale and add the base point.
         """
         if self.gamma is not None:
             return self.gamma.square(t).clamp(min=0.0).sqrt()
-        if not isinstance(self.interpolant, AffineInterpolant):
-            raise ValueError(
-                f"{self.interpolant!r} has no noise of a known scale, because it is not alpha(t) "
-                "x0 + beta(t) x1; set gamma."
-            )
-        return self.interpolant.alpha(t)
+        return self.interpolant.base_scale(t)
 
     @property
     def device(self) -> torch.device:

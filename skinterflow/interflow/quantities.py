@@ -260,7 +260,11 @@ class LearnedQuantities(Quantities):
             raise ValueError(
                 f"The score of {self.path.interpolant!r} does not follow from its drift, because "
                 "the path is not alpha(t) x0 + beta(t) x1; "
-                + _OTHER_WAYS.format("an AffineInterpolant")
+                + _OTHER_WAYS.format(
+                    "targets=('b', 'eta')"
+                    if self.path.interpolant.has_base_scale
+                    else "an AffineInterpolant"
+                )
             )
         if not self.coupling.is_independent:
             raise ValueError(
