@@ -46,7 +46,7 @@ ORDER = [
     ],
     ["interflow.quantities", "interflow.nested"],
     ["interflow.flows", "interflow.mixtures"],
-    ["interflow.objectives", "interflow.combined"],
+    ["interflow.objectives", "interflow.combined", "interflow.likelihoods"],
     ["interflow.conditional"],
     ["interflow"],
     ["_version", "exceptions", "_runtime", "_data", "_fit", "_predict", "_persistence"],

@@ -12,7 +12,8 @@ of points (:mod:`~skinterflow.interflow.couplings`) gives a flow, its density an
 Drift, velocity, score and denoiser have one interface (:mod:`~skinterflow.interflow.quantities`);
 between Gaussian mixtures they are known in closed form (:mod:`~skinterflow.interflow.mixtures`).
 :mod:`~skinterflow.interflow.conditional` is the same for outputs given a context.
-:mod:`~skinterflow.interflow.diagnostics` measures how well they were learned.
+:mod:`~skinterflow.interflow.diagnostics` measures how well they were learned, and
+:mod:`~skinterflow.interflow.likelihoods` what this means for the likelihood.
 :mod:`~skinterflow.interflow.scaling` maps data to the units of the flow, and
 :mod:`~skinterflow.interflow.marginals` maps single columns.
 :mod:`~skinterflow.interflow.atoms` is for columns that repeat single values.
@@ -64,6 +65,12 @@ from skinterflow.interflow.interpolants import (
     Mirror,
     Trigonometric,
     VariancePreserving,
+)
+from skinterflow.interflow.likelihoods import (
+    CrossEntropy,
+    LikelihoodErrors,
+    cross_entropy,
+    likelihood_errors,
 )
 from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
 from skinterflow.interflow.mixtures import MixtureField, NormalMixture
@@ -122,6 +129,7 @@ __all__ = [
     "ConditionalMLP",
     "ConditionalObjective",
     "Coupling",
+    "CrossEntropy",
     "CustomField",
     "Diffusion",
     "DistillationObjective",
@@ -143,6 +151,7 @@ __all__ = [
     "LearnedGamma",
     "LearnedGaussian",
     "LearnedQuantities",
+    "LikelihoodErrors",
     "Linear",
     "Mirror",
     "MixtureField",
@@ -179,9 +188,11 @@ __all__ = [
     "best_epsilon",
     "bridge_defect",
     "calibrate",
+    "cross_entropy",
     "denoise",
     "kl_bound",
     "kl_bound_by_velocity",
+    "likelihood_errors",
     "lipschitz_constant",
     "path_loss",
     "path_statistics",
