@@ -586,7 +586,11 @@ class Diffusion:
         """
         sign = 1.0 if t1 >= t0 else -1.0
         end = t1 if denoise_from is None else denoise_from
-        y = solver.solve(lambda t, x: self._drift(t, x, sign), self.level, x, t0, end, generator)
+
+        def drift(t: Tensor, x: Tensor) -> Tensor:
+            return self._drift(t, x, sign * self.level(float(t)))
+
+        y = solver.solve(drift, self.level, x, t0, end, generator)
         if denoise_from is None:
             return y
         with torch.no_grad():
@@ -681,8 +685,10 @@ class Diffusion:
         n_features, sign = x.shape[1], 1.0 if start <= t else -1.0
 
         def drift_and_divergence(time: Tensor, y: Tensor) -> Tensor:
+            # Outside the derivative, in which a function of the user could not read its tensors.
+            noise = sign * self.level(float(time))
             return torch.cat(
-                _with_divergence(lambda x: self._drift(time, x, sign), y[:, :n_features]), dim=1
+                _with_divergence(lambda x: self._drift(time, x, noise), y[:, :n_features]), dim=1
             )
 
         first = nn.functional.pad(x.repeat_interleave(n_paths, dim=0), (0, 1))
@@ -699,8 +705,7 @@ class Diffusion:
             value, relative.std(dim=1) / math.sqrt(n_paths), log_weights.mean(dim=1)
         )
 
-    def _drift(self, t: Tensor, x: Tensor, sign: float) -> Tensor:
-        noise = sign * self.level(float(t))
+    def _drift(self, t: Tensor, x: Tensor, noise: float) -> Tensor:
         if noise == 0.0:
             return self.quantities.drift(t, x)
         drift, score = self.quantities.drift_and_score(t, x)

@@ -35,7 +35,7 @@ from torch import Tensor
 from skinterflow.interflow.flows import PathEstimate, Pushforward
 from skinterflow.interflow.quantities import Quantities
 
-_N_TIMES = 16
+_N_TIMES = 8
 
 
 class CrossEntropy(NamedTuple):
@@ -143,7 +143,7 @@ def likelihood_errors(
     learned : Quantities, whose drift is the field of the flow
     density : Pushforward of that flow from the base of the path
     x0, x1 : Tensors of shape (B, D)
-        Pairs in random order; each is used at one of 16 evenly spaced times.
+        Pairs in random order; each is used at one of 8 evenly spaced times.
     z : Tensor of shape (B, D), standard normal, or None for a path without a noise term
     reference : Quantities or None
         The true drift and score.  None takes the rate of the path for the drift, which leaves the
