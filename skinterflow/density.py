@@ -1635,7 +1635,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             Dictionary-like object with the following attributes.
 
             - cross_entropy, cross_entropy_error : float, ``-E log p(x)`` of the rows relative to
-              the flow at `end_time_`, in nats, and its standard error (equation 2.64)
+              the flow at `end_time_`, in nats, and its standard error (equation 2.63)
             - diffusion_cross_entropy, diffusion_cross_entropy_error : float, the same for the
               diffusion, see :meth:`diffusion_log_density`
             - diffusion_cross_entropy_bound : float, upper bound of that by Jensen's inequality

@@ -970,7 +970,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         -------
         diagnosis : Bunch
             Dictionary-like object with the following attributes, all floats in nats ([1]_,
-            equations 2.64 to 2.68).  The relative entropy of lemma 2.4, which
+            equations 2.63 to 2.68).  The relative entropy of lemma 2.4, which
             `InterpolantFlowDensity.diagnose_likelihood` returns, needs the score of the density at
             the start, which is not known here.
 

@@ -1,7 +1,8 @@
 r"""Control of the likelihood by what was learned (paper 2 [1]_, sections 2.4 and 2.5).
 
 Let ``rho_t`` be the density of the path, with drift `b` and score `s`, and ``rho'_t`` that of the
-flow of a learned drift ``b'`` from the same base.  The relative entropy at time `T` is (lemma 2.4)
+flow of a learned drift ``b'`` from the same base.  The relative entropy at time `T` is (lemma 2.4,
+equation 2.39)
 
 .. math::
 
@@ -64,7 +65,7 @@ class CrossEntropy(NamedTuple):
 def cross_entropy(estimate: PathEstimate) -> CrossEntropy:
     """Cross-entropy of independent rows from their log-densities by random paths.
 
-    See section 2.5 of paper 2, equations 2.64 to 2.68; for the flow it is ``-log_prob(x).mean()``.
+    See section 2.5 of paper 2, equations 2.63 to 2.68; for the flow it is ``-log_prob(x).mean()``.
 
     Parameters
     ----------
