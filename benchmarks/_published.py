@@ -49,6 +49,7 @@ COMMANDS = {
     "reflow": "python benchmarks/reflow.py",
     "paths": "python benchmarks/paths.py --targets checkerboard",
     "latent-checkerboard": "python benchmarks/latent.py checkerboard",
+    "latent-scales": "python benchmarks/latent.py scales --rows 5000 --max-iter 500 --steps 40",
     "latent-mixture": "python benchmarks/latent.py mixture --rows 10000 --max-iter 300 --steps 60",
     "bsds300": (
         "python benchmarks/bsds300.py --data-dir DIR --seconds 0 --test-rows 2000 --dtype float32 "

@@ -442,6 +442,20 @@ def checkerboard(results: Results) -> Cells:
     return cells
 
 
+def noise_scales(results: Results) -> Cells:
+    """Scales of the noise term by noise levels: mean and variance of the absolute error."""
+    name = "latent-scales"
+    (truth,) = results.rows(name, gamma="true samples")
+    found = [row for row in results.rows(name) if row["gamma"] != "true samples"]
+    epsilons = list(dict.fromkeys(row["epsilon"] for row in found))
+    cells = [["gamma", *(f"noise level {noise_level(epsilon)}" for epsilon in epsilons)]]
+    for gamma in dict.fromkeys(row["gamma"] for row in found):
+        rows = [results.row(name, gamma=gamma, epsilon=epsilon) for epsilon in epsilons]
+        cells.append([gamma, *(f"{row['mean']:.3f} ({row['variance']:.3f})" for row in rows)])
+    of_truth = f"{truth['mean']:.3f} ({truth['variance']:.3f})"
+    return [*cells, ["true samples", of_truth, *[""] * (len(epsilons) - 1)]]
+
+
 def mixture(results: Results) -> Cells:
     name, pairs = "latent-mixture", ("b, s", "b, eta", "v, s", "v, eta")
     cells = [["noise level", *(pair.replace(", ", " and ") for pair in pairs)]]
@@ -693,6 +707,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "reflow": with_source("reflow", columns_of("reflow", _REFLOW)),
     "paths": with_source("paths", paths),
     "checkerboard": with_source("latent-checkerboard", checkerboard),
+    "noise scales": with_source("latent-scales", noise_scales),
     "mixture": with_source("latent-mixture", mixture),
     "BSDS300": with_source("bsds300", bsds300),
 }

@@ -55,7 +55,12 @@ from skinterflow._persistence.codec import check_can_be_saved
 from skinterflow._persistence.mixin import SerializableMixin
 from skinterflow._persistence.registry import COUPLINGS, GAMMAS, INTERPOLANTS
 from skinterflow._persistence.values import check_fitted_values
-from skinterflow._predict.arguments import checked_last_step, checked_noise, stochastic_solver
+from skinterflow._predict.arguments import (
+    checked_last_step,
+    checked_n_paths,
+    checked_noise,
+    stochastic_solver,
+)
 from skinterflow._predict.model import FlowModel, Question, are_far
 from skinterflow._runtime import (
     RandomStateLike,
@@ -674,6 +679,30 @@ class FlowEstimator(CallbackSupportMixin, SerializableMixin):
         solver, model = stochastic_solver(n_steps, level), self._model_for(rows, torch.float64)
         generator = torch.Generator(model.device).manual_seed(int(random.randint(2**31)))
         return model.diffused(question, rows, t, level, solver, generator, *last, side=side)
+
+    def _diffusion_log_density(
+        self,
+        rows: NDArray[Any],
+        t: float,
+        start: float,
+        random: np.random.RandomState,
+        epsilon: float | str | Callable[[float], float],
+        n_paths: int,
+        n_steps: int | None,
+        log_density: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> NDArray[np.float64]:
+        """Log-densities of a diffusion, their standard errors and lower bounds, shape (n, 3)."""
+        level, n_paths = checked_noise(epsilon), checked_n_paths(n_paths)
+        solver, model = stochastic_solver(n_steps, level), self._model_for(rows, torch.float64)
+        generator = torch.Generator(model.device).manual_seed(int(random.randint(2**31)))
+        return model.diffused(
+            FlowModel.diffusion_log_prob,
+            rows,
+            *(t, start, level, solver, generator, n_paths, log_density),
+            side="source" if start else "target",
+            n_copies=n_paths * rows.shape[1],
+            refuse_infinite=False,
+        )
 
     def _fitted_coupling(self) -> Coupling:
         """Coupling that the model was trained with."""

@@ -57,7 +57,14 @@ from skinterflow._predict.arguments import (
     checked_times,
     stochastic_solver,
 )
-from skinterflow._predict.diagnosis import check_overflow, diagnose_density
+from skinterflow._predict.diagnosis import (
+    check_overflow,
+    chosen_rows,
+    cross_entropies,
+    diagnose_density,
+    diagnose_likelihood,
+    path_bunch,
+)
 from skinterflow._predict.model import FlowModel
 from skinterflow._predict.regions import checked_levels, density_thresholds
 from skinterflow._runtime import (
@@ -1539,6 +1546,144 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
         rows = self._columns().spread(rows, random)
         model, latent = self._model_for(rows, torch.float64), self._latent(rows)
         diagnosis = diagnose_density(model, rows, noise, latent, self._batch_size)
+        check_overflow(diagnosis, len(rows))
+        return diagnosis
+
+    def diffusion_log_density(
+        self,
+        X: ArrayLike,
+        *,
+        t: float | None = None,
+        epsilon: float | str | Callable[[float], float] = 0.1,
+        n_paths: int = 16,
+        n_steps: int | None = None,
+        random_state: RandomStateLike = None,
+    ) -> Bunch:
+        """Estimate the log-density of the diffusion of ``sample(method="sde")`` at each row.
+
+        For an exact field it is that of the flow, :meth:`score_samples`; for a learned one it
+        differs.  It is a mean over random paths ([1]_, section 2.5), whose variance grows fast with
+        `epsilon` and with the number of columns.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows at time `t`.  In columns of whole numbers, the density is that of the rows with
+            uniform noise.
+        t : float in [0, 1] or None, default=None
+            Time on the path; None is `end_time_`, of a mixture as well.
+        epsilon : float, callable or {"decreasing", "sine"}, default=0.1
+            Noise level, see :meth:`sample`.
+        n_paths : int, default=16
+            Number of random paths of each row, at least 2.
+        n_steps : int or None, default=None
+            Number of steps, see :meth:`sample`.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the paths.
+
+        Returns
+        -------
+        estimate : Bunch
+            Dictionary-like object with the following attributes, of shape (n_samples,).
+
+            - log_density : the logarithm of the mean over the paths, in nats
+            - standard_error : of the logarithm
+            - lower_bound : the mean of the logarithms, below the log-density in expectation
+
+        Raises
+        ------
+        ValueError
+            If an argument is invalid, if there are `atoms_`, if the score is not known (see
+            :meth:`score_gradient`), or if rows are outside the `bounds`, or so far outside the data
+            that the arithmetic of the flow overflows.
+        FloatingPointError
+            If the diffusion becomes infinite or NaN.
+
+        References
+        ----------
+        .. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for
+            Flows and Diffusions", 2023.
+        """
+        rows, random = self._located(X), private_random_state(random_state)
+        self._refuse_atoms("diffusion_log_density", "use score_samples, or fit with atoms=None")
+        time = checked_time(t, self.end_time_, self._latest())
+        by_paths = self._diffusion_log_density(rows, time, 0.0, random, epsilon, n_paths, n_steps)
+        return path_bunch(by_paths)
+
+    def diagnose_likelihood(
+        self,
+        X: ArrayLike,
+        *,
+        epsilon: float | str | Callable[[float], float] = 0.1,
+        n_paths: int = 16,
+        n_steps: int | None = None,
+        random_state: RandomStateLike = None,
+    ) -> Bunch:
+        r"""Measure on test rows what the errors of the fit mean for the likelihood.
+
+        A small error of the drift does not make the density of the flow accurate; its score must be
+        accurate as well ([1]_, lemma 2.4).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            At least two test rows, which the field was not trained on; of more than 1,000, as many
+            are chosen at random.
+        epsilon : float, callable or {"decreasing", "sine"}, default=0.1
+            Noise level of the diffusion, see :meth:`sample`.
+        n_paths : int, default=16
+            Number of random paths of each row, at least 2.
+        n_steps : int or None, default=None
+            Number of steps, see :meth:`sample`.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the rows, base points and paths.
+
+        Returns
+        -------
+        diagnosis : Bunch
+            Dictionary-like object with the following attributes.
+
+            - cross_entropy, cross_entropy_error : float, ``-E log p(x)`` of the rows relative to
+              the flow at `end_time_`, in nats, and its standard error (equation 2.63)
+            - diffusion_cross_entropy, diffusion_cross_entropy_error : float, the same for the
+              diffusion, see :meth:`diffusion_log_density`
+            - diffusion_cross_entropy_bound : float, upper bound of that by Jensen's inequality
+            - time : float, the latest time, at most `end_time_`, at which the score of the path
+              multiplies errors of what was learned by 5 at most; the following are until then
+            - fisher_divergence : float, :math:`\int E|s - \nabla \log p_t|^2 dt`, with the density
+              :math:`p_t` of the flow
+            - kl_divergence, kl_divergence_error : float, the relative entropy of the path with
+              respect to the flow, in nats, and its standard error (lemma 2.4)
+            - drift_error_bound : float, upper bound of :math:`\int E|b - \hat b|^2 dt`
+            - kl_bound : float, the root of the product of the Fisher divergence and that bound
+
+            The score :math:`s` of the path is not known; that of the fit,
+            ``score_gradient(method="path")``, takes its place.  Errors that both scores share
+            remain hidden, so that the divergences may be too small.  They are in flow units, and
+            `kl_divergence` may be negative within its error.
+
+        Raises
+        ------
+        ValueError, FloatingPointError
+            As :meth:`diffusion_log_density`, or if there is a single row.
+
+        References
+        ----------
+        .. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for
+            Flows and Diffusions", 2023.
+        """
+        rows = self._located(X)
+        self._refuse_atoms("diagnose_likelihood", "fit with atoms=None")
+        random = private_random_state(random_state)
+        rows = self._columns().spread(chosen_rows(rows, random), random)
+        time, noise = self.end_time_, random.standard_normal((2, *rows.shape))
+        by_paths = self._diffusion_log_density(rows, time, 0.0, random, epsilon, n_paths, n_steps)
+        model = self._model_for(rows, torch.float64)
+        log_density, _ = model.ask(FlowModel.log_prob, rows, time)
+        diagnosis = Bunch(
+            **cross_entropies(log_density, by_paths),
+            **diagnose_likelihood(model, rows, noise, self._batch_size),
+        )
         check_overflow(diagnosis, len(rows))
         return diagnosis
 

@@ -33,7 +33,13 @@ from skinterflow._fit.recipe import resolve_coupling, resolve_recipe
 from skinterflow._fit.run import Draw
 from skinterflow._fit.validation import Fold
 from skinterflow._predict.arguments import checked_time, checked_times
-from skinterflow._predict.diagnosis import check_overflow, diagnose_transport
+from skinterflow._predict.diagnosis import (
+    check_overflow,
+    chosen_rows,
+    cross_entropies,
+    diagnose_transport,
+    path_bunch,
+)
 from skinterflow._predict.model import FlowModel
 from skinterflow._runtime import (
     RandomStateLike,
@@ -1030,6 +1036,165 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         log_density = _log_density_by("target_density", target_density, target_rows)
         return log_density + self._log_det(rows)
 
+    def diffusion_log_density(
+        self,
+        X: ArrayLike,
+        *,
+        source_density: DensityEstimator | None = None,
+        target_density: DensityEstimator | None = None,
+        epsilon: float | str | Callable[[float], float] = 0.1,
+        n_paths: int = 16,
+        n_steps: int | None = None,
+        random_state: RandomStateLike = None,
+    ) -> Bunch:
+        """Estimate the log-density of a diffusion that starts from a known density.
+
+        With `source_density` it is that of :meth:`sample`, at rows of the target; with
+        `target_density` that of :meth:`inverse_sample`, at rows of the source.  For exact
+        quantities they are those of the flow, :meth:`target_log_density` and
+        :meth:`source_log_density`; for learned ones they differ.  They are means over random paths
+        ([1]_, section 2.5), whose variance grows fast with `epsilon` and the number of columns.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of the side whose density is not given.
+        source_density, target_density : fitted estimator with `score_samples`, default=None
+            Density of the source or of the target, see :meth:`target_log_density`.  One of them
+            must be given.
+        epsilon : float, callable or {"decreasing", "sine"}, default=0.1
+            Noise level, see :meth:`sample`.
+        n_paths : int, default=16
+            Number of random paths of each row, at least 2.
+        n_steps : int or None, default=None
+            Number of steps, see :meth:`sample`.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the paths.
+
+        Returns
+        -------
+        estimate : Bunch
+            Dictionary-like object with the following attributes, of shape (n_samples,).
+
+            - log_density : the logarithm of the mean over the paths, in nats; minus infinity where
+              the given density is zero on all paths
+            - standard_error : of the logarithm
+            - lower_bound : the mean of the logarithms, below the log-density in expectation
+
+        Raises
+        ------
+        TypeError
+            If the density has no `score_samples`.
+        ValueError
+            If not exactly one density is given, if an argument is invalid, if no score was learned,
+            or if rows are so far outside the data that the arithmetic of the flow overflows.
+        FloatingPointError
+            If the diffusion becomes infinite or NaN.
+
+        References
+        ----------
+        .. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for
+            Flows and Diffusions", 2023.
+        """
+        start, name, density = _one_density(source_density, target_density)
+        rows = self._rows_opposite(X, start)
+        random = private_random_state(random_state)
+        return path_bunch(
+            self._by_paths(rows, start, name, density, random, epsilon, n_paths, n_steps)
+        )
+
+    def diagnose_likelihood(
+        self,
+        X: ArrayLike,
+        *,
+        source_density: DensityEstimator | None = None,
+        target_density: DensityEstimator | None = None,
+        epsilon: float | str | Callable[[float], float] = 0.1,
+        n_paths: int = 16,
+        n_steps: int | None = None,
+        random_state: RandomStateLike = None,
+    ) -> Bunch:
+        """Measure the cross-entropies of test rows relative to the flow and to a diffusion.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            At least two test rows of the side whose density is not given; of more than 1,000, as
+            many are chosen at random.
+        source_density, target_density : fitted estimator with `score_samples`, default=None
+            Density of the source or of the target, see :meth:`target_log_density`.  One of them
+            must be given.
+        epsilon : float, callable or {"decreasing", "sine"}, default=0.1
+            Noise level, see :meth:`sample`.
+        n_paths : int, default=16
+            Number of random paths of each row, at least 2.
+        n_steps : int or None, default=None
+            Number of steps, see :meth:`sample`.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the rows and paths.
+
+        Returns
+        -------
+        diagnosis : Bunch
+            Dictionary-like object with the following attributes, all floats in nats ([1]_,
+            equations 2.63 to 2.68).  The relative entropy of lemma 2.4, which
+            `InterpolantFlowDensity.diagnose_likelihood` returns, needs the score of the density at
+            the start, which is not known here.
+
+            - cross_entropy, cross_entropy_error : ``-E log p(x)`` of the rows relative to the flow
+              from the given density, and its standard error
+            - diffusion_cross_entropy, diffusion_cross_entropy_error : the same for the diffusion,
+              see :meth:`diffusion_log_density`
+            - diffusion_cross_entropy_bound : upper bound of that by Jensen's inequality
+
+        Raises
+        ------
+        TypeError, ValueError, FloatingPointError
+            As :meth:`diffusion_log_density`, if there is a single row, or if the given density is
+            zero where a row comes from.
+
+        References
+        ----------
+        .. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for
+            Flows and Diffusions", 2023.
+        """
+        start, name, density = _one_density(source_density, target_density)
+        random = private_random_state(random_state)
+        rows = chosen_rows(self._rows_opposite(X, start), random)
+        by_paths = self._by_paths(rows, start, name, density, random, epsilon, n_paths, n_steps)
+        log_density = (self.source_log_density if start else self.target_log_density)(rows, density)
+        n_zero = int(np.isneginf(np.minimum(log_density, by_paths[:, 0])).sum())
+        if n_zero:
+            raise ValueError(
+                f"The cross-entropy is infinite, because {name} is zero where {n_zero} of "
+                f"{len(rows)} rows come from; use a density that is positive everywhere."
+            )
+        return Bunch(**cross_entropies(log_density, by_paths))
+
+    def _rows_opposite(self, X: ArrayLike, start: float) -> NDArray[Any]:
+        """Validated rows of the side at which a diffusion from `start` ends."""
+        return self._validated(X) if start else self._validated_other(X, "X", "target")
+
+    def _by_paths(
+        self,
+        rows: NDArray[Any],
+        start: float,
+        name: str,
+        density: DensityEstimator,
+        random: np.random.RandomState,
+        epsilon: float | str | Callable[[float], float],
+        n_paths: int,
+        n_steps: int | None,
+    ) -> NDArray[np.float64]:
+        """Log-densities of a diffusion from a density, errors and lower bounds, shape (n, 3)."""
+
+        def log_density(x: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(_log_density_by(name, density, x.cpu().numpy())).to(x)
+
+        return self._diffusion_log_density(
+            rows, 1.0 - start, start, random, epsilon, n_paths, n_steps, log_density
+        )
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
@@ -1073,6 +1238,27 @@ def _check_density(name: str, density: object) -> None:
             f"{name} must be a fitted density estimator with score_samples, got {density!r}; "
             "use InterpolantFlowDensity, KernelDensity or GaussianMixture, for example."
         )
+
+
+def _one_density(
+    source_density: DensityEstimator | None, target_density: DensityEstimator | None
+) -> tuple[float, str, DensityEstimator]:
+    """Time at which a diffusion starts, and the name and value of the density there."""
+    given = [
+        (start, name, density)
+        for start, name, density in (
+            (0.0, "source_density", source_density),
+            (1.0, "target_density", target_density),
+        )
+        if density is not None
+    ]
+    if len(given) != 1:
+        raise ValueError(
+            f"{'Both' if given else 'Neither'} of source_density and target_density were given; "
+            "give the one of the side at which the diffusion starts."
+        )
+    _check_density(*given[0][1:])
+    return given[0]
 
 
 def _log_density_by(name: str, density: DensityEstimator, rows: NDArray[Any]) -> NDArray[Any]:

@@ -47,7 +47,7 @@ ORDER = [
     ],
     ["interflow.quantities", "interflow.nested", "interflow.gradients"],
     ["interflow.flows", "interflow.mixtures", "interflow.score_based"],
-    ["interflow.objectives", "interflow.combined"],
+    ["interflow.objectives", "interflow.combined", "interflow.likelihoods"],
     ["interflow.alternatives", "interflow.conditional", "interflow.diffusive"],
     ["interflow"],
     ["_version", "exceptions", "_runtime", "_data", "_fit", "_predict", "_persistence"],

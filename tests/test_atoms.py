@@ -187,8 +187,10 @@ def test_rows_at_no_atom_have_a_latent(density, X):
     [
         (lambda d, X: d.diagnose(X), r"diagnose needs a density in all columns.*rain, clipped"),
         (lambda d, X: d.sample(3, method="sde"), r"sample\(method='sde'\) needs.*use method='ode'"),
+        (lambda d, X: d.diffusion_log_density(X), "diffusion_log_density needs.*use score_samples"),
+        (lambda d, X: d.diagnose_likelihood(X), "diagnose_likelihood needs a density in all"),
     ],
-    ids=["diagnose", "sde"],
+    ids=["diagnose", "sde", "diffusion_log_density", "diagnose_likelihood"],
 )
 def test_what_needs_a_density_in_all_columns_is_refused(density, X, ask, message):
     with pytest.raises(ValueError, match=message):

@@ -8,7 +8,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.datasets import load_diabetes, load_wine
 
@@ -20,6 +22,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import _common  # noqa: E402
 import _published  # noqa: E402
 import tables  # noqa: E402
+import tabular  # noqa: E402
 
 EVIDENCE = ("evidence", "quality", "speed", "what_we_tried")
 
@@ -171,3 +174,67 @@ def test_whole_number_columns_are_refused(X):
         InterpolantFlowDensity(
             hidden_layer_sizes=(4,), max_iter=1, early_stopping=False, random_state=0
         ).fit(X)
+
+
+def archive(folder):
+    """The five sets of the archive in small, with columns that are left out."""
+    random = np.random.default_rng(0)
+    for name in ("power", "gas", "hepmass", "miniboone", "BSDS300"):
+        (folder / name).mkdir()
+    np.save(folder / "power/data.npy", random.normal(size=(100, 8)))
+    table = pd.DataFrame(random.normal(size=(100, 3)), columns=["a", "b", "c"])
+    table["copy of a"] = table["a"]
+    table[["Time", "Meth", "Eth"]] = 0.0
+    table.to_pickle(folder / "gas/ethylene_CO.pickle")
+    for part, extra in (("train", []), ("test", ["extra"])):
+        table = pd.DataFrame(random.normal(size=(60, 4)), columns=["label", "a", "repeated", "b"])
+        table["label"], table["repeated"] = np.arange(60) % 2, 0.5 * (np.arange(60) // 30)
+        table[extra] = 1.0
+        table.to_csv(folder / f"hepmass/1000_{part}.csv", index=False)
+    np.save(folder / "miniboone/data.npy", 5.0 + random.normal(size=(100, 3)))
+    with h5py.File(folder / "BSDS300/BSDS300.hdf5", "w") as file:
+        for part, n in (("train", 20), ("validation", 5), ("test", 10)):
+            file[part] = random.normal(size=(n, 63)).astype(np.float32)
+
+
+def test_tabular_sets_are_those_of_the_archive(tmp_path):
+    archive(tmp_path)
+    shapes = {name: [X.shape for X in load(tmp_path)] for name, load in tabular.SETS.items()}
+    assert shapes == {
+        "POWER": [(81, 6), (9, 6), (10, 6)],
+        "GAS": [(81, 3), (9, 3), (10, 3)],
+        "HEPMASS": [(27, 2), (3, 2), (30, 2)],
+        "MINIBOONE": [(81, 3), (9, 3), (10, 3)],
+        "BSDS300": [(20, 63), (5, 63), (10, 63)],
+    }
+    train, validation, test = tabular.SETS["MINIBOONE"](tmp_path)
+    np.testing.assert_allclose(np.vstack([train, validation]).mean(axis=0), 0.0, atol=1e-12)
+    assert np.abs(test.mean(axis=0)).max() > 1e-3
+
+
+class Checked(InterpolantFlowDensity):
+    """A density whose parameters are checked, and which is not fitted."""
+
+    def fit(self, X, X_val=None):
+        self._validate_params()
+        assert (len(X), len(X_val)) == (81, 9)
+        return self
+
+    def score_samples(self, X):
+        return np.arange(len(X)) - 15.0
+
+
+def test_a_tabular_set_is_fitted_and_compared(tmp_path, monkeypatch):
+    archive(tmp_path)
+    monkeypatch.setattr(tabular, "InterpolantFlowDensity", Checked)
+    given = ["--data-dir", str(tmp_path), "--max-iter", "2", "--hidden-layer-sizes", "4"]
+    row = tabular.measure("MINIBOONE", tabular.arguments().parse_args(given))
+    assert (row["training rows"], row["test rows"], row["log-likelihood"]) == (81, 10, -10.5)
+    assert row["standard error"] == pytest.approx(0.957, abs=1e-3)
+    assert row["InterFlow (published)"] == -10.42
+
+
+@pytest.mark.parametrize("name", tabular.SETS)
+def test_a_missing_file_of_the_archive_is_named(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=f"(?i){name}.*is missing; download data.tar.gz of"):
+        tabular.SETS[name](tmp_path)

@@ -5,6 +5,7 @@ import configparser
 import doctest
 import functools
 import importlib.util
+import inspect
 import re
 import runpy
 import shutil
@@ -14,6 +15,7 @@ import jinja2  # which torch needs
 import pytest
 
 import skinterflow
+import skinterflow.interflow
 
 ROOT = Path(__file__).parent.parent
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -91,6 +93,35 @@ def test_constraints_cover_the_commands():
     ]
     assert len(installs) >= 2
     assert all("-c constraints.txt" in line for line in installs)
+
+
+def named(text):
+    """Object that a name in the table of the papers points to, or None.
+
+    A name may be dotted, and may have a parameter: ``Class.method(parameter=)``.
+    """
+    name, _, parameter = text.rstrip("=)").partition("(")
+    first, *rest = name.split(".")
+    found = getattr(skinterflow, first, None) or getattr(skinterflow.interflow, first, None)
+    for part in rest:
+        found = getattr(found, part, None)
+    if found is None or not parameter:
+        return found
+    return inspect.signature(found).parameters.get(parameter)
+
+
+def test_the_table_of_the_papers_points_to_what_is_there():
+    """Each row ends with names of the package, with scripts, or says that there are none."""
+    text = (ROOT / "docs/mathematics.rst").read_text(encoding="utf-8")
+    table = text.split(".. papers begin")[1].split(".. papers end")[0]
+    rows = [re.split(r"\n      - ", row) for row in table.split("    * - ")[1:]]
+    assert len(rows) > 50
+    for number, _, where in rows:
+        names = re.findall(r"``(.+?)``", where)
+        assert names or re.search("proofs|where|not estimated", where), number
+        for name in names:
+            there = (ROOT / name).is_file() if "/" in name else named(name) is not None
+            assert there, f"{number}: {name}"
 
 
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))

@@ -272,6 +272,7 @@ epsilon = of(
          lambda t: "a", lambda t: np.nan, lambda t: [1.0, 2.0], lambda t: 1j],
 )  # fmt: skip
 n_steps = of(None, 1, 5, bad=[0, -1, 1.5, 10**30, "a"])
+n_paths = of(2, 3, bad=[1, 0, -1, 1.5, None, 10**30, "a", True])
 last_times = of(None, None, 0.9, bad=[0.0, 1.0, -1, np.nan, "a", 10**400])
 method_of_sampling = of("ode", "sde", "denoising", bad=["langevin", None, ["ode"]])
 
@@ -430,6 +431,10 @@ METHODS = {
                    "denoise_from": last_times},
         "inverse_transform": {"rows": rows},
         "diagnose": {"rows": rows, "random_state": seed},
+        "diagnose_likelihood": {"rows": rows, "epsilon": epsilon, "n_paths": n_paths,
+                                "n_steps": n_steps, "random_state": seed},
+        "diffusion_log_density": {"rows": rows, "t": times_of_path, "epsilon": epsilon,
+                                  "n_paths": n_paths, "n_steps": n_steps, "random_state": seed},
     },
     InterpolantFlowRegressor: {
         **ALL,
@@ -466,6 +471,10 @@ METHODS = {
         "velocity": {"rows": rows, "t": times_of_path},
         "trajectory": {"rows": rows, "times": several_times},
         "diagnose": {"rows": rows, "X1": rows, "random_state": seed},
+        "diagnose_likelihood": {"rows": rows, "source_density": densities, "epsilon": epsilon,
+                                "n_paths": n_paths, "n_steps": n_steps, "random_state": seed},
+        "diffusion_log_density": {"rows": rows, "target_density": densities, "epsilon": epsilon,
+                                  "n_paths": n_paths, "n_steps": n_steps, "random_state": seed},
         "log_density": {"rows": rows, "density": densities, "t": times_of_path},
         "log_abs_det_jacobian": {"rows": rows},
         "target_log_density": {"rows": rows, "density": densities},
@@ -579,11 +588,12 @@ def check_answer(estimator, method, arguments, answer):
         assert np.isnan(answer)  # scikit-learn's R2 of a single row
         return
     parts = answer if isinstance(answer, tuple) else (answer,)
-    if method == "diagnose":
-        parts = [
-            np.asarray(value) for name, value in answer.items() if name != "wasserstein2_bound"
-        ]
+    if method.startswith("diagnose"):
+        infinite = {"wasserstein2_bound", "diffusion_cross_entropy_bound"}
+        parts = [np.asarray(value) for name, value in answer.items() if name not in infinite]
         shape = None
+    elif method == "diffusion_log_density":
+        parts, shape = answer.values(), (n,)
     else:
         output = () if getattr(estimator, "_one_dimensional", True) else (1,)
         usual = (n if "rows" in arguments else arguments.get("n_samples"), width)
@@ -616,6 +626,7 @@ def check_answer(estimator, method, arguments, answer):
             "target_log_density",
             "source_log_density",
             "density_threshold",
+            "diffusion_log_density",
         ):
             assert no_nan(array), array
         else:

@@ -20,6 +20,8 @@ from skinterflow.interflow.sde import NOISE_LEVELS, NoiseLevel, StochasticSolver
 _STEPS_PER_NOISE = 200
 """Steps of the stochastic solver per unit of the noise level."""
 _MAX_STEPS = 10**6
+_MAX_PATHS = 10_000
+"""Maximum number of random paths of each row."""
 _N_CHECKED_TIMES = 101
 _SHORTEST_TIME = 1e-9
 """Minimum distance of times: in less, the steps of a solver would not differ in float64."""
@@ -119,6 +121,22 @@ def checked_n_samples(n_samples: Any, n_features: int) -> int:
             f"got {_abbreviated(n)}; draw them in several calls."
         )
     return n
+
+
+def checked_n_paths(n_paths: Any) -> int:
+    """Validate the number of random paths of each row.
+
+    Raises
+    ------
+    ValueError
+        If it is not an integer of at least 2 and at most 10,000.
+    """
+    if not isinstance(n_paths, Integral) or not 2 <= int(n_paths) <= _MAX_PATHS:
+        raise ValueError(
+            f"n_paths must be an integer of at least 2 and at most {_MAX_PATHS:,}, got "
+            f"{reprlib.repr(n_paths)}."
+        )
+    return int(n_paths)
 
 
 def checked_noise(epsilon: Any) -> NoiseLevel:

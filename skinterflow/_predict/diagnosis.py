@@ -16,12 +16,17 @@ from torch import Tensor
 
 from skinterflow._predict.model import FlowModel
 from skinterflow.interflow.diagnostics import lipschitz_constant, path_statistics, straightness
+from skinterflow.interflow.flows import PathEstimate
+from skinterflow.interflow.likelihoods import cross_entropy
 
 _MAX_ROWS = 16_384
 _LIPSCHITZ_ROWS = 512
 _STRAIGHT_ROWS, _STRAIGHT_TIMES = 512, 33
 """Points of which the straightness is measured, and times of their positions."""
 _ENERGY_ROWS = 2_000
+LIKELIHOOD_ROWS = 1_000
+"""Rows that are diffused, and whose scores are carried along the flow."""
+_N_TIMES = 201
 
 
 def diagnose_density(
@@ -90,17 +95,105 @@ def diagnose_transport(
     )
 
 
-def _path_diagnosis(
-    model: FlowModel, x0: Tensor, x1: Tensor, z: Tensor, batch_size: int
+def diagnose_likelihood(
+    model: FlowModel, rows: NDArray[Any], noise: NDArray[np.float64], batch_size: int
 ) -> dict[str, float]:
-    """Statistics of the field on the path between points in flow units, and of its flow."""
-    path, coupling = model.quantities.path, model.quantities.coupling
-    x0 = torch.cat(
+    """Compute the terms of lemma 2.4 for :meth:`InterpolantFlowDensity.diagnose_likelihood`.
+
+    Parameters
+    ----------
+    model : FlowModel with a Gaussian source and a score
+    rows : array of shape (n, D)
+        Rows of the target, in random order.
+    noise : array of shape (2, n, D)
+        Standard normal numbers for the base points and for the noise term of the path.
+    batch_size : int
+        Number of rows within which the fit coupled rows and base points.
+    """
+    x, start, z = (
+        torch.from_numpy(np.array(part, dtype=np.float64)).to(model.device)
+        for part in (rows, *noise)
+    )
+    time = _last_time_of_score(model)
+    x1 = model.target(x)
+    x0 = _partners(model, model.source(start), x1, batch_size)
+    errors = model.likelihood_errors(x0, x1, z, time)
+    return {
+        "time": time,
+        "kl_divergence": errors.divergence,
+        "kl_divergence_error": errors.standard_error,
+        "fisher_divergence": errors.fisher,
+        "drift_error_bound": errors.drift,
+        "kl_bound": errors.bound,
+    }
+
+
+def chosen_rows(rows: NDArray[Any], random: np.random.RandomState) -> NDArray[Any]:
+    """At most as many rows as are diffused, in random order.
+
+    Raises
+    ------
+    ValueError
+        If there is a single row, whose mean has no standard error.
+    """
+    if len(rows) < 2:
+        raise ValueError(
+            f"A cross-entropy and its standard error need at least 2 rows, got {len(rows)}."
+        )
+    return rows[random.permutation(len(rows))[:LIKELIHOOD_ROWS]]
+
+
+def path_bunch(by_paths: NDArray[np.float64]) -> Bunch:
+    """Log-densities by random paths, with names, from columns of shape (n, 3)."""
+    names = ("log_density", "standard_error", "lower_bound")
+    return Bunch(**dict(zip(names, by_paths.T, strict=True)))
+
+
+def cross_entropies(log_density: NDArray[Any], by_paths: NDArray[np.float64]) -> dict[str, float]:
+    """Cross-entropies of rows relative to the flow and to a diffusion, in nats.
+
+    Parameters
+    ----------
+    log_density : array of shape (n,)
+        Log-densities of the flow.
+    by_paths : array of shape (n, 3)
+        Those of the diffusion, with their standard errors and lower bounds.
+    """
+    flow = log_density.astype(np.float64)
+    diffusion = cross_entropy(PathEstimate(*torch.from_numpy(by_paths).unbind(dim=1)))
+    return {
+        "cross_entropy": float(-flow.mean()),
+        "cross_entropy_error": float(flow.std(ddof=1) / math.sqrt(len(flow))),
+        "diffusion_cross_entropy": diffusion.value,
+        "diffusion_cross_entropy_error": diffusion.standard_error,
+        "diffusion_cross_entropy_bound": diffusion.upper_bound,
+    }
+
+
+def _last_time_of_score(model: FlowModel) -> float:
+    """Latest time of the flow at which its score multiplies no error by much."""
+    times = np.linspace(0.0, model.flow.end_time, _N_TIMES)
+    known = [t for t in times.tolist() if model.quantities.noise_fraction(t) == 1.0]
+    return max(known, default=0.0)
+
+
+def _partners(model: FlowModel, x0: Tensor, x1: Tensor, batch_size: int) -> Tensor:
+    """The points of the source as partners of those of the target, as in the fit."""
+    coupling = model.quantities.coupling
+    return torch.cat(
         [
             a[coupling.partners(a, b)]
             for a, b in zip(x0.split(batch_size), x1.split(batch_size), strict=True)
         ]
     )
+
+
+def _path_diagnosis(
+    model: FlowModel, x0: Tensor, x1: Tensor, z: Tensor, batch_size: int
+) -> dict[str, float]:
+    """Statistics of the field on the path between points in flow units, and of its flow."""
+    path = model.quantities.path
+    x0 = _partners(model, x0, x1, batch_size)
     statistics = path_statistics(model.flow.field, path, x0, x1, z)
     slope = lipschitz_constant(
         model.flow.field, path, *(part[:_LIPSCHITZ_ROWS] for part in (x0, x1, z))

@@ -28,9 +28,11 @@ from skinterflow.interflow.flows import (
     Estimate,
     Flow,
     Pushforward,
+    base_log_prob,
     denoise,
     warn_unresolved,
 )
+from skinterflow.interflow.likelihoods import LikelihoodErrors, likelihood_errors
 from skinterflow.interflow.mixtures import NormalMixture
 from skinterflow.interflow.ode import Solution
 from skinterflow.interflow.quantities import LearnedQuantities
@@ -140,8 +142,10 @@ class FlowModel:
         X: NDArray[Any],
         *arguments: Any,
         side: str = "source",
+        n_copies: int = 1,
+        refuse_infinite: bool = True,
     ) -> NDArray[np.float64]:
-        """Carry rows by a diffusion: :meth:`diffuse` or :meth:`diffuse_back`.
+        """Evaluate a method that carries rows by a diffusion, such as :meth:`diffuse`.
 
         Parameters
         ----------
@@ -151,6 +155,10 @@ class FlowModel:
             The generator draws for one block after the other.
         side : {"source", "target"}
             Whose units the rows are in.
+        n_copies : int
+            Number of rows that the question makes of each one, for the bound on memory.
+        refuse_infinite : bool
+            Whether to raise for answers that are not finite.
 
         Raises
         ------
@@ -158,14 +166,16 @@ class FlowModel:
             If the score is not known, or rows are so far outside that the arithmetic overflows.
         """
         self.quantities.check_score()
-        starts = range(0, len(X), _BLOCK_ROWS)
+        n_rows = max(1, _BLOCK_ROWS // n_copies)
+        starts = range(0, len(X), n_rows)
         with torch.no_grad():
-            blocks = [self._tensor(X[start : start + _BLOCK_ROWS]) for start in starts]
+            blocks = [self._tensor(X[start : start + n_rows]) for start in starts]
             far = torch.cat([self._are_far(block, side) for block in blocks])
             _refuse_far(~far.cpu().numpy())
             parts = [question(self, block, *arguments) for block in blocks]
         carried: NDArray[np.float64] = torch.cat(parts).cpu().numpy()
-        _refuse_far(np.isfinite(carried))
+        if refuse_infinite:
+            _refuse_far(np.isfinite(carried))
         return carried
 
     def _answer(
@@ -336,6 +346,48 @@ class FlowModel:
             self.target(x).to(self.dtype), t, 0.0, solver, generator
         )
         return self.source.inverse(u.double())
+
+    def diffusion_log_prob(
+        self,
+        x: Tensor,
+        t: float,
+        start: float,
+        epsilon: NoiseLevel,
+        solver: StochasticSolver,
+        generator: torch.Generator,
+        n_paths: int,
+        log_density: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Return log-densities of a diffusion, their errors and lower bounds, shape (B, 3).
+
+        From `start` 0, the source, the diffusion runs forward, and rows are in target units; from
+        1, the target, it runs backward, and rows are in source units.  `log_density` is the
+        log-density of rows at the start; None is that of the base.
+        """
+        here, there = (self.source, self.target) if start else (self.target, self.source)
+
+        def at_start(u: Tensor) -> Tensor:
+            if log_density is None:
+                return base_log_prob(cast(Scaling, self.quantities.base), u)
+            rows = there.inverse(u.double())
+            return (log_density(rows) - there.log_abs_det(rows)).to(u)
+
+        estimate = Diffusion(self.quantities, epsilon).path_estimate(
+            here(x).to(self.dtype), t, start, at_start, n_paths, solver, generator
+        )
+        log_det = here.log_abs_det(x)
+        columns = estimate.value + log_det, estimate.standard_error, estimate.lower_bound + log_det
+        return torch.stack(columns, dim=1)
+
+    def likelihood_errors(self, x0: Tensor, x1: Tensor, z: Tensor, t: float) -> LikelihoodErrors:
+        """Return the terms of lemma 2.4 until time `t`, at pairs in flow units."""
+        noise = None if self.quantities.path.gamma is None else z
+        return likelihood_errors(
+            self.quantities,
+            Pushforward(self.flow, self.quantities.base),
+            *(x0, x1, noise),
+            end_time=t,
+        )
 
     def _density(self, t: float | None) -> Pushforward | CombinedDensity:
         if t is None and self.mixture is not None:

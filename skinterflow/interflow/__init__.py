@@ -14,7 +14,8 @@ between Gaussian mixtures they are known in closed form (:mod:`~skinterflow.inte
 :mod:`~skinterflow.interflow.score_based` has the time of score-based diffusion, and
 :mod:`~skinterflow.interflow.diffusive` diffusions from a single point.
 :mod:`~skinterflow.interflow.conditional` is the same for outputs given a context.
-:mod:`~skinterflow.interflow.diagnostics` measures how well they were learned.
+:mod:`~skinterflow.interflow.diagnostics` measures how well they were learned, and
+:mod:`~skinterflow.interflow.likelihoods` what this means for the likelihood.
 :mod:`~skinterflow.interflow.scaling` maps data to the units of the flow, and
 :mod:`~skinterflow.interflow.marginals` maps single columns.
 :mod:`~skinterflow.interflow.atoms` is for columns that repeat single values.
@@ -74,6 +75,12 @@ from skinterflow.interflow.interpolants import (
     Mirror,
     Trigonometric,
     VariancePreserving,
+)
+from skinterflow.interflow.likelihoods import (
+    CrossEntropy,
+    LikelihoodErrors,
+    cross_entropy,
+    likelihood_errors,
 )
 from skinterflow.interflow.marginals import Bounds, Gaussianize, YeoJohnson
 from skinterflow.interflow.mixtures import MixtureField, NormalMixture
@@ -139,6 +146,7 @@ __all__ = [
     "ConditionalMLP",
     "ConditionalObjective",
     "Coupling",
+    "CrossEntropy",
     "CrossedObjective",
     "CustomField",
     "Diffusion",
@@ -164,6 +172,7 @@ __all__ = [
     "LearnedGamma",
     "LearnedGaussian",
     "LearnedQuantities",
+    "LikelihoodErrors",
     "Linear",
     "Mirror",
     "MirrorInterpolant",
@@ -207,11 +216,13 @@ __all__ = [
     "bridge_defect",
     "bridge_pairs",
     "calibrate",
+    "cross_entropy",
     "denoise",
     "diffusion_time",
     "flow_time",
     "kl_bound",
     "kl_bound_by_velocity",
+    "likelihood_errors",
     "lipschitz_constant",
     "noising_level",
     "path_loss",

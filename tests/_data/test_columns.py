@@ -112,8 +112,18 @@ def test_rows_outside_do_not_disturb_the_others(mixed, mixed_density):
         lambda d, x: d.velocity(x, 0.5),
         lambda d, x: d.trajectory(x, [1.0, 0.0]),
         lambda d, x: d.diagnose(x),
+        lambda d, x: d.diffusion_log_density(x),
+        lambda d, x: d.diagnose_likelihood(x),
     ],
-    ids=["transform", "score_gradient", "velocity", "trajectory", "diagnose"],
+    ids=[
+        "transform",
+        "score_gradient",
+        "velocity",
+        "trajectory",
+        "diagnose",
+        "diffusion_log_density",
+        "diagnose_likelihood",
+    ],
 )
 def test_what_needs_a_latent_names_the_columns_of_rows_outside(mixed, mixed_density, use):
     rows = mixed[:10].copy()
