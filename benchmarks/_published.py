@@ -44,6 +44,12 @@ COMMANDS = {
     "regression": "python benchmarks/regression.py --data-dir DIR",
     "error_bars": "python benchmarks/error_bars.py",
     "outliers": "python benchmarks/outliers.py --data-dir DIR",
+    "images-digits": "python benchmarks/images.py",
+    "images-fashion": (
+        "python benchmarks/images.py --data DIR --methods U-Net --channels 16 32 64 "
+        "--batch-size 32 --learning-rate 0.002 --max-iter 7000 --max-time 2100 --test-rows 384 "
+        "--probes 1"
+    ),
     "masses": "python benchmarks/masses.py",
     "paths": "python benchmarks/paths.py --targets checkerboard",
     "latent-checkerboard": "python benchmarks/latent.py checkerboard",
@@ -59,6 +65,8 @@ KEYS = {
     "simple_peers": ("data", "method"),
     "equal_time": ("data", "method", "precision"),
     "rnade": ("data", "method"),
+    "images-digits": ("method",),
+    "images-fashion": ("method",),
     "rates": ("data",),
     "students": ("data", "widths"),
     "regression": ("data", "method"),
@@ -68,7 +76,7 @@ KEYS = {
 }
 """Columns that say which row of an earlier run a new one replaces; files that are not listed are
 replaced whole."""
-_PLACES = {"data_dir", "directory", "models", "old", "plot", "timeout"}
+_PLACES = {"data", "data_dir", "directory", "model", "models", "old", "plot", "samples", "timeout"}
 """Options that change no figure."""
 _CHOICES = {"sets", "methods", "choices", "protocols", "seeds", "widths"}
 """Options that leave out rows."""

@@ -268,8 +268,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     device : {"cpu", "cuda", "cuda:1", "auto", ...} or torch.device, default="cpu"
         Device for training and scoring; "auto" is a GPU if there is one.
     n_jobs : int or None, default=None
-        Number of threads that score, transform or sample blocks of 16,384 rows in parallel.  None
-        is 1; torch's own threads are then used, which was not slower on two cores.
+        Number of threads that score, transform or sample blocks of rows in parallel.  None is 1;
+        torch's own threads are then used, which was not slower on two cores.
     checkpoint : str, path-like or None, default=None
         File to which `fit` writes its progress twice a minute.  After an interruption, the same
         call resumes from there, with the same result.  The file is removed when the fit is
