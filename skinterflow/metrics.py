@@ -203,10 +203,7 @@ def bits_per_dimension(
         np.concatenate(parts, axis=1) / unit for parts in zip(*drawn, strict=True)
     )
     # Blocks share no draws, and the rows of a block share their probes.
-    errors = [
-        len(block) * part.mean(axis=1).std(ddof=1) / unit
-        for block, (part, _) in zip(blocks, drawn, strict=True)
-    ]
+    errors = [part.sum(axis=1).std(ddof=1) / unit for part, _ in drawn]
     return BitsPerDimension(
         -float(log_density.mean()),
         float(np.linalg.norm(errors) / len(images) / math.sqrt(n_draws)),

@@ -52,8 +52,10 @@ def test_bits_are_those_of_the_probabilities(images):
     assert bits.solver_error == 0.0
 
 
-def test_the_monte_carlo_error_is_that_of_the_draws(images):
+@pytest.mark.parametrize("block_rows", [7, 128])
+def test_the_monte_carlo_error_is_that_of_the_draws(images, monkeypatch, block_rows):
     """``E[log2(1 + u)]`` over u in [-1/2, 1/2) has a closed form."""
+    monkeypatch.setattr("skinterflow.metrics._PROBED_ROWS", block_rows)
     even = bits_per_dimension(Independent(0.0), images[:20], n_levels=N_LEVELS, random_state=0)
     a, b = 0.5, 1.5
     excess = -((b * np.log(b) - b) - (a * np.log(a) - a)) / np.log(2.0)
