@@ -45,11 +45,6 @@ COMMANDS = {
     "error_bars": "python benchmarks/error_bars.py",
     "outliers": "python benchmarks/outliers.py --data-dir DIR",
     "images-digits": "python benchmarks/images.py",
-    "images-fashion": (
-        "python benchmarks/images.py --data DIR --methods U-Net --channels 16 32 64 "
-        "--batch-size 32 --learning-rate 0.002 --max-iter 7000 --max-time 2100 --test-rows 384 "
-        "--probes 1"
-    ),
     "masses": "python benchmarks/masses.py",
     "paths": "python benchmarks/paths.py --targets checkerboard",
     "latent-checkerboard": "python benchmarks/latent.py checkerboard",
@@ -66,7 +61,6 @@ KEYS = {
     "equal_time": ("data", "method", "precision"),
     "rnade": ("data", "method"),
     "images-digits": ("method",),
-    "images-fashion": ("method",),
     "rates": ("data",),
     "students": ("data", "widths"),
     "regression": ("data", "method"),

@@ -951,6 +951,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
 
         The probes of the seed estimate the divergence; None is the field's own divergence.
         """
+        rows = self._validated(rows)
         self._refuse_atoms("The density of dequantised rows", "fit with atoms=None")
         self._columns().check_in_cells(rows)
         model = self._model_for(rows)

@@ -190,7 +190,8 @@ def bits_per_dimension(
     >>> bits_per_dimension(Uniform(), [[0, 1, 1], [0, 0, 1]], n_levels=2).value
     1.0
     """
-    for name, number, least in (("n_draws", n_draws, 2), ("n_probes", n_probes, 1)):
+    least_numbers = ("n_levels", n_levels, 2), ("n_draws", n_draws, 2), ("n_probes", n_probes, 1)
+    for name, number, least in least_numbers:
         if number is not None and not (isinstance(number, Integral) and number >= least):
             raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}.")
     images = check_array(X, dtype=np.float64, input_name="X")
