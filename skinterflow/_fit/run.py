@@ -664,7 +664,7 @@ def statistics_of(
     model: PathObjective | Trained, fold: Fold, recipe: Recipe, generators: Generators, n_rows: int
 ) -> PathStatistics:
     """Return loss, action and length of the path, on at most `n_rows` training rows."""
-    bound = _STATISTICS_NUMBERS // cast(int, model.field.n_features)
+    bound = _STATISTICS_NUMBERS // model.field.n_features
     n_rows = min(n_rows, max(_FEWEST_STATISTICS_ROWS, bound))
     parts = [
         _pairs(fold, number, recipe, generators)
