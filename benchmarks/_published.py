@@ -44,6 +44,7 @@ COMMANDS = {
     "regression": "python benchmarks/regression.py --data-dir DIR",
     "error_bars": "python benchmarks/error_bars.py",
     "outliers": "python benchmarks/outliers.py --data-dir DIR",
+    "images-digits": "python benchmarks/images.py",
     "masses": "python benchmarks/masses.py",
     "bridges": "python benchmarks/bridges.py",
     "reflow": "python benchmarks/reflow.py",
@@ -62,6 +63,7 @@ KEYS = {
     "simple_peers": ("data", "method"),
     "equal_time": ("data", "method", "precision"),
     "rnade": ("data", "method"),
+    "images-digits": ("method",),
     "rates": ("data",),
     "students": ("data", "widths"),
     "regression": ("data", "method"),
@@ -71,7 +73,7 @@ KEYS = {
 }
 """Columns that say which row of an earlier run a new one replaces; files that are not listed are
 replaced whole."""
-_PLACES = {"data_dir", "directory", "models", "old", "plot", "timeout"}
+_PLACES = {"data", "data_dir", "directory", "model", "models", "old", "plot", "samples", "timeout"}
 """Options that change no figure."""
 _CHOICES = {"sets", "methods", "choices", "protocols", "seeds", "widths"}
 """Options that leave out rows."""

@@ -24,6 +24,7 @@ DOCUMENTS = (
     "docs/which_estimator.rst",
     "docs/quality.rst",
     "docs/outliers.rst",
+    "docs/images.rst",
     "docs/larger_than_memory.rst",
     "docs/processes.rst",
     "docs/speed.rst",
@@ -619,6 +620,18 @@ _REGRESSION = (
     "not uniform",
     "slowest split, s of CPU",
 )
+_IMAGES = (
+    "method",
+    "bits per dimension",
+    "Monte Carlo",
+    "solver",
+    "rows",
+    "test images",
+    "steps",
+    "fit to samples, s",
+    "fit, s of CPU",
+    "peak, MB",
+)
 TABLES: dict[str, Callable[[Results], str]] = {
     "README quick start": quick_start,
     "README defaults": readme_defaults,
@@ -689,6 +702,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     ),
     "atoms": with_source("atoms", atoms),
     "regression": with_source("regression", columns_of("regression", _REGRESSION)),
+    "images of digits": with_source("images-digits", columns_of("images-digits", _IMAGES)),
     "error bars": with_source("error_bars", error_bars),
     "masses": with_source(
         "masses",

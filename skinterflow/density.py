@@ -279,8 +279,8 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
     device : {"cpu", "cuda", "cuda:1", "auto", ...} or torch.device, default="cpu"
         Device for training and scoring; "auto" is a GPU if there is one.
     n_jobs : int or None, default=None
-        Number of threads that score, transform or sample blocks of 16,384 rows in parallel.  None
-        is 1; torch's own threads are then used, which was not slower on two cores.
+        Number of threads that score, transform or sample blocks of rows in parallel.  None is 1;
+        torch's own threads are then used, which was not slower on two cores.
     checkpoint : str, path-like or None, default=None
         File to which `fit` writes its progress twice a minute.  After an interruption, the same
         call resumes from there, with the same result.  The file is removed when the fit is
@@ -962,6 +962,7 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
 
         The probes of the seed estimate the divergence; None is the field's own divergence.
         """
+        rows = self._validated(rows)
         self._refuse_atoms("The density of dequantised rows", "fit with atoms=None")
         self._columns().check_in_cells(rows)
         model = self._model_for(rows)

@@ -172,7 +172,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
     device : {"cpu", "cuda", "cuda:1", "auto", ...} or torch.device, default="cpu"
         Device for training and transport; "auto" is a GPU if there is one.
     n_jobs : int or None, default=None
-        Number of threads that transport blocks of 16,384 rows in parallel.
+        Number of threads that transport blocks of rows in parallel.
     checkpoint : str, path-like or None, default=None
         File to which `fit` writes its progress, and from which it resumes after an interruption,
         see `InterpolantFlowDensity`.

@@ -338,9 +338,10 @@ def test_fitted_on_a_gpu_used_without(fitted, iris):
         np.testing.assert_array_equal(moved.score_samples(iris), fitted.score_samples(iris))
 
 
-def test_memory_does_not_grow_with_the_rows(fitted, iris, monkeypatch):
-    """Rows are solved a block at a time, however many there are."""
-    monkeypatch.setattr(engine, "_BLOCK_ROWS", 1024)
+@pytest.mark.parametrize(("name", "limit"), [("_BLOCK_ROWS", 1024), ("_BLOCK_NUMBERS", 4099)])
+def test_memory_does_not_grow_with_the_rows(fitted, iris, monkeypatch, name, limit):
+    """Rows are solved a block at a time, however many there are, and few if they are wide."""
+    monkeypatch.setattr(engine, name, limit)
     sizes, answer = [], engine.FlowModel._answer
     monkeypatch.setattr(
         engine.FlowModel,

@@ -34,6 +34,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
         "docs/displays.rst",
         "docs/saving.rst",
         "docs/one_field.rst",
+        "docs/images.rst",
         "docs/authors_code.rst",
         "docs/mathematics.rst",
     ],

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import NotFittedError
+from torch import nn
 
 from skinterflow import InterpolantFlowDensity
 from skinterflow.interflow import CustomField, Solver, UNet
@@ -52,8 +54,10 @@ def test_bits_are_those_of_the_probabilities(images):
     assert bits.solver_error == 0.0
 
 
-def test_the_monte_carlo_error_is_that_of_the_draws(images):
+@pytest.mark.parametrize("block_rows", [7, 128])
+def test_the_monte_carlo_error_is_that_of_the_draws(images, monkeypatch, block_rows):
     """``E[log2(1 + u)]`` over u in [-1/2, 1/2) has a closed form."""
+    monkeypatch.setattr("skinterflow.metrics._PROBED_ROWS", block_rows)
     even = bits_per_dimension(Independent(0.0), images[:20], n_levels=N_LEVELS, random_state=0)
     a, b = 0.5, 1.5
     excess = -((b * np.log(b) - b) - (a * np.log(a) - a)) / np.log(2.0)
@@ -106,6 +110,7 @@ def test_a_fit_with_a_network_of_images_gives_whole_samples_and_is_saved(density
         (lambda X: X / 4, {}, "whole numbers from 0 to 4 .* undo a division by the largest level"),
         (lambda X: X - 1, {}, "from 0 to 4 .* the first -1 in row"),
         (lambda X: X, {"n_levels": 3}, "from 0 to 2 .n_levels=3., but .* set n_levels"),
+        (lambda X: X, {"n_levels": 4.5}, "n_levels must be an integer of at least 2, got 4.5"),
         (lambda X: X, {"n_draws": 1}, "n_draws must be an integer of at least 2, got 1"),
         (lambda X: X, {"n_probes": 0}, "n_probes must be an integer of at least 1, got 0"),
     ],
@@ -113,3 +118,44 @@ def test_a_fit_with_a_network_of_images_gives_whole_samples_and_is_saved(density
 def test_images_outside_their_levels_are_refused(images, change, options, message):
     with pytest.raises(ValueError, match=message):
         bits_per_dimension(Independent(0.0), change(images), **{"n_levels": N_LEVELS, **options})
+
+
+def test_images_of_another_shape_and_estimators_without_a_fit_are_refused(images, density):
+    with pytest.raises(ValueError, match="6 features, but InterpolantFlowDensity is expecting 12"):
+        bits_per_dimension(density, images[:, :6], n_levels=N_LEVELS)
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        bits_per_dimension(InterpolantFlowDensity(), images, n_levels=N_LEVELS)
+
+
+def test_upsampling_networks_are_scored_by_an_estimate(images):
+    """torch differentiates them in one direction at a time."""
+
+    class Upsampled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            with torch.random.fork_rng():
+                self.layer = nn.Conv2d(1, 1, 3, padding=1)
+
+        def forward(self, t, x):
+            coarse = self.layer(x.unflatten(1, (1, 3, 4))[..., ::2])
+            return nn.functional.interpolate(coarse, scale_factor=(1, 2)).flatten(1)
+
+    scored = InterpolantFlowDensity(
+        field=Upsampled(), integer_features=list(range(12)), solver=Solver(atol=10.0), **TINY
+    ).fit(images)
+    options = {"n_levels": N_LEVELS, "n_draws": 4, "random_state": 0}
+    exact = bits_per_dimension(scored, images[:4], **options)
+    estimate = bits_per_dimension(scored, images[:4], n_probes=2, **options)
+    assert abs(estimate.value - exact.value) < 4 * estimate.monte_carlo_error
+
+
+def test_statistics_of_wide_images_take_few_of_them(images, monkeypatch):
+    monkeypatch.setattr("skinterflow._fit.run._STATISTICS_NUMBERS", 12 * 70)
+    sizes = []
+    InterpolantFlowDensity(
+        field=lambda t, x: sizes.append(len(x)) or 0.0 * x,
+        integer_features=list(range(12)),
+        solver=Solver(atol=10.0),
+        **TINY,
+    ).fit(images)
+    assert max(sizes) == 96  # three batches

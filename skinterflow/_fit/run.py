@@ -97,6 +97,9 @@ errors are large, two would exclude most gains."""
 _CALIBRATION_ROW_TIMES = 2_000
 """Number of held-out rows whose scoring takes as long as the calibration."""
 STATISTICS_ROWS = 8_192
+_STATISTICS_NUMBERS, _FEWEST_STATISTICS_ROWS = 2**20, 64
+"""Largest number of entries of the rows that the statistics of a path are taken on, which limits
+the memory of a field of many columns, and the least number of rows."""
 
 
 class Draw(IntEnum):
@@ -671,7 +674,9 @@ def _pairs(fold: Fold, number: int, recipe: Recipe, generators: Generators) -> P
 def statistics_of(
     model: PathObjective | Trained, fold: Fold, recipe: Recipe, generators: Generators, n_rows: int
 ) -> PathStatistics:
-    """Return loss, action and length of the path, on `n_rows` training rows."""
+    """Return loss, action and length of the path, on at most `n_rows` training rows."""
+    bound = _STATISTICS_NUMBERS // model.field.n_features
+    n_rows = min(n_rows, max(_FEWEST_STATISTICS_ROWS, bound))
     parts = [
         _pairs(fold, number, recipe, generators)
         for number in range(-(-n_rows // recipe.batch_size))

@@ -42,9 +42,9 @@ from skinterflow.interflow.sde import NoiseLevel, StochasticSolver
 Question = Callable[..., Estimate]
 """A method of :class:`FlowModel` that takes rows and further arguments such as a time."""
 
-_BLOCK_ROWS = 2**14
-"""Rows in a block, the bound on memory.  Large, because all rows of a block wait for the few that
-need many steps."""
+_BLOCK_ROWS, _BLOCK_NUMBERS = 2**14, 2**20
+"""Largest numbers of rows and of entries of a block, the bound on memory.  Large, because all rows
+of a block wait for the few that need many steps."""
 
 _FARTHEST = {torch.float64: 1e100, torch.float32: 1e12}
 """Distance from the centre, in flow units, beyond which a flow of that precision may overflow."""
@@ -114,8 +114,9 @@ class FlowModel:
         """
         check_rows([X])
         own = processes.own_rows(len(X))
-        blocks = row_blocks(X, _BLOCK_ROWS, own)
-        n_blocks = -(-(own.stop - own.start) // _BLOCK_ROWS)
+        n_rows = _block_rows(X)
+        blocks = row_blocks(X, n_rows, own)
+        n_blocks = -(-(own.stop - own.start) // n_rows)
         n_threads = min(effective_n_jobs(self.n_jobs), max(1, n_blocks))
         if n_threads == 1:
             parts = []
@@ -166,10 +167,9 @@ class FlowModel:
             If the score is not known, or rows are so far outside that the arithmetic overflows.
         """
         self.quantities.check_score()
-        n_rows = max(1, _BLOCK_ROWS // n_copies)
-        starts = range(0, len(X), n_rows)
+        n_rows = max(1, _block_rows(X) // n_copies)
         with torch.no_grad():
-            blocks = [self._tensor(X[start : start + n_rows]) for start in starts]
+            blocks = [self._tensor(block) for block in row_blocks(X, n_rows)]
             far = torch.cat([self._are_far(block, side) for block in blocks])
             _refuse_far(~far.cpu().numpy())
             parts = [question(self, block, *arguments) for block in blocks]
@@ -412,6 +412,11 @@ def without_error(value: Tensor) -> Estimate:
         value.new_zeros(len(value)),
         torch.zeros(len(value), dtype=torch.bool, device=value.device),
     )
+
+
+def _block_rows(X: NDArray[Any]) -> int:
+    """Number of rows of a block."""
+    return max(1, min(_BLOCK_ROWS, _BLOCK_NUMBERS // max(1, X.shape[1])))
 
 
 def _with_one_thread(work: Callable[..., Estimate], *arguments: Any) -> Estimate:

@@ -105,7 +105,10 @@ def directional_slopes(
     def slope(direction: Tensor) -> Tensor:
         return pull_back(direction.expand_as(value))[0] @ direction
 
-    return value, torch.func.vmap(slope, out_dims=1)(directions)
+    try:
+        return value, torch.func.vmap(slope, out_dims=1)(directions)
+    except RuntimeError:  # of operations, such as upsampling, that take one direction at a time
+        return value, torch.stack([slope(direction) for direction in directions], dim=1)
 
 
 def vector_jacobian_product(

@@ -36,6 +36,8 @@ _BLOCK_ROWS_ELSEWHERE, _FEW_ROWS_ELSEWHERE = 4_096, 1_024
 """Rows of a block: few, so that one row costs little and all numbers of a block stay in the cache;
 many where a device needs them.  Levels that few rows reach have smaller blocks, because the last
 block of a level is filled."""
+_BLOCK_NUMBERS = 2**20
+"""Largest number of entries of a block, which limits the memory of a field of many columns."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ class Trajectories:
     def blocks(self) -> Iterator[Trajectories]:
         """The rows in blocks of one shape, as :func:`travel` takes them: sums over a block's
         numbers round alike wherever a row stands."""
-        parts = (_row_blocks(part) for part in (self.positions, self.velocities, self.divergences))
+        n_rows = _block_rows(self.positions, few=False)
+        arrays = self.positions, self.velocities, self.divergences
+        parts = (_row_blocks(part, n_rows) for part in arrays)
         yield from (Trajectories(*block) for block in zip(*parts, strict=True))
 
     def rows(self, which: Tensor) -> Trajectories:
@@ -322,9 +326,8 @@ def refined(
         velocities = torch.empty_like(positions)
         positions[::2], velocities[::2] = known.positions, known.velocities
         matrix = interpolation(m, n)[1::2].to(positions)
-        found = [
-            torch.einsum("nm,mbd->nbd", matrix, block) for block in _row_blocks(known.positions)
-        ]
+        blocks = _row_blocks(known.positions, _block_rows(known.positions, few=False))
+        found = [torch.einsum("nm,mbd->nbd", matrix, block) for block in blocks]
         positions[1::2] = torch.cat(found, dim=1)[:, : positions.shape[1]]
     nodes, every = _rule(n)[0], (len(positions) - 1) // (n - 1)
     divergences = positions.new_empty(n, *known.divergences.shape[1:])
@@ -370,18 +373,22 @@ def _looked_at(
 def _blocks(x: Tensor, *, few: bool) -> Tensor:
     """Rows in blocks of one shape, the last of which is filled with its last row: shape (K, R,
     D)."""
-    sizes, elsewhere = (
-        (_FEW_ROWS, _FEW_ROWS_ELSEWHERE) if few else (_BLOCK_ROWS, _BLOCK_ROWS_ELSEWHERE)
-    )
-    n_rows = sizes.get(x.device.type, elsewhere)
+    n_rows = _block_rows(x, few=few)
     missing = -len(x) % n_rows
     return torch.cat([x, x[-1:].expand(missing, -1)]).view(-1, n_rows, x.shape[1])
 
 
-def _row_blocks(part: Tensor) -> Iterator[Tensor]:
+def _block_rows(x: Tensor, *, few: bool) -> int:
+    """Number of rows of a block, for rows of shape (..., D)."""
+    sizes, elsewhere = (
+        (_FEW_ROWS, _FEW_ROWS_ELSEWHERE) if few else (_BLOCK_ROWS, _BLOCK_ROWS_ELSEWHERE)
+    )
+    return max(1, min(sizes.get(x.device.type, elsewhere), _BLOCK_NUMBERS // x.shape[-1]))
+
+
+def _row_blocks(part: Tensor, n_rows: int) -> Iterator[Tensor]:
     """Parts of shape (n, R, K) of a tensor of shape (n, B, K), the last of which is filled with its
     last row."""
-    n_rows = _BLOCK_ROWS.get(part.device.type, _BLOCK_ROWS_ELSEWHERE)
     for block in part.split(n_rows, dim=1):
         yield torch.cat([block, block[:, -1:].expand(-1, n_rows - block.shape[1], -1)], dim=1)
 

@@ -47,6 +47,17 @@ def test_slopes_along_the_axes_are_the_diagonal_of_the_jacobian():
     )
 
 
+def test_slopes_of_operations_that_take_one_direction_at_a_time():
+    def upsampled(x):
+        images = torch.nn.functional.interpolate(x.sin().view(-1, 1, 1, 2), scale_factor=2)
+        return images[:, 0, 0, 1:3] * x.sum(dim=1, keepdim=True)  # both columns, and their product
+
+    x = torch.randn(7, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    directions = torch.tensor([[1.0, -1.0], [1.0, 1.0], [0.0, 2.0]], dtype=x.dtype)
+    plain = directional_slopes(lambda x: x.sin() * x.sum(dim=1, keepdim=True), x, directions)
+    torch.testing.assert_close(directional_slopes(upsampled, x, directions), plain)
+
+
 def test_parameters_of_a_path_are_differentiated_through_its_rate():
     power = torch.tensor(2.0, requires_grad=True)
     (_,), (rate,) = values_and_rates(

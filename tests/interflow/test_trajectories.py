@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skinterflow.interflow import trajectories
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.quadrature import clenshaw_curtis
 from skinterflow.interflow.trajectories import Clock, interpolation, refined, travel
@@ -92,6 +93,19 @@ def test_levels_that_few_rows_reach_have_smaller_blocks():
     field.divergences = 0
     refined(known, field, clock, 25, DOUBLE, DOUBLE)
     assert field.divergences == 12 * 64
+
+
+def test_wide_rows_have_smaller_blocks(monkeypatch):
+    """The signs of errors are then taken of blocks of the same size."""
+    field, x, clock = Counted(mixture(2)), points(60, 2), Clock(1.0, 0.0)
+    known = travel(field, x, clock, 13, 13, DOUBLE)
+    monkeypatch.setattr(trajectories, "_BLOCK_NUMBERS", 51)
+    field.divergences = 0
+    found = travel(field, x, clock, 13, 13, DOUBLE)
+    assert field.divergences == 13 * 75
+    torch.testing.assert_close(found.end, known.end, rtol=0, atol=1e-12)
+    assert [block.positions.shape for block in found.blocks()] == [(13, 25, 2)] * 3
+    assert [block.divergences.shape for block in found.blocks()] == [(13, 25, 1)] * 3
 
 
 def test_nodes_between_are_all_that_a_finer_rule_evaluates():
