@@ -118,12 +118,19 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def commit() -> str:
-    """The commit that is measured, with "-dirty" if files differ from it."""
-    command = ["git", "describe", "--always", "--dirty"]
-    described = subprocess.run(
-        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    """The commit that is measured, with "-dirty" if files other than results differ from it."""
+    described = _git("describe", "--always")
+    changed = _git(
+        "status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)benchmarks/published"
     )
-    return described.stdout.strip() or "unknown"
+    return f"{described}-dirty" if changed else described or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    answered = subprocess.run(
+        ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return answered.stdout.strip()
 
 
 def environment(device: str = "cpu") -> str:

@@ -12,8 +12,8 @@ One table, each row measured in a process of its own with one thread:
   in float32, and "score_samples" of its first rows by the fitted model.
 
 "Own" is the largest memory of the process that is not a file's, of which it had "before" when the
-part began.  The system takes pages of a mapped file back when it needs them, so that the
-resident memory ("peak") grows with the file only as long as nobody else needs memory.
+part began.  Pages of the memory map are given back once their rows are read, so that the resident
+memory ("peak") does not grow with the file (Linux).
 """
 
 import argparse
