@@ -1652,16 +1652,18 @@ class InterpolantFlowDensity(TransformerMixin, DensityMixin, FlowEstimator):
             - time : float, the latest time, at most `end_time_`, at which the score of the path
               multiplies errors of what was learned by 5 at most; the following are until then
             - fisher_divergence : float, :math:`\int E|s - \nabla \log p_t|^2 dt`, with the density
-              :math:`p_t` of the flow
-            - kl_divergence, kl_divergence_error : float, the relative entropy of the path with
-              respect to the flow, in nats, and its standard error (lemma 2.4)
+              :math:`p_t` of the flow and the score :math:`s` of the fit,
+              ``score_gradient(method="path")``, in place of that of the path, which is not known
+            - kl_lower_bound, kl_lower_bound_error : float, the relative entropy of the path with
+              respect to the flow by lemma 2.4 with the same score, in nats, and its standard error
             - drift_error_bound : float, upper bound of :math:`\int E|b - \hat b|^2 dt`
-            - kl_bound : float, the root of the product of the Fisher divergence and that bound
 
-            The score :math:`s` of the path is not known; that of the fit,
-            ``score_gradient(method="path")``, takes its place.  Errors that both scores share
-            remain hidden, so that the divergences may be too small.  They are in flow units, and
-            `kl_divergence` may be negative within its error.
+            If the score follows from the drift, the relative entropy is larger than its bound by
+            :math:`\int g E|b - \hat b|^2 dt`, where :math:`g` is the factor by which the score
+            multiplies errors, so that a poor fit may have a bound below zero.  If score and drift
+            are learned separately, the number is an estimate, and no bound.  The exact relative
+            entropy is the cross-entropy less the entropy of the data.  All but the entropies are in
+            flow units.
 
         Raises
         ------

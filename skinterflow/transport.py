@@ -1137,9 +1137,9 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         -------
         diagnosis : Bunch
             Dictionary-like object with the following attributes, all floats in nats ([1]_,
-            equations 2.63 to 2.68).  The relative entropy of lemma 2.4, which
-            `InterpolantFlowDensity.diagnose_likelihood` returns, needs the score of the density at
-            the start, which is not known here.
+            equations 2.63 to 2.68).  The relative entropy of lemma 2.4, of which
+            `InterpolantFlowDensity.diagnose_likelihood` returns a bound, needs the score of the
+            density at the start, which is not known here.
 
             - cross_entropy, cross_entropy_error : ``-E log p(x)`` of the rows relative to the flow
               from the given density, and its standard error

@@ -16,6 +16,7 @@ import pytest
 
 import skinterflow
 import skinterflow.interflow
+import skinterflow.metrics
 
 ROOT = Path(__file__).parent.parent
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -120,11 +120,10 @@ def diagnose_likelihood(
     errors = model.likelihood_errors(x0, x1, z, time)
     return {
         "time": time,
-        "kl_divergence": errors.divergence,
-        "kl_divergence_error": errors.standard_error,
+        "kl_lower_bound": errors.divergence,
+        "kl_lower_bound_error": errors.standard_error,
         "fisher_divergence": errors.fisher,
         "drift_error_bound": errors.drift,
-        "kl_bound": errors.bound,
     }
 
 

@@ -13,7 +13,9 @@ equation 2.39)
 so that a small error of the drift does not suffice: the Fisher divergence
 ``E|s - grad log rho'|^2`` must be small as well.  As `b` enters linearly, the rate of the path,
 whose conditional mean it is, may replace it.  The score of the path may not be replaced in the same
-way, because it is multiplied by the rate; that of the fit takes its place.
+way, because it is multiplied by the rate.  If the score ``s'`` of the fit takes its place, the
+result is too small by ``E (s - s') . (b - b')``.  Where the score follows from the drift,
+``s - s' = g (b - b')`` with a positive factor, and the result is a lower bound.
 
 Without any score, the relative entropy is the cross-entropy ``-E log rho'_T(x_T)`` less the entropy
 of the data, which is not known.  Cross-entropies of the flow and of the diffusions in both
@@ -122,7 +124,10 @@ class LikelihoodErrors(NamedTuple):
 
     @property
     def bound(self) -> float:
-        """Bound of the relative entropy by the inequality of Cauchy and Schwarz."""
+        """Bound of the relative entropy by the inequality of Cauchy and Schwarz.
+
+        It is one if the true score is known.
+        """
         return math.sqrt(self.fisher * self.drift)
 
 
@@ -148,7 +153,7 @@ def likelihood_errors(
     z : Tensor of shape (B, D), standard normal, or None for a path without a noise term
     reference : Quantities or None
         The true drift and score.  None takes the rate of the path for the drift, which leaves the
-        divergence without bias, and the learned score for the true one.
+        divergence without bias, and the learned score for the true one, which makes it too small.
     end_time : float in (0, 1], the time `T` of the divergence
 
     Returns

@@ -11,7 +11,7 @@ from skinterflow.interflow.likelihoods import cross_entropy, likelihood_errors
 from skinterflow.interflow.mixtures import MixtureField, NormalMixture
 from skinterflow.interflow.noise import Brownian, StochasticInterpolant
 from skinterflow.interflow.ode import Solver
-from skinterflow.interflow.quantities import Quantities
+from skinterflow.interflow.quantities import LearnedQuantities, Quantities
 from skinterflow.interflow.scaling import Identity
 from skinterflow.interflow.sde import StochasticSolver
 from tests.helpers import points
@@ -133,6 +133,23 @@ def test_lemma_for_a_shifted_flow(reference):
         assert errors.drift == pytest.approx(ERROR**2 + math.pi**2 / 4, rel=0.05)
         assert errors.score == 0.0
     assert errors.divergence < errors.bound
+
+
+def test_a_score_that_follows_from_the_drift_gives_a_lower_bound():
+    """The score has g = 2 / pi tan(pi t / 2) times the error of the drift, and the divergence is
+    too small by ``g ERROR^2``."""
+    field, end_time = Shifted(), 0.9
+    errors = likelihood_errors(
+        LearnedQuantities(field, field.path, Identity()),
+        Pushforward(Flow(field, COARSE)),
+        *torch.randn(2, 8_000, 1, generator=generator(), dtype=torch.float64),
+        end_time=end_time,
+    )
+    t = (torch.arange(8) + 0.5) / 8 * end_time
+    gain = 2 / math.pi * torch.tan(math.pi * t / 2)
+    expected = end_time * float((t - gain).mean()) * ERROR**2
+    assert errors.divergence == pytest.approx(expected, abs=4 * errors.standard_error)
+    assert errors.divergence < 0.0 < ERROR**2 * end_time**2 / 2
 
 
 def test_lemma_until_an_earlier_time():
