@@ -8,12 +8,14 @@ import torch
 
 from skinterflow.interflow import (
     Brownian,
+    GaussianBridge,
     Linear,
     MixtureField,
     NormalMixture,
     StochasticInterpolant,
     bridge_defect,
     bridge_pairs,
+    bridges,
 )
 
 
@@ -107,3 +109,48 @@ def test_pairs_of_gaussians_of_different_shape(epsilon):
     expected = gaussian_coupling(epsilon)
     torch.testing.assert_close(joint[:2, 2:], expected, atol=0.04, rtol=0.0)
     torch.testing.assert_close(joint[2:, 2:], SHAPES[1], atol=0.06, rtol=0.0)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.5])
+def test_bridge_of_gaussians_in_closed_form(epsilon):
+    """Its drift has the covariances of the bridge, and is a gradient (theorem 3.10)."""
+    mean0, mean1 = torch.tensor([[1.0, -1.0], [0.5, 2.0]], dtype=torch.float64)
+    bridge = GaussianBridge(mean0, SHAPES[0], mean1, SHAPES[1], epsilon)
+    torch.testing.assert_close(bridge.cross_covariance, gaussian_coupling(epsilon))
+    identity, h = torch.eye(2, dtype=torch.float64), 1e-5
+    for time in (0.0, 0.3, 1.0):
+        t = torch.tensor(time, dtype=torch.float64)
+        mean, covariance = bridge.mean(t), bridge.covariance(t)
+        slope = (bridge.drift(t, mean + identity) - bridge.drift(t, mean[None])).T
+        torch.testing.assert_close(slope, slope.T)
+        torch.testing.assert_close(bridge.drift(t, mean[None])[0], mean1 - mean0)
+        rate = (bridge.covariance(t + h) - bridge.covariance(t - h)) / (2.0 * h)
+        expected = slope @ covariance + covariance @ slope.T + 2.0 * epsilon * identity
+        torch.testing.assert_close(rate, expected, atol=1e-8, rtol=1e-6)
+        x = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        normal = torch.distributions.MultivariateNormal(mean, covariance)
+        score = torch.autograd.grad(normal.log_prob(x.requires_grad_()).sum(), x)[0]
+        torch.testing.assert_close(bridge.score(t, x.detach()), score)
+    torch.testing.assert_close(bridge.covariance(t), SHAPES[1])
+
+
+def test_potentials_of_all_rows(monkeypatch):
+    """The sampling error of few rows would remain in the pairs of many."""
+    generator = torch.Generator().manual_seed(0)
+    x0, x1 = (
+        (torch.randn(3_000, 2, generator=generator, dtype=torch.float64) @ root(shape)).float()
+        for shape in SHAPES
+    )
+
+    def error():
+        partners = x1[bridge_pairs(x0, x1, 0.1, torch.Generator().manual_seed(1), 8)]
+        joint = torch.cat([x0.repeat_interleave(8, 0), partners.flatten(0, 1)], 1).double().T.cov()
+        own = [x.double().T.cov() for x in (x0, x1)]
+        zero = torch.zeros(2, dtype=torch.float64)
+        expected = GaussianBridge(zero, own[0], zero, own[1], 0.1).cross_covariance
+        return float((joint[:2, 2:] - expected).abs().max())
+
+    with_all = error()
+    assert with_all < 0.01
+    monkeypatch.setattr(bridges, "_POLISHING", ((512, 8),))
+    assert error() > 2.0 * with_all

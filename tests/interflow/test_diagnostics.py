@@ -14,6 +14,7 @@ from skinterflow.interflow.diagnostics import (
     kl_bound_by_velocity,
     lipschitz_constant,
     path_statistics,
+    straightness,
 )
 from skinterflow.interflow.fields import VelocityField
 from skinterflow.interflow.interpolants import Linear, Trigonometric
@@ -157,3 +158,17 @@ def test_half_of_the_bound_is_exceeded():
     assert float(mean) == pytest.approx(shift, rel=1e-3)
     bound = kl_bound(drift_error**2, (drift_error / epsilon) ** 2, epsilon)
     assert 0.8 * bound < shift**2 / 2 < 0.82 * bound
+
+
+def test_straightness_is_the_closed_form():
+    """Of ``x0 sqrt((1 - t)^2 + s^2 t^2)``, the flow of lines from N(0, 1) to N(0, s^2)."""
+    t, x0 = torch.linspace(0.0, 1.0, 201, dtype=torch.float64), torch.tensor([[1.0], [-2.0]])
+    s = 3.0
+    positions = ((1.0 - t) ** 2 + s**2 * t**2).sqrt()[:, None, None] * x0
+    rate = (s**2 * t - (1.0 - t)) / ((1.0 - t) ** 2 + s**2 * t**2).sqrt()
+    expected = (trapezoid(rate**2, t) - (s - 1.0) ** 2) * 2.5
+    assert straightness(positions, t.tolist()) == pytest.approx(expected, rel=1e-3)
+    lines = (1.0 + t)[:, None, None] * x0
+    assert straightness(lines, t.tolist()) < 1e-20
+    # Half of the time, at the same speeds: the mean over time is the same.
+    assert straightness(0.5 * positions, (0.5 * t).tolist()) == pytest.approx(expected, rel=1e-3)
