@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
-from torch import nn
 
 from skinterflow import InterpolantFlowDensity
 from skinterflow.interflow import CustomField, Solver, UNet
@@ -125,28 +124,6 @@ def test_images_of_another_shape_and_estimators_without_a_fit_are_refused(images
         bits_per_dimension(density, images[:, :6], n_levels=N_LEVELS)
     with pytest.raises(NotFittedError, match="is not fitted yet"):
         bits_per_dimension(InterpolantFlowDensity(), images, n_levels=N_LEVELS)
-
-
-def test_upsampling_networks_are_scored_by_an_estimate(images):
-    """torch differentiates them in one direction at a time."""
-
-    class Upsampled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            with torch.random.fork_rng():
-                self.layer = nn.Conv2d(1, 1, 3, padding=1)
-
-        def forward(self, t, x):
-            coarse = self.layer(x.unflatten(1, (1, 3, 4))[..., ::2])
-            return nn.functional.interpolate(coarse, scale_factor=(1, 2)).flatten(1)
-
-    scored = InterpolantFlowDensity(
-        field=Upsampled(), integer_features=list(range(12)), solver=Solver(atol=10.0), **TINY
-    ).fit(images)
-    options = {"n_levels": N_LEVELS, "n_draws": 4, "random_state": 0}
-    exact = bits_per_dimension(scored, images[:4], **options)
-    estimate = bits_per_dimension(scored, images[:4], n_probes=2, **options)
-    assert abs(estimate.value - exact.value) < 4 * estimate.monte_carlo_error
 
 
 def test_statistics_of_wide_images_take_few_of_them(images, monkeypatch):

@@ -107,7 +107,7 @@ def directional_slopes(
 
     try:
         return value, torch.func.vmap(slope, out_dims=1)(directions)
-    except RuntimeError:  # of operations, such as upsampling, that take one direction at a time
+    except RuntimeError:  # of operations whose derivative takes one direction at a time
         return value, torch.stack([slope(direction) for direction in directions], dim=1)
 
 
