@@ -104,8 +104,8 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
         drift "b" or the velocity "v", together with the score "s" or the denoiser "eta"; "b" alone,
         if no score is needed; "s" or "eta" alone, on the path "mirror"; two of the expected parts
         of the path, the ends "eta0" and "eta1" and the noise "eta", or one of the ends without
-        `gamma`.  "auto" is "b" without `gamma`, "eta" on the path "mirror", ``("v", "eta")`` with
-        `bridge`, and ``("b", "eta")`` otherwise.
+        `gamma`.  "auto" is "b" without `gamma`, "eta" on the path "mirror", and ``("b", "eta")``
+        otherwise and with `bridge`.
     bridge : float or None, default=None
         Noise level ``epsilon`` of the Schroedinger bridge from `X0` to `X1`, in squared units of
         the rows per unit of time: of all diffusions ``dX = u dt + sqrt(2 epsilon) dW`` between the
@@ -368,8 +368,7 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             if self.bridge is not None and not context.warm:
                 path = StochasticInterpolant(Linear(), Brownian())  # the level needs the scalings
             targets = self._new_targets(path, None, context.warm)
-            if self.bridge is not None:
-                targets = self._bridge_targets(targets, context.warm)
+            self._check_bridge_targets(targets)
             if path.interpolant.resamples:
                 _check_no_target(X1, target_sample_weight, paired)
                 X1, target_sample_weight = X0, sample_weight
@@ -466,18 +465,12 @@ class InterpolantTransport(TransformerMixin, FlowEstimator):
             )
         return StochasticInterpolant(path.interpolant, Brownian(2.0 * level / unit))
 
-    def _bridge_targets(self, targets: tuple[str, ...], warm: bool) -> tuple[str, ...]:
-        """Targets from which the forward drift follows, by default with the least error.
-
-        The drift is ``v - 2 epsilon t eta / gamma``, so that the error of `eta` vanishes at the
-        source; ``b`` has errors of its own there, which do not cancel those of the score.
-        """
-        if targets == ("b",):
+    def _check_bridge_targets(self, targets: tuple[str, ...]) -> None:
+        if self.bridge is not None and targets == ("b",):
             raise ValueError(
                 f"bridge={self.bridge!r} needs the score as well as the drift, but only 'b' is "
                 "learned; set targets='auto' and field=None."
             )
-        return ("v", "eta") if self.targets == "auto" and not warm else targets
 
     def _set_bridge(self, source: Reader, context: FitContext) -> None:
         """Set the noise level of the bridge, and measure whether the diffusion is one."""
