@@ -33,9 +33,9 @@ def test_samples_are_seeded_rows_of_the_plane(make):
 
 @over_densities
 def test_density_integrates_to_one(make):
-    axis = (np.arange(1600) + 0.5) / 200 - 4
+    axis = (np.arange(800) + 0.5) / 100 - 4
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    assert np.exp(make().score_samples(grid)).sum() / 200**2 == pytest.approx(1.0, abs=1e-3)
+    assert np.exp(make().score_samples(grid)).sum() / 100**2 == pytest.approx(1.0, abs=1e-3)
 
 
 @over_densities

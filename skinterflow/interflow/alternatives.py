@@ -61,8 +61,8 @@ class ScoreObjective(PathObjective):
     >>> score = CustomField(lambda t, x: -x, n_features=1)
     >>> objective = ScoreObjective(score, Trigonometric(), Beta())
     >>> x = torch.full((1, 1), 3.0)
-    >>> objective(x, x, t=torch.tensor([0.0]))
-    tensor([7.])
+    >>> objective(x, x, t=torch.tensor([0.0])).tolist()
+    [7.0]
     """
 
     def loss(self, t: Tensor, x0: Tensor, x1: Tensor, z: Tensor | None) -> Tensor:

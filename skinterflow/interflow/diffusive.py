@@ -173,8 +173,8 @@ def brownian_bridge(times: Sequence[float], like: Tensor, generator: torch.Gener
     >>> from skinterflow.interflow.diffusive import brownian_bridge
     >>> generator = torch.Generator().manual_seed(0)
     >>> bridge = brownian_bridge([0.0, 0.5, 1.0], torch.empty(5_000), generator)
-    >>> [round(float(b.var()), 1) for b in bridge]
-    [0.0, 0.2, 0.0]
+    >>> [round(float(b.std()), 1) for b in bridge]
+    [0.0, 0.5, 0.0]
     """
     grid = torch.tensor([0.0, *times, 1.0], dtype=torch.float64)
     if not (grid.diff() >= 0).all():

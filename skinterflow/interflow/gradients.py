@@ -90,8 +90,11 @@ class GradientField(CustomField):
     >>> import torch
     >>> from skinterflow.interflow import GradientField
     >>> field = GradientField(lambda t, x: -0.5 * x.square().sum(-1), n_features=2)
-    >>> field.value_and_divergence(torch.tensor(0.5), torch.tensor([[1.0, 3.0]]))
-    (tensor([[-1., -3.]]), tensor([-2.]))
+    >>> score, divergence = field.value_and_divergence(
+    ...     torch.tensor(0.5), torch.tensor([[1.0, 3.0]])
+    ... )
+    >>> score.tolist(), divergence.tolist()
+    ([[-1.0, -3.0]], [-2.0])
     """
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:

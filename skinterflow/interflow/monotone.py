@@ -42,7 +42,7 @@ def latent_nodes(n_nodes: int) -> Tensor:
     --------
     >>> from skinterflow.interflow.monotone import latent_nodes
     >>> latent_nodes(9).round(decimals=2).tolist()
-    [-6.0, -3.16, -1.59, -0.67, 0.0, 0.67, 1.59, 3.16, 6.0]
+    [-6.0, -3.16, -1.59, -0.66, 0.0, 0.66, 1.59, 3.16, 6.0]
     """
     end = math.asinh(LARGEST_LATENT / _EVEN)
     return _EVEN * torch.linspace(-end, end, n_nodes, dtype=torch.float64).sinh()
