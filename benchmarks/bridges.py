@@ -70,7 +70,7 @@ def measure(epsilon: float, n_rows: int, max_iter: int) -> Record:
         "fit, CPU s": rounded(seconds, 2),
         "variance, %": rounded(100 * float(variance.abs().max()), 2),
         "drift, %": rounded(100 * drift, 2),
-        "bridge_defect_": rounded(model.bridge_defect_, 2),
+        "defect": rounded(model.bridge_defect_, 2),
         "drift of the sample, %": rounded(100 * sampling, 2),
     }
 

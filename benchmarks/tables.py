@@ -595,7 +595,7 @@ _BRIDGES = (
     "fit, CPU s",
     "variance, %",
     "drift, %",
-    "bridge_defect_",
+    "defect",
     "drift of the sample, %",
 )
 _REFLOW = (

@@ -1,4 +1,4 @@
-"""The five tabular sets of paper 1 (table 2): test log-likelihoods beside the published ones.
+"""The five tabular sets of paper 1 (table 2): test log-likelihoods next to the published ones.
 
 The sets are those of Papamakarios, Pavlakou and Murray, "Masked autoregressive flow for density
 estimation", NIPS 2017, whose archive ``data.tar.gz`` is on Zenodo under record 1161203::
