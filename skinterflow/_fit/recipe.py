@@ -35,7 +35,6 @@ from skinterflow.interflow.noise import (
     StochasticInterpolant,
     check_gamma,
 )
-from skinterflow.interflow.one_sided import check_mirror
 from skinterflow.interflow.scaling import Scaling
 from skinterflow.interflow.times import Beta
 
@@ -70,8 +69,7 @@ def resolve_path(
             f"{'nothing moves' if path.is_still else reason}; set gamma='sine_squared', for "
             "example."
         )
-    check = check_mirror if path.resamples else check_endpoints
-    check(path, n_features)
+    check_endpoints(path, n_features)
     return StochasticInterpolant(path, scale)
 
 

@@ -446,7 +446,7 @@ def learned_parameters(*parts: object) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def check_endpoints(interpolant: Interpolant, n_features: int) -> None:
-    """Raise unless a path starts at `x0` and ends at `x1`.
+    """Raise unless a path starts at `x0` and ends at `x1`; a mirror path does both at `x1`.
 
     Parameters
     ----------
@@ -463,16 +463,26 @@ def check_endpoints(interpolant: Interpolant, n_features: int) -> None:
     >>> from skinterflow.interflow import Linear, Mirror
     >>> from skinterflow.interflow.interpolants import check_endpoints
     >>> check_endpoints(Linear(), n_features=2)
-    >>> check_endpoints(Mirror(), n_features=2)  # doctest: +ELLIPSIS
+    >>> check_endpoints(Mirror(), n_features=2)
+    >>> class Short(Linear):
+    ...     def beta(self, t):
+    ...         return 0.5 * t
+    >>> check_endpoints(Short(), n_features=2)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    ValueError: Mirror() must give x0 at t=0, but misses it by 2.67; let alpha(0) = beta(1) = 1 ...
+    ValueError: Short() must give x1 at t=1, but misses it by 1; let alpha(0) = beta(1) = 1 ...
     """
     ends = torch.linspace(-2.0, 2.0, 2 * n_features).reshape(2, 1, n_features)
-    for time, target in enumerate(ends):
-        miss = float((interpolant(torch.full((1,), float(time)), *ends) - target).abs().max())
+    way_out = (
+        "let K(0, x1) = K(1, x1) = x1, as on every mirror path."
+        if interpolant.resamples
+        else "let alpha(0) = beta(1) = 1 and alpha(1) = beta(0) = 0."
+    )
+    for time, end in enumerate((1, 1) if interpolant.resamples else (0, 1)):
+        point = interpolant(torch.full((1,), float(time)), *ends)
+        miss = float((point - ends[end]).abs().max())
         if not miss <= 1e-4:
             raise ValueError(
-                f"{interpolant!r} must give x{time} at t={time}, but misses it by {miss:.3g}; "
-                "let alpha(0) = beta(1) = 1 and alpha(1) = beta(0) = 0."
+                f"{interpolant!r} must give x{end} at t={time}, but misses it by {miss:.3g}; "
+                f"{way_out}"
             )

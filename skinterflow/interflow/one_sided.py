@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import torch
 from torch import Tensor
 
 from skinterflow.interflow.interpolants import Interpolant, expand_as_leading
@@ -118,40 +117,3 @@ class MirrorInterpolant(Interpolant):
 
     def forward(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
         return self.data(t, x1)
-
-
-@torch.no_grad()
-def check_mirror(interpolant: Interpolant, n_features: int) -> None:
-    """Raise unless a mirror path is at its data point at both ends.
-
-    Parameters
-    ----------
-    interpolant : Interpolant
-    n_features : int, dimension D of the points that are tried
-
-    Raises
-    ------
-    ValueError
-        If the error at an end is above 1e-4; the message has the error.
-
-    Examples
-    --------
-    >>> from skinterflow.interflow import Linear, Mirror, MirrorInterpolant
-    >>> from skinterflow.interflow.one_sided import check_mirror
-    >>> check_mirror(Mirror(), n_features=2)
-    >>> class Half(MirrorInterpolant):
-    ...     def data(self, t, x1):
-    ...         return 0.5 * x1
-    >>> check_mirror(Half(), n_features=2)  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    ValueError: A mirror path must be at x1 at both ends, but ... misses it by 1 at t=0; ...
-    """
-    x1 = torch.linspace(-2.0, 2.0, n_features + 1)[:n_features].reshape(1, n_features)
-    for time in (0.0, 1.0):
-        miss = float((interpolant(torch.full((1,), time), x1, x1) - x1).abs().max())
-        if not miss <= 1e-4:
-            raise ValueError(
-                f"A mirror path must be at x1 at both ends, but {interpolant!r} misses it by "
-                f"{miss:.3g} at t={time:g}; let K(0, x1) = K(1, x1) = x1."
-            )

@@ -134,7 +134,7 @@ def last_write(path):
 
 @pytest.mark.slow
 def test_processes_killed_at_random_moments(iris, tmp_path):
-    """Five kills, wherever they fall, even in a write; a process forked from a server that has no
+    """Ten kills, wherever they fall, even in a write; a process forked from a server that has no
     threads starts at once."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in another order differ in the last bit
@@ -143,10 +143,10 @@ def test_processes_killed_at_random_moments(iris, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     random, path, result = np.random.default_rng(0), tmp_path / "fit", tmp_path / "weights.npy"
-    for kill in range(6):
+    for kill in range(11):
         process = context.Process(target=fit_in_a_process, args=(path, iris, result))
         process.start()
-        if kill < 5:
+        if kill < 10:
             started, deadline = last_write(path), time.monotonic() + 60
             while (
                 last_write(path) == started and process.is_alive() and time.monotonic() < deadline

@@ -165,7 +165,7 @@ def test_lemma_until_an_earlier_time():
 
 
 def test_quantities_are_asked_at_one_time_for_all_rows():
-    """A field of one's own needs no times of single rows."""
+    """A field that a user gives needs no times of single rows."""
 
     class OneTime(Quantities):
         path = StochasticInterpolant(Trigonometric())

@@ -13,7 +13,7 @@ from skinterflow.interflow.heads import HeadedDrift, SeparateHeads, check_target
 from skinterflow.interflow.interpolants import check_endpoints, expand_as_leading
 from skinterflow.interflow.noise import Brownian, StochasticInterpolant
 from skinterflow.interflow.ode import Solver
-from skinterflow.interflow.one_sided import MirrorInterpolant, OneSidedInterpolant, check_mirror
+from skinterflow.interflow.one_sided import MirrorInterpolant, OneSidedInterpolant
 from skinterflow.interflow.quantities import LearnedQuantities
 from skinterflow.interflow.scaling import Identity
 from tests.helpers import ONE_FIELD, QUICK, Bent, moons, points
@@ -143,16 +143,16 @@ def test_too_few_targets_are_refused():
 
 def test_ends_of_the_paths():
     check_endpoints(Outwards(), 3)
-    check_mirror(Swinging(), 3)
+    check_endpoints(Swinging(), 3)
 
     class Half(MirrorInterpolant):
         def data(self, t, x1):
             return (1.0 - 0.5 * expand_as_leading(t, x1)) * x1
 
     for n_features in (1, 3):
-        with pytest.raises(ValueError, match=r"misses it by 1 at t=1; let K\(0, x1\) = K\(1"):
-            check_mirror(Half(), n_features)
-    with pytest.raises(ValueError, match=r"A mirror path must be at x1 at both ends"):
+        with pytest.raises(ValueError, match=r"must give x1 at t=1, but misses it by 1; let K\(0"):
+            check_endpoints(Half(), n_features)
+    with pytest.raises(ValueError, match=r"must give x1 at t=1.*as on every mirror path"):
         InterpolantTransport(**QUICK, interpolant=Half(), gamma="brownian").fit(moons(40))
     with pytest.raises(ValueError, match="needs a noise term, without which rows come back"):
         InterpolantTransport(**QUICK, interpolant=Swinging()).fit(moons(40))
