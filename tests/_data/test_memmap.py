@@ -486,6 +486,8 @@ def test_a_large_memory_map_is_used_as_its_array(X, of_array, tmp_path, monkeypa
     density, expected = quick().fit(rows), of_array[np.float64]
     assert scored(density, X) == scored(expected, X)
     np.testing.assert_array_equal(density.score_samples(rows), expected.score_samples(X))
+    density.set_params(n_jobs=2)
+    np.testing.assert_array_equal(density.transform(rows), expected.transform(X))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of the process from /proc")

@@ -277,6 +277,8 @@ def test_the_mean_and_the_estimated_error():
     torch.testing.assert_close(
         mixture.mean(), torch.zeros(1, dtype=torch.float64), atol=1e-9, rtol=0
     )
+    lognormal = MonotoneMixture((0.5 * latent_nodes(49)).exp()[None, None], torch.ones(1))
+    assert lognormal.mean() == pytest.approx(math.exp(0.125), rel=1e-6)
     rough = MonotoneMixture(
         (latent_nodes(49) + 0.6 * torch.sin(5.0 * latent_nodes(49)) / 5.0)[None, None],
         torch.ones(1),
