@@ -69,7 +69,7 @@ ORDER = [
     ["_predict.conditional", "_predict.diagnosis"],
     ["_fit.base_regressor", "_fit.callbacks", "_fit.limits", "_fit.ranks", "_fit.recipe"],
     ["_fit.validation"],
-    ["_fit.mixture"],
+    ["_fit.components", "_fit.mixture"],
     ["_fit.run", "_fit.context"],
     ["_fit.distillation"],
     ["_base"],

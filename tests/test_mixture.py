@@ -9,14 +9,14 @@ from sklearn.neighbors import KernelDensity
 
 from skinterflow import InterpolantFlowDensity
 from skinterflow._data.batches import NormalRows, Reader, training_rows
-from skinterflow._fit.mixture import (
+from skinterflow._fit.components import (
     FoldKernels,
-    choose_mixture,
     fitted_normals,
     fold_kernels,
     fold_normals,
     refitted,
 )
+from skinterflow._fit.mixture import choose_mixture
 from skinterflow._fit.validation import Fold, HeldOut
 from skinterflow._runtime import seeded_generators
 from skinterflow.exceptions import SavedModelError

@@ -30,16 +30,15 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skinterflow._data.batches import FlowRows, PairBatch
-from skinterflow._fit.limits import Interruption, TimeBudget, now, timed
-from skinterflow._fit.mixture import (
+from skinterflow._fit.components import (
     FoldKernels,
     FoldNormals,
-    Mixture,
-    choose_mixture,
     fold_kernels,
     fold_normals,
     refitted,
 )
+from skinterflow._fit.limits import Interruption, TimeBudget, now, timed
+from skinterflow._fit.mixture import Mixture, choose_mixture
 from skinterflow._fit.recipe import Recipe
 from skinterflow._fit.validation import (
     END_TIMES,
