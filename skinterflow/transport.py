@@ -1247,7 +1247,7 @@ def _one_density(
     ]
     if len(given) != 1:
         raise ValueError(
-            f"{'Both' if given else 'Neither'} of source_density and target_density were given; "
+            f"{'Both' if given else 'None'} of source_density and target_density were given; "
             "give the one of the side at which the diffusion starts."
         )
     _check_density(*given[0][1:])

@@ -168,7 +168,7 @@ def test_a_density_of_zero(transport):
 @pytest.mark.parametrize(
     ("densities", "message"),
     [
-        ({}, "Neither of source_density and target_density were given"),
+        ({}, "None of source_density and target_density were given"),
         (
             {"source_density": Normal(1.0), "target_density": Normal(1.0)},
             "Both of source_density and target_density were given; give the one of the side",
